@@ -1,0 +1,451 @@
+"""From a folder of meshes and recorded grasps to arrays in memory.
+
+Layout: ROOT/<synset>/<object>/<scene>/mesh.obj (or .stl .ply .off .glb) with recording.npz beside it.
+A scene is one posed or scaled variant of its object on the table plane z = 0. recording.npz holds
+    grasps  (n, 7 + J)  wrist position x y z (m) and unit quaternion x y z w in the mesh's frame, J joints (rad)
+    scores  (n,)        higher is better (`qualities` is accepted too)
+    joint_names (J,)    strings, optional
+
+    python data.py ROOT        checks every file of a root and prints what is in it
+"""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common import Parser, UserError, atomic, command, number, stable_seed
+
+MESH_NAMES = tuple(f"mesh{extension}" for extension in (".obj", ".stl", ".ply", ".off", ".glb"))
+MAX_LENGTH = 2.0  # m; a longer mesh or a wrist further away is taken for millimetres
+MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
+CACHE_VERSION = 1
+
+
+@dataclasses.dataclass
+class GraspData:
+    """All kept grasps of a root; scene i's cloud is clouds[i], its grasps are rows with scene == i (sorted)."""
+
+    root: str
+    scenes: list  # C names "<synset>/<object>/<scene>"
+    mesh_hashes: list  # C SHA-256 of the mesh files
+    clouds: np.ndarray  # (C, N, 3) float32, m, mesh frame
+    poses: np.ndarray  # (n, 7) float32: xyz m, quaternion xyzw, canonical sign
+    joints: np.ndarray  # (n, J) float32, rad
+    scores: np.ndarray  # (n,) float32
+    scene: np.ndarray  # (n,) int64 into scenes
+    row: np.ndarray  # (n,) int64: row of the recording
+    joint_names: list  # J strings
+    excluded: list  # (file, reason) of what --skip-bad left out
+    num_low: int  # grasps under the minimum score, dropped
+    fingerprint: str  # changes with any mesh, recording or the minimum score
+
+    @property
+    def objects(self):
+        """C object ids "<synset>/<object>", one per scene."""
+        return [name.rsplit("/", 1)[0] for name in self.scenes]
+
+
+# ---------------------------------------------------------------- meshes
+
+
+def parse_mesh(content, name):
+    """Vertices (V, 3) float64 in m and faces (F, 3) int64 of a mesh file's bytes, exactly as stored.
+
+    All bodies of the file, unprocessed; opening from memory and without materials means that nothing
+    the file refers to is opened. Raises `UserError` naming `name`.
+    """
+    import trimesh  # here, since only a first read needs it
+
+    try:
+        mesh = trimesh.load_mesh(
+            io.BytesIO(content), file_type=Path(name).suffix[1:].lower(), process=False, skip_materials=True
+        )
+        vertices = np.asarray(mesh.vertices, dtype=np.float64).reshape(-1, 3)
+        faces = np.asarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
+    except Exception as error:  # trimesh's readers raise whatever their parsing meets
+        raise UserError(f"{name}: cannot be read as a mesh ({type(error).__name__}: {error}); export it again") from None
+    if not len(faces):
+        raise UserError(f"{name}: the mesh has no faces; export it with triangles")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise UserError(f"{name}: a face refers to vertex {faces.max()} of {len(vertices)}; export the mesh again")
+    if not np.isfinite(vertices).all():
+        raise UserError(f"{name}: vertex {int(np.argmin(np.isfinite(vertices).all(1)))} is not finite")
+    length = np.ptp(vertices[faces.ravel()], axis=0).max()
+    if length > MAX_LENGTH:
+        raise UserError(f"{name}: {length:.4g} m long, the limit is {MAX_LENGTH:g} m; is it in millimetres? Scale it by 0.001")
+    return vertices, faces
+
+
+def read_mesh(path):
+    """Vertices (V, 3) float64 in m and faces (F, 3) int64 of a mesh file; raises `UserError`."""
+    return parse_mesh(read_bytes(path), str(path))
+
+
+def read_bytes(path):
+    """A file's content, with a user error where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def sample_surface(vertices, faces, count, seed):
+    """`count` points (count, 3) float32 drawn uniformly by area from the surface as it is, never from its hull.
+
+    Raises `UserError` where the area is zero or not finite.
+    """
+    a, b, c = vertices[faces].transpose(1, 0, 2)  # (F, 3) each
+    areas = 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    total = areas.sum()
+    if not (np.isfinite(total) and total > 1e-12):
+        raise UserError(f"the surface area is {total:.3g} m²; it must be positive and finite")
+    rng = np.random.default_rng(seed)
+    cumulative = np.cumsum(areas)
+    face = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right").clip(max=len(faces) - 1)
+    u, v = rng.random((2, count, 1))
+    flip = u + v > 1  # reflect into the triangle: uniform over it
+    u, v = np.where(flip, 1 - u, u), np.where(flip, 1 - v, v)
+    return (a[face] + u * (b[face] - a[face]) + v * (c[face] - a[face])).astype(np.float32)
+
+
+def mesh_cloud(content, name, num_points):
+    """Cloud (N, 3) float32 in m of a mesh file's bytes, and the bytes' SHA-256, which alone seeds the cloud."""
+    digest = hashlib.sha256(content).hexdigest()
+    vertices, faces = parse_mesh(content, name)
+    try:
+        return sample_surface(vertices, faces, num_points, stable_seed("cloud", digest)), digest
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+# ---------------------------------------------------------------- recordings
+
+
+def canonical_quaternion(quaternion):
+    """Of q and -q (n, 4) xyzw, one rotation, the one whose first non-zero of w, z, y, x is positive."""
+    reverse = quaternion[:, ::-1]  # w z y x
+    first = reverse[np.arange(len(reverse)), (reverse != 0).argmax(1)]
+    return quaternion * np.where(first < 0, -1, 1)[:, None]
+
+
+def check_poses(poses, name):
+    """Poses (n, 7) float64 with normalised, canonical quaternions; raises `UserError` naming `name` and the row."""
+    if not np.isfinite(poses).all():
+        raise UserError(f"{name}: row {bad_row(~np.isfinite(poses))} is not finite")
+    far = np.abs(poses[:, :3]) > MAX_LENGTH
+    if far.any():
+        raise UserError(f"{name}: row {bad_row(far)}: the wrist is over {MAX_LENGTH:g} m away; positions are in metres")
+    norm = np.linalg.norm(poses[:, 3:], axis=1)
+    off = np.abs(norm - 1) > 1e-2
+    if off.any():
+        row = int(off.argmax())
+        raise UserError(f"{name}: row {row}: the quaternion's norm is {norm[row]:.4g}, not 1; columns 3-6 are x y z w")
+    return np.concatenate([poses[:, :3], canonical_quaternion(poses[:, 3:] / norm[:, None])], axis=1)
+
+
+def bad_row(mask):
+    """Index of the first row of a boolean array (n, ...) with a true entry."""
+    return int(mask.reshape(len(mask), -1).any(1).argmax())
+
+
+def parse_recording(content, name):
+    """Poses (n, 7), joints (n, J), scores (n,) float32 and joint names (list or None) of a recording.npz's bytes.
+
+    No pickle is ever read. Raises `UserError` naming the file, the array and the row.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files if key in ("grasps", "scores", "qualities", "joint_names")}
+    except (ValueError, OSError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
+        reason = "pickled objects are never read" if "allow_pickle" in str(error) else "not an .npz archive, or cut short"
+        raise UserError(f"{name}: {reason}; write it with numpy.savez(file, grasps=..., scores=...)") from None
+    if "scores" not in arrays and "qualities" in arrays:
+        arrays["scores"] = arrays["qualities"]
+    for key in ("grasps", "scores"):
+        if key not in arrays:
+            raise UserError(f"{name}: has no array '{key}', only {sorted(arrays) or 'others'}")
+        if arrays[key].dtype.kind not in "fiu":
+            raise UserError(f"{name}: '{key}' has type {arrays[key].dtype}; it must hold real numbers")
+    grasps, scores = arrays["grasps"].astype(np.float64), arrays["scores"].astype(np.float64)
+    if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
+        raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1")
+    if scores.shape != grasps.shape[:1]:
+        raise UserError(f"{name}: 'scores' has shape {scores.shape}; with {len(grasps)} grasps it must be ({len(grasps)},)")
+    for key, array in (("grasps", grasps), ("scores", scores)):
+        if not np.isfinite(array).all():
+            raise UserError(f"{name}: '{key}' row {bad_row(~np.isfinite(array))} is not finite")
+    joints = grasps[:, 7:]
+    wild = np.abs(joints) > MAX_ANGLE
+    if wild.any():
+        raise UserError(f"{name}: 'grasps' row {bad_row(wild)}: a joint is {joints[wild][0]:.4g} rad; joints are in radians")
+    names = arrays.get("joint_names")
+    if names is not None and (names.dtype.kind != "U" or names.shape != joints.shape[1:]):
+        raise UserError(f"{name}: 'joint_names' must be {joints.shape[1]} strings")
+    poses = check_poses(grasps[:, :7], f"{name}: 'grasps'")
+    names = None if names is None else names.tolist()
+    return poses.astype(np.float32), joints.astype(np.float32), scores.astype(np.float32), names
+
+
+# ---------------------------------------------------------------- the root
+
+
+def scan(root):
+    """Sorted list of (scene name, mesh path or None, recording path or None), found by folder names alone."""
+    found = []
+    for synset in subfolders(root):
+        for obj in subfolders(synset):
+            for scene in subfolders(obj):
+                files = {entry.name for entry in os.scandir(scene)}
+                mesh = next((name for name in MESH_NAMES if name in files), None)
+                recording = "recording.npz" if "recording.npz" in files else None
+                if mesh or recording:
+                    name = f"{Path(synset).name}/{Path(obj).name}/{Path(scene).name}"
+                    found.append((name, mesh and os.path.join(scene, mesh), recording and os.path.join(scene, recording)))
+    return sorted(found)
+
+
+def subfolders(path):
+    """Paths of the folders in `path`, hidden ones left out."""
+    try:
+        return [entry.path for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def stamp(path, root):
+    """[size, time in ns] of a file, the key of its cache entry; a link that leaves the root is refused."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if os.path.realpath(path) != os.path.abspath(path) and not Path(path).resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path}: is a link that leads out of {root}; copy the file there instead")
+    return [status.st_size, status.st_mtime_ns]
+
+
+def read_scene(name, mesh, recording, num_points, root):
+    """One scene's cache entry: its stamps, hashes, cloud and grasps. Raises `UserError`."""
+    for path, what in ((mesh, "mesh.obj (or .stl .ply .off .glb)"), (recording, "recording.npz")):
+        if path is None:
+            raise UserError(f"{root / name}: has no {what}")
+    entry = {"name": name, "stamps": [stamp(mesh, root), stamp(recording, root)]}
+    content = read_bytes(recording)
+    entry["poses"], entry["joints"], entry["scores"], entry["joint_names"] = parse_recording(content, recording)
+    entry["recording_hash"] = hashlib.sha256(content).hexdigest()
+    entry["cloud"], entry["mesh_hash"] = mesh_cloud(read_bytes(mesh), mesh, num_points)
+    return entry
+
+
+def read_root(root, num_points, cached, skip_bad, quiet):
+    """All scenes of a root as entries, from `cached` where size and time agree; and what was left out, and why."""
+    found, entries, excluded = scan(root), [], []
+    if not found:
+        raise UserError(f"{root}: no scenes; expected {root}/<synset>/<object>/<scene>/mesh.obj and recording.npz")
+    for name, mesh, recording in tqdm(found, desc="reading meshes and grasps", unit="scene", disable=quiet or None, delay=2):
+        try:
+            old = cached.get(name)
+            if old and mesh and recording and [stamp(mesh, root), stamp(recording, root)] == old["stamps"]:
+                entries.append(old)
+            else:
+                entries.append(read_scene(name, mesh, recording, num_points, root))
+        except UserError as error:
+            if not skip_bad:
+                raise
+            excluded.append((name, str(error)))
+    return agree(entries, skip_bad, excluded, root), excluded
+
+
+def agree(entries, skip_bad, excluded, root):
+    """Entries whose number and names of joints are the root's (the most common ones); others are bad."""
+    if not entries:
+        raise UserError(f"{root}: every scene is bad; the first: {excluded[0][1]}")
+    counts = collections.Counter(entry["joints"].shape[1] for entry in entries)
+    num_joints = counts.most_common(1)[0][0]
+    names = next((e["joint_names"] for e in entries if e["joint_names"] and e["joints"].shape[1] == num_joints), None)
+    good = []
+    for entry in entries:
+        if entry["joints"].shape[1] == num_joints and entry["joint_names"] in (None, names):
+            good.append(entry)
+            continue
+        path = root / entry["name"] / "recording.npz"
+        reason = f"{path}: its joints ({entry['joints'].shape[1]}) or joint names differ from the root's ({num_joints})"
+        if not skip_bad:
+            raise UserError(reason + "; all recordings of a root must agree")
+        excluded.append((entry["name"], reason))
+    return good
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def cache_path(root, num_points, cache_dir):
+    """Where the cache of a root and N lies."""
+    if cache_dir is None:
+        return root / ".cache" / f"points-{num_points}.npz"
+    tag = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    return Path(cache_dir) / f"{root.name}-{tag}-points-{num_points}.npz"
+
+
+def read_cache(path):
+    """Entries by scene name from a cache file; empty where there is none or it cannot be used."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            index = json.loads(archive["index"].tobytes())
+            if index["version"] != CACHE_VERSION:
+                return {}
+            clouds, poses, joints, scores = (archive[key] for key in ("clouds", "poses", "joints", "scores"))
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
+        return {}
+    entries, start = {}, 0
+    for i, entry in enumerate(index["scenes"]):
+        rows = slice(start, start := start + entry.pop("count"))
+        entries[entry["name"]] = entry | {
+            "cloud": clouds[i], "poses": poses[rows], "joints": joints[rows], "scores": scores[rows]
+        }  # fmt: skip
+    return entries
+
+
+def write_cache(path, entries):
+    """Write the entries to one file, atomically; a folder that cannot be written means no cache, not an error."""
+    plain = ("name", "stamps", "recording_hash", "mesh_hash", "joint_names")
+    index = [{key: entry[key] for key in plain} | {"count": len(entry["scores"])} for entry in entries]
+    index = np.frombuffer(json.dumps({"version": CACHE_VERSION, "scenes": index}).encode(), dtype=np.uint8)
+    try:
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file, index=index, clouds=np.stack([entry["cloud"] for entry in entries]),
+                **{key: np.concatenate([entry[key] for entry in entries]) for key in ("poses", "joints", "scores")},
+            )  # fmt: skip
+    except OSError:
+        pass  # read-only root: the arrays stay in memory
+
+
+def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None, quiet=False):
+    """Read a root into a `GraspData`: clouds of `num_points`, grasps with score >= `min_score`.
+
+    The first read of a root writes one cache file, later ones reuse what is unchanged. Raises
+    `UserError` for anything wrong, or lists it in `excluded` with `skip_bad`.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such dataset folder")
+    path = cache_path(root, num_points, cache_dir)
+    cached = read_cache(path)
+    entries, excluded = read_root(root, num_points, cached, skip_bad, quiet)
+    if len(entries) != len(cached) or any(cached.get(entry["name"]) is not entry for entry in entries):
+        write_cache(path, entries)
+    return collect(root, entries, min_score, excluded)
+
+
+def collect(root, entries, min_score, excluded):
+    """Concatenate entries into a `GraspData`, dropping grasps under `min_score` and scenes left without any."""
+    keep = [np.flatnonzero(entry["scores"] >= min_score) for entry in entries]
+    total = sum(len(entry["scores"]) for entry in entries)
+    pairs = [(entry, rows) for entry, rows in zip(entries, keep) if len(rows)]
+    if not pairs:
+        raise UserError(f"{root}: none of its {total} grasps has a score of at least {min_score:g}; lower --min-score")
+    digest = hashlib.sha256(repr(float(min_score)).encode())
+    for entry, _ in pairs:
+        digest.update(f"{entry['name']} {entry['mesh_hash']} {entry['recording_hash']}\n".encode())
+    num_joints = pairs[0][0]["joints"].shape[1]
+    names = next((entry["joint_names"] for entry, _ in pairs if entry["joint_names"]), None)
+    row = np.concatenate([rows for _, rows in pairs])
+    return GraspData(
+        root=str(root), scenes=[entry["name"] for entry, _ in pairs],
+        mesh_hashes=[entry["mesh_hash"] for entry, _ in pairs],
+        clouds=np.stack([entry["cloud"] for entry, _ in pairs]),
+        **{key: np.concatenate([entry[key][rows] for entry, rows in pairs]) for key in ("poses", "joints", "scores")},
+        scene=np.repeat(np.arange(len(pairs)), [len(rows) for _, rows in pairs]), row=row,
+        joint_names=names or [f"joint_{i}" for i in range(num_joints)],
+        excluded=excluded, num_low=total - len(row), fingerprint=digest.hexdigest()[:16],
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- batches
+
+
+def epoch_batches(scene, objects_per_batch, grasps_per_object, seed):
+    """One epoch: every grasp once, in batches of distinct scenes whose clouds are encoded once each.
+
+    scene (n,) int64, the scene of each grasp. The grasps of a scene are shuffled and cut into chunks of at
+    most `grasps_per_object`; each shuffled chunk goes to the first batch with room and without its scene.
+    Returns a shuffled list of (scenes (O,), grasp index (B,), object_index (B,) into scenes), all int64.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(scene))
+    order = order[np.argsort(scene[order], kind="stable")]  # grouped by scene, shuffled within
+    starts = np.flatnonzero(np.r_[True, np.diff(scene[order]) != 0])
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    chunks = np.split(order, np.flatnonzero(rank % grasps_per_object == 0)[1:])
+    batches, first_open, next_batch = [], 0, {}
+    for i in rng.permutation(len(chunks)):
+        own = int(scene[chunks[i][0]])
+        b = max(first_open, next_batch.get(own, 0))
+        while b < len(batches) and len(batches[b]) == objects_per_batch:
+            b += 1
+        if b == len(batches):
+            batches.append([])
+        batches[b].append(chunks[i])
+        next_batch[own] = b + 1
+        while first_open < len(batches) and len(batches[first_open]) == objects_per_batch:
+            first_open += 1
+    return [
+        (scene[[c[0] for c in batches[b]]], np.concatenate(batches[b]), np.repeat(np.arange(len(batches[b])), [len(c) for c in batches[b]]))
+        for b in rng.permutation(len(batches))
+    ]  # fmt: skip
+
+
+# ---------------------------------------------------------------- python data.py ROOT
+
+
+def add_data_flags(parser):
+    """The flags that say which dataset is read and how, the same in every script."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", default="data/synthetic", metavar="ROOT", help="dataset folder; data/synthetic (mini) and data/full are made on first use")
+    group.add_argument("--min-score", type=number(float), default=1.5, help="grasps with a lower score are dropped")
+    group.add_argument("--skip-bad", action="store_true", help="leave bad scenes out and list them, instead of stopping at the first")
+    group.add_argument("--cache-dir", metavar="DIR", help="where to keep the cache file (default: ROOT/.cache)")
+
+
+def describe(data):
+    """Aligned lines about a `GraspData`: counts, extents (m), scores, joint ranges (rad)."""
+    extents = np.ptp(data.clouds, axis=1)  # (C, 3)
+    per_object = collections.Counter(np.asarray(data.objects)[data.scene].tolist())
+    counts = np.array(list(per_object.values()))
+    lines = [
+        f"{data.root}: {len(set(data.objects))} objects of {len({o.split('/')[0] for o in data.objects})} synsets, {len(data.scenes)} scenes",
+        f"grasps kept   {len(data.scene)} (per object {counts.min()}-{counts.max()}, median {int(np.median(counts))}), {data.num_low} under the minimum score",
+        f"extents (m)   x {extents[:, 0].min():.3f}-{extents[:, 0].max():.3f}  y {extents[:, 1].min():.3f}-{extents[:, 1].max():.3f}  z {extents[:, 2].min():.3f}-{extents[:, 2].max():.3f}",
+        f"scores        {data.scores.min():.2f} to {data.scores.max():.2f}, median {np.median(data.scores):.2f}",
+        "joint (rad)        min     mean      max",
+    ]
+    table = zip(data.joint_names, data.joints.min(0), data.joints.mean(0), data.joints.max(0))
+    lines += [f"  {name:<12} {low:8.3f} {mean:8.3f} {high:8.3f}" for name, low, mean, high in table]
+    for name, reason in data.excluded:
+        lines.append(f"excluded {name}: {reason}")
+    return "\n".join(lines)
+
+
+@command
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("root", metavar="ROOT", help="dataset folder")
+    parser.add_argument("--points", type=number(int, 1), default=1024, help="points per cloud")
+    parser.add_argument("--min-score", type=number(float), default=1.5, help="grasps with a lower score are dropped")
+    parser.add_argument("--skip-bad", action="store_true", help="list bad scenes instead of stopping at the first")
+    parser.add_argument("--cache-dir", metavar="DIR", help="where to keep the cache file (default: ROOT/.cache)")
+    args = parser.parse_args(argv)
+    data = load_dataset(args.root, args.points, args.min_score, args.skip_bad, args.cache_dir)
+    print(describe(data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+import trimesh
+from conftest import fails, random_grasps, write_box, write_root
+from scipy.spatial.transform import Rotation
+
+import data
+from common import UserError
+
+
+def load(root, **options):
+    return data.load_dataset(root, 64, quiet=True, **options)
+
+
+def test_counts_and_minimum_score(box_root):
+    loaded = load(box_root)
+    assert len(loaded.scenes) == 18 and loaded.clouds.shape == (18, 64, 3)
+    assert len(loaded.scene) == 18 * 9 and loaded.num_low == 18 * 3
+    assert (loaded.scores >= 1.5).all() and (np.diff(loaded.scene) >= 0).all()
+    assert loaded.row[:9].tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    assert len(load(box_root, min_score=0.0).scene) == 18 * 12
+
+
+def test_samples_are_uniform_over_the_surface_and_never_of_the_hull():
+    # a unit square and a small far triangle: the hull would fill the space between
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [0.5, 0, 1], [0, 0.5, 1]], dtype=float)
+    faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6]])
+    points = data.sample_surface(vertices, faces, 20000, seed=1)
+    low = points[:, 2] == 0
+    assert (low | (points[:, 2] == 1)).all()
+    assert low.mean() == pytest.approx(1 / 1.125, abs=0.01)
+    assert points[low, :2].mean(0) == pytest.approx([0.5, 0.5], abs=0.01)
+    top = points[~low]
+    assert (top[:, 0] + top[:, 1] <= 0.5 + 1e-6).all() and top[:, :2].mean(0) == pytest.approx([1 / 6, 1 / 6], abs=0.01)
+
+
+def test_cloud_depends_on_the_mesh_alone(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_box(tmp_path / folder / "mesh.obj", np.array([0.1, 0.1, 0.2]))
+    clouds = [data.mesh_cloud((tmp_path / f / "mesh.obj").read_bytes(), "mesh.obj", 100)[0] for f in ("a", "b")]
+    assert np.array_equal(*clouds)
+
+
+@pytest.mark.parametrize("extension", [".obj", ".stl", ".ply", ".off", ".glb"])
+def test_every_format_gives_the_same_surface(tmp_path, extension):
+    box = trimesh.util.concatenate([trimesh.creation.box((0.1, 0.2, 0.3)), trimesh.creation.icosphere(1, 0.05).apply_translation((0.5, 0, 0))])
+    path = tmp_path / f"mesh{extension}"
+    box.export(path)
+    vertices, faces = data.read_mesh(path)
+    again = trimesh.Trimesh(vertices, faces, process=False)
+    assert again.area == pytest.approx(box.area, rel=1e-5)
+    assert np.allclose(again.bounds, box.bounds, atol=1e-6)
+
+
+def test_materials_and_links_are_not_followed(tmp_path):
+    root = write_root(tmp_path / "root", {"03797390": 1})
+    scene = root / "03797390" / "object_000" / "scene_0"
+    text = (scene / "mesh.obj").read_text()
+    os.mkfifo(scene / "trap.mtl")  # opening it would block for ever
+    (scene / "mesh.obj").write_text("mtllib trap.mtl\nusemtl a\n" + text)
+    assert len(load(root).scenes) == 1
+    outside = tmp_path / "outside.obj"
+    shutil.move(scene / "mesh.obj", outside)
+    (scene / "mesh.obj").symlink_to(outside)
+    with pytest.raises(UserError, match="leads out of"):
+        load(root)
+
+
+def test_canonical_quaternion_keeps_the_rotation():
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(200, 4))
+    q[:50, 3] = 0  # w = 0: the sign of z decides
+    q[:25, 2] = 0
+    q /= np.linalg.norm(q, axis=1, keepdims=True)
+    ours = data.canonical_quaternion(q)
+    assert np.array_equal(ours, data.canonical_quaternion(-q))
+    assert (ours[50:, 3] > 0).all() and (ours[25:50, 2] > 0).all() and (ours[:25, 1] > 0).all()
+    assert np.allclose(Rotation.from_quat(ours).as_matrix(), Rotation.from_quat(q).as_matrix())
+
+
+def test_second_read_uses_the_cache_and_sees_changes(tmp_path, monkeypatch):
+    root = write_root(tmp_path / "root", {"03797390": 3})
+    first = load(root)
+    calls = []
+    original = data.read_scene
+    monkeypatch.setattr(data, "read_scene", lambda *args: calls.append(args[0]) or original(*args))
+    second = load(root)
+    assert not calls
+    for name in ("clouds", "poses", "joints", "scores", "scene", "row"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+    assert first.fingerprint == second.fingerprint
+    write_box(root / "03797390" / "object_001" / "scene_0" / "mesh.obj", np.array([0.1, 0.11, 0.12]))
+    third = load(root)
+    assert calls == ["03797390/object_001/scene_0"]
+    assert third.fingerprint != first.fingerprint and not np.array_equal(third.clouds[1], first.clouds[1])
+    (root / ".cache" / "points-64.npz").write_bytes(b"PK broken")
+    assert load(root).fingerprint == third.fingerprint and len(calls) == 4
+
+
+def test_cache_elsewhere_or_nowhere(tmp_path):
+    root = write_root(tmp_path / "root", {"03797390": 1})
+    load(root, cache_dir=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("root-*-points-64.npz"))) == 1 and not (root / ".cache").exists()
+    (root / ".cache").write_text("a file where the folder should be")
+    assert len(load(root).scenes) == 1
+
+
+RECORDINGS = {
+    "no array 'grasps'": lambda g, s: {"scores": s},
+    "no array 'scores'": lambda g, s: {"grasps": g},
+    "must be (n, 7 + J)": lambda g, s: {"grasps": g[:, :7], "scores": s},
+    "n and J at least 1": lambda g, s: {"grasps": g[:0], "scores": s[:0]},
+    "'scores' has shape": lambda g, s: {"grasps": g, "scores": s[:-1]},
+    "row 2 is not finite": lambda g, s: {"grasps": np.where(np.arange(len(g))[:, None] == 2, np.nan, g), "scores": s},
+    "'scores' row 1 is not finite": lambda g, s: {"grasps": g, "scores": np.where(np.arange(len(s)) == 1, np.inf, s)},
+    "the quaternion's norm is 2": lambda g, s: {"grasps": g * np.r_[1, 1, 1, 2, 2, 2, 2, np.ones(12)], "scores": s},
+    "the quaternion's norm is 0": lambda g, s: {"grasps": g * np.r_[1, 1, 1, 0, 0, 0, 0, np.ones(12)], "scores": s},
+    "in metres": lambda g, s: {"grasps": g * np.r_[1000, 1000, 1000, np.ones(16)], "scores": s},
+    "in radians": lambda g, s: {"grasps": g * np.r_[np.ones(7), np.full(12, 57.3)], "scores": s},
+    "pickled objects are never read": lambda g, s: {"grasps": g.astype(object), "scores": s},
+    "real numbers": lambda g, s: {"grasps": g.astype(complex), "scores": s},
+    "'joint_names' must be 12 strings": lambda g, s: {"grasps": g, "scores": s, "joint_names": np.array(["a"])},
+}
+
+
+@pytest.mark.parametrize("message", RECORDINGS)
+def test_bad_recordings_are_named(tmp_path, message, capsys):
+    root = write_root(tmp_path / "root", {"03797390": 2})
+    path = root / "03797390" / "object_001" / "scene_0" / "recording.npz"
+    grasps = random_grasps(np.random.default_rng(0), 5, np.full(3, 0.1))
+    np.savez(path, **RECORDINGS[message](grasps, np.full(5, 2.0)))
+    error = fails(data.main, [root], capsys)
+    assert message in error and str(path) in error
+    kept = load(root, skip_bad=True)
+    assert len(kept.scenes) == 1 and len(kept.excluded) == 1 and message in kept.excluded[0][1]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("", "mesh"), ("v 0 0 0\nv 1 0 0\nv 0 1 0\n", "mesh"), ("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "area"),
+     ("v 0 0 nan\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "finite"), ("v 0 0 0\nv 90 0 0\nv 0 90 0\nf 1 2 3\n", "millimetres"),
+     ("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "mesh")],
+)  # fmt: skip
+def test_bad_meshes_are_named(tmp_path, text, message, capsys):
+    root = write_root(tmp_path / "root", {"03797390": 1})
+    path = root / "03797390" / "object_000" / "scene_0" / "mesh.obj"
+    path.write_text(text)
+    error = fails(data.main, [root], capsys)
+    assert message in error and str(path) in error
+    assert not (root / ".cache").exists()
+
+
+def test_other_number_of_joints_is_named(tmp_path, capsys):
+    root = write_root(tmp_path / "root", {"03797390": 3})
+    write_root(tmp_path / "root", {"02876657": 1}, num_joints=9)
+    assert "02876657/object_000/scene_0" in fails(data.main, [root], capsys)
+    assert load(root, skip_bad=True).joints.shape[1] == 12
+
+
+def test_read_as_they_are(tmp_path):
+    root = write_root(tmp_path / "my röot", {"tasses à café": 1})
+    path = root / "tasses à café" / "object_000" / "scene_0" / "recording.npz"
+    poses = np.array([[0, 0, 0, 0, 0, 0, 1] + [1] * 22, [0, 0, 0, 0, 0, -1, 0] + [0] * 22])
+    np.savez(path, grasps=poses.astype(np.int16), qualities=np.array([3, 4], dtype=np.float16))
+    loaded = load(root)
+    assert loaded.joints.shape == (2, 22) and loaded.poses[1, 5] == 1 and loaded.scores.tolist() == [3, 4]
+
+
+def test_root_errors_and_summary(tmp_path, box_root, capsys):
+    assert "no such dataset" in fails(data.main, [tmp_path / "nowhere"], capsys)
+    assert "no scenes" in fails(data.main, [tmp_path], capsys)
+    assert "lower --min-score" in fails(data.main, [box_root, "--min-score", "99"], capsys)
+    data.main([str(box_root), "--points", "64"])
+    out = capsys.readouterr().out
+    assert "18 objects of 4 synsets" in out and "joint_11" in out
+
+
+def test_epoch_visits_every_grasp_once_in_batches_of_distinct_scenes():
+    rng = np.random.default_rng(0)
+    for trial in range(20):
+        scene = np.sort(rng.integers(0, rng.integers(1, 12), rng.integers(1, 300)))
+        objects, grasps = int(rng.integers(1, 6)), int(rng.integers(1, 9))
+        epoch = data.epoch_batches(scene, objects, grasps, seed=trial)
+        assert sorted(np.concatenate([index for _, index, _ in epoch]).tolist()) == list(range(len(scene)))
+        for scenes, index, object_index in epoch:
+            assert len(set(scenes.tolist())) == len(scenes) <= objects
+            assert np.array_equal(scenes[object_index], scene[index])
+            assert np.bincount(object_index).max() <= grasps
+    again = data.epoch_batches(scene, objects, grasps, seed=trial)
+    assert all(np.array_equal(a, b) for x, y in zip(epoch, again) for a, b in zip(x, y))

@@ -1,0 +1,214 @@
+"""Object-level, stratified, nested splits (Sec. III-D), a pure function of object names and mesh contents.
+
+Val and test hold 10 % of the objects each and are the same for every budget; a budget is a share of the
+remaining pool, and a larger budget contains every smaller one. Packs A and B are two independent draws.
+Order comes from SHA-256 of the names: no random generator, no folder order, no library version.
+
+    python splits.py --data ROOT --pack A --budget 0.1     prints, verifies and with --json saves a split
+"""
+
+import collections
+import dataclasses
+import hashlib
+import math
+
+import numpy as np
+
+from common import Parser, UserError, command, number, write_json
+from data import add_data_flags, load_dataset
+from synthesize import ensure_root
+
+HELD_OUT = ("03948459", "02954340")  # pistol and cap (Sec. III-D): categories that never train
+SUITES = ("train", "val", "test", "test_category", "test_grasp", "test_grasp_train")
+SHARE = 0.1  # of the objects, for val and for test
+
+
+@dataclasses.dataclass
+class Split:
+    """Which objects each suite holds, and which grasps of the training pool never train."""
+
+    pack: str
+    budget: float
+    fingerprint: str  # of the dataset
+    suites: dict  # suite -> sorted object ids "<synset>/<object>": train, val, test, test_category
+    pool: list  # sorted ids of all objects that a budget may train on
+    test_grasp: dict  # "<synset>/<object>/<scene>" -> rows of its recording
+    duplicates: list  # groups of object ids that share a mesh
+    rows: dict  # suite -> (n,) int64 index into the dataset's grasps, all of SUITES
+
+
+def key(*parts):
+    """Position of a name in a pack's order: SHA-256 of the parts joined by '/'."""
+    return hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+
+
+def synset_of(object_id):
+    return object_id.split("/")[0]
+
+
+def duplicate_groups(objects, mesh_hashes):
+    """Map of every object id to the smallest id that it shares a mesh with, directly or through others.
+
+    objects, mesh_hashes: one entry per scene.
+    """
+    leader = {name: name for name in objects}
+
+    def find(name):
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    first = {}
+    for name, digest in sorted(zip(objects, mesh_hashes)):
+        a, b = find(first.setdefault(digest, name)), find(name)
+        leader[max(a, b)] = min(a, b)
+    return {name: find(name) for name in leader}
+
+
+def suite_sizes(counts):
+    """Objects per synset for val (and again for test): 10 % in all by largest remainder.
+
+    counts: synset -> number of objects. A synset with at least 3 objects gives at least one, which beats
+    the total; a smaller one gives none, so that it can train.
+    """
+    quota = {synset: SHARE * n for synset, n in counts.items()}
+    sizes = {s: 0 if n < 3 else max(1, math.floor(quota[s])) for s, n in counts.items()}
+    left = math.floor(SHARE * sum(counts.values()) + 0.5) - sum(sizes.values())
+    open_synsets = [s for s, n in counts.items() if n >= 3 and sizes[s] <= quota[s]]
+    for synset in sorted(open_synsets, key=lambda s: (math.floor(quota[s]) - quota[s], s))[: max(0, left)]:
+        sizes[synset] += 1
+    return sizes
+
+
+def assign_objects(objects, pack, budget):
+    """Suites and pool over distinct objects: dicts of lists. objects: ids outside the held-out synsets."""
+    by_synset = collections.defaultdict(list)
+    for name in objects:
+        by_synset[synset_of(name)].append(name)
+    sizes = suite_sizes({synset: len(names) for synset, names in by_synset.items()})
+    suites = {"train": [], "val": [], "test": [], "pool": []}
+    for synset, names in by_synset.items():
+        names.sort(key=lambda name: key(pack, name))
+        size = sizes[synset]
+        pool = names[2 * size :]
+        suites["val"] += names[:size]
+        suites["test"] += names[size : 2 * size]
+        suites["pool"] += pool
+        suites["train"] += pool[: max(1, math.floor(budget * len(pool) + 0.5))]
+    return suites
+
+
+def held_back_grasps(data, pack, pool):
+    """(n,) bool: the tenth of each pool object's grasps that never trains, whatever the budget."""
+    objects = np.asarray(data.objects)[data.scene]
+    held_back = np.zeros(len(objects), dtype=bool)
+    order = np.argsort(objects, kind="stable")
+    for rows in np.split(order, np.flatnonzero(objects[order][1:] != objects[order][:-1]) + 1):
+        if objects[rows[0]] in pool and len(rows) >= 2:
+            names = sorted(rows, key=lambda i: key(pack, data.scenes[data.scene[i]], data.row[i]))
+            held_back[names[: max(1, len(rows) // 10)]] = True
+    return held_back
+
+
+def make_split(data, pack="A", budget=1.0, held_out=None):
+    """The `Split` of a `GraspData`. held_out: synset ids, None for the default ones where present.
+
+    Objects that share a mesh go where the smallest of their ids goes, or are held out together.
+    Raises `UserError` where no object is left to train or to validate on.
+    """
+    present = {synset_of(name) for name in data.objects}
+    for synset in held_out or ():
+        if synset not in present:
+            raise UserError(f"--held-out {synset}: no such synset in {data.root}; it has {' '.join(sorted(present))}")
+    held_out = set(HELD_OUT if held_out is None else held_out)
+    leader = duplicate_groups(data.objects, data.mesh_hashes)
+    groups = collections.defaultdict(list)
+    for name in sorted(leader):
+        groups[leader[name]].append(name)
+    away = {first for first, names in groups.items() if any(synset_of(name) in held_out for name in names)}
+    suites = assign_objects(sorted(set(groups) - away), pack, budget)
+    suites["test_category"] = away
+    suites = {suite: sorted(name for first in firsts for name in groups[first]) for suite, firsts in suites.items()}
+    pool = suites.pop("pool")
+    for suite in ("train", "val"):
+        if not suites[suite]:
+            raise UserError(f"{data.root}: too few objects for a split ({len(groups)}); a synset needs 3 for its own val and test")
+    held_back = held_back_grasps(data, pack, set(pool))
+    test_grasp = collections.defaultdict(list)
+    for i in np.flatnonzero(held_back):
+        test_grasp[data.scenes[data.scene[i]]].append(int(data.row[i]))
+    split = Split(
+        pack, budget, data.fingerprint, suites, pool, dict(sorted(test_grasp.items())),
+        [names for names in groups.values() if len(names) > 1], suite_rows(data, suites, held_back),
+    )  # fmt: skip
+    verify(split)
+    return split
+
+
+def suite_rows(data, suites, held_back):
+    """Suite -> (n,) int64 index of its grasps; test_grasp covers the pool, test_grasp_train the budget's objects."""
+    objects = np.asarray(data.objects)
+
+    def of(suite):
+        return np.isin(objects, suites[suite])[data.scene]
+
+    rows = {suite: of(suite) for suite in ("val", "test", "test_category")}
+    rows |= {"train": of("train") & ~held_back, "test_grasp": held_back, "test_grasp_train": of("train") & held_back}
+    return {suite: np.flatnonzero(rows[suite]) for suite in SUITES}
+
+
+def verify(split):
+    """Assert what every split must hold: disjoint suites of objects, no held-back grasp in training."""
+    sides = [set(split.pool), *(set(split.suites[suite]) for suite in ("val", "test", "test_category"))]
+    assert sum(map(len, sides)) == len(set().union(*sides)), "suites share an object"
+    assert set(split.suites["train"]) <= sides[0], "a training object lies outside the pool"
+    assert not np.intersect1d(split.rows["train"], split.rows["test_grasp"]).size, "a held-back grasp trains"
+
+
+def to_json(split):
+    """The split as plain types, without any path of the machine."""
+    fields = ("pack", "budget", "fingerprint", "suites", "test_grasp")
+    return {name: getattr(split, name) for name in fields}
+
+
+def table(split):
+    """Aligned counts of objects per synset and suite, then grasps per suite."""
+    suites = list(split.suites)
+    counts = {suite: collections.Counter(map(synset_of, split.suites[suite])) for suite in suites}
+    lines = ["objects     " + "".join(f"{suite:>15}" for suite in suites)]
+    for synset in sorted(set().union(*counts.values())):
+        lines.append(f"{synset:<12}" + "".join(f"{counts[suite][synset]:>15}" for suite in suites))
+    lines.append(f"{'all':<12}" + "".join(f"{len(split.suites[suite]):>15}" for suite in suites))
+    lines.append("grasps      " + "  ".join(f"{suite} {len(split.rows[suite])}" for suite in SUITES))
+    for names in split.duplicates:
+        lines.append("same mesh, kept on one side: " + " ".join(names))
+    return "\n".join(lines)
+
+
+def add_split_flags(parser):
+    """The flags that choose a split, the same in every script."""
+    group = parser.add_argument_group("split")
+    group.add_argument("--pack", choices=("A", "B"), default="A", help="which of two independent draws of val and test")
+    group.add_argument("--budget", type=number(float, above=0, high=1), default=1.0, help="share of the training pool's objects, in (0, 1]")
+    group.add_argument("--held-out", nargs="*", metavar="SYNSET", help=f"synsets that never train (default: {' '.join(HELD_OUT)} where present; nothing after the flag: none)")
+
+
+@command
+def main(argv=None):
+    parser = Parser(__doc__)
+    add_data_flags(parser)
+    add_split_flags(parser)
+    parser.add_argument("--seed", type=int, default=0, help="accepted for uniformity; a split has no randomness, packs take its place")
+    parser.add_argument("--json", metavar="FILE", help="save the split")
+    args = parser.parse_args(argv)
+    data = load_dataset(ensure_root(args.data), 512, args.min_score, args.skip_bad, args.cache_dir)
+    split = make_split(data, args.pack, args.budget, args.held_out)
+    print(f"{data.root}  pack {args.pack}  budget {args.budget:g}  fingerprint {data.fingerprint}")
+    print(table(split))
+    print("verified: train, val, test and test_category share no object; no held-back grasp trains")
+    if args.json:
+        write_json(args.json, to_json(split))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import fails
+
+import data
+import model
+import splits
+import train
+
+TINY = "--preset tiny --steps 24 --objects-per-batch 4 --grasps-per-object 3 --eval-every 6 --save-every 4 --quiet --threads 1"
+
+
+def arguments(box_root, runs, *more):
+    return [*f"--data {box_root} --runs {runs}".split(), *TINY.split(), *map(str, more)]
+
+
+def outcome(folder):
+    """What must not change between equal runs: the curve and the result without times, the best weights."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(open(folder / "metrics.csv"))]
+    result = json.loads((folder / "result.json").read_text())
+    result.pop("seconds")
+    weights = model.read_checkpoint(folder / "best.pt")["model"]
+    return rows, result, {name: value.tolist() for name, value in weights.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(box_root, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    train.main(arguments(box_root, runs, "--name", "run"))
+    return runs / "run"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny encoder checkpoint with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("encoder") / "tiny.pt"
+    config = model.PRESETS["tiny"]
+    model.save_checkpoint(path, {"config": vars(config), "encoder": model.PointEncoder(config).state_dict()})
+    return path
+
+
+def test_a_run_and_its_files(finished):
+    rows, result, _ = outcome(finished)
+    assert [int(row["step"]) for row in rows] == [6, 12, 18, 24]
+    val = result["suites"]["val"]
+    assert val["top_logit_rmse"] == pytest.approx(min(float(row["val_top_logit_rmse"]) for row in rows), abs=1e-7)
+    assert result["training_mean"]["num_grasps"] == val["num_grasps"] and result["train_objects"] == 10
+    config = json.loads((finished / "config.json").read_text())
+    assert config["settings"]["steps"] == 24 and config["network"]["width"] == 32 and config["fingerprint"]
+    assert model.load_run(finished).joint_names == [f"joint_{i}" for i in range(12)]
+
+
+def test_training_learns(box_root, tmp_path):
+    """On boxes whose size sets the joints, 300 steps must beat the training mean by far."""
+    argv = [*f"--data {box_root} --runs {tmp_path} --preset tiny --steps 300 --objects-per-batch 10 --lr-backbone 1e-3 --k 1".split()]
+    result = train.main([*argv, "--eval-every", "50", "--quiet"])
+    assert result["suites"]["val"]["top_logit_rmse"] < 0.7 * result["training_mean"]["top_logit_rmse"]
+
+
+def test_same_seed_same_numbers_and_from(box_root, finished, tmp_path):
+    train.main(arguments(box_root, tmp_path, "--name", "again"))
+    assert outcome(tmp_path / "again") == outcome(finished)
+    train.main(["--from", str(finished / "config.json"), "--runs", str(tmp_path), "--name", "copy", "--quiet"])
+    assert outcome(tmp_path / "copy") == outcome(finished)
+    train.main(["--from", str(finished / "config.json"), "--seed", "1", "--runs", str(tmp_path), "--name", "other", "--quiet"])
+    assert outcome(tmp_path / "other")[0] != outcome(finished)[0]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_resumed_equals_undisturbed(box_root, finished, tmp_path, stop):
+    argv = arguments(box_root, tmp_path, "--name", "run")
+    # the child stops itself in the middle of step 15, after an optimiser step it has not saved
+    code = (
+        "import os, sys, signal, torch, train\n"
+        "calls, original = [], torch.nn.utils.clip_grad_norm_\n"
+        "def clip(*args):\n"
+        "    calls.append(1)\n"
+        f"    if len(calls) == 15: os.kill(os.getpid(), {int(stop)})\n"
+        "    return original(*args)\n"
+        "torch.nn.utils.clip_grad_norm_ = clip\n"
+        "train.main(sys.argv[1:])\n"
+    )
+    child = subprocess.run([sys.executable, "-c", code, *argv], cwd=Path(train.__file__).parent, capture_output=True, text=True)
+    assert child.returncode == (130 if stop == signal.SIGINT else -9), child.stderr
+    assert "Traceback" not in child.stderr
+    step = model.read_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"]
+    assert step == (15 if stop == signal.SIGINT else 12)
+    train.main([*argv, "--resume"])
+    assert outcome(tmp_path / "run") == outcome(finished)
+
+
+def test_finished_and_unfinished_runs_are_kept(box_root, finished, tmp_path, capsys):
+    argv = arguments(box_root, finished.parent, "--name", "run")
+    assert "has finished" in fails(train.main, argv, capsys)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text((finished / "config.json").read_text())
+    argv = arguments(box_root, tmp_path, "--name", "run")
+    assert "--resume" in fails(train.main, argv, capsys)
+    assert "seed" in fails(train.main, [*argv, "--resume", "--seed", "5"], capsys)
+    train.main([*argv, "--resume"])
+    assert outcome(tmp_path / "run") == outcome(finished)
+
+
+def test_each_cloud_is_encoded_once_per_batch(box_root, tmp_path, monkeypatch):
+    rows = []
+    original = model.PointEncoder.forward
+    monkeypatch.setattr(model.PointEncoder, "forward", lambda self, clouds, *a: rows.append(len(clouds)) or original(self, clouds, *a))
+    train.main(arguments(box_root, tmp_path, "--steps", 1, "--eval-every", 1))
+    loaded = data.load_dataset(box_root, 64, quiet=True)
+    split = splits.make_split(loaded)
+    validation = len(split.suites["val"])  # one scene each
+    assert rows == [4, validation, validation]  # 4 objects of up to 3 grasps; the evaluation of the step and of the best
+
+
+def test_frozen_backbone_does_not_move(box_root, encoder, tmp_path):
+    train.main(arguments(box_root, tmp_path, "--name", "run", "--init", "jepa", "--jepa-ckpt", encoder, "--lr-backbone", "0"))
+    before, after = model.load_encoder(encoder).state_dict(), model.load_run(tmp_path / "run").encoder.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # BatchNorm's statistics too
+
+
+def test_two_learning_rates_and_their_schedule(box_root, tmp_path):
+    args = train.parse(arguments(box_root, tmp_path, "--warmup", 0.25))
+    network = model.GraspModel(train.resolve_network(args, 12)[0])
+    optimizer = train.build_optimizer(network, args)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+    encoder_ids = {id(p) for p in network.encoder.parameters()}
+    factors = [train.set_learning_rates(optimizer, step, args) for step in range(24)]
+    assert factors[:6] == pytest.approx([i / 6 for i in range(1, 7)]) and 0 < factors[-1] < 0.02
+    for group in optimizer.param_groups:
+        inside = {id(p) for p in group["params"]} <= encoder_ids
+        assert group["lr"] == pytest.approx((1e-5 if inside else 1e-3) * factors[-1])
+
+
+def test_jepa_settings_come_from_the_checkpoint(box_root, encoder, tmp_path, capsys):
+    argv = arguments(box_root, tmp_path, "--init", "jepa", "--jepa-ckpt", encoder)
+    config, loaded = train.resolve_network(train.parse(argv), 12)
+    assert config.patches == 8 and config.dropout == model.FINE_TUNING["dropout"]
+    for flag, value in (("--patches", 4), ("--points", 32), ("--group", "ball"), ("--preset", "small")):
+        assert "tiny.pt" in fails(train.main, [*argv, flag, value], capsys)
+    assert "presets with weights" in fails(train.main, arguments(box_root, tmp_path, "--init", "jepa"), capsys)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [("--budget 0", "--budget"), ("--budget 1.1", "--budget"), ("--budget nan", "--budget"), ("--k 0", "--k"), ("--steps 0", "--steps"),
+     ("--patches 65", "patches"), ("--patch-size 65", "patch_size"), ("--group ball", "radius"), ("--lr-head inf", "--lr-head"),
+     ("--device tpu", "--device"), ("--jepa-ckpt x.pt", "--init"), ("--unknown 1", "--unknown"), ("--step 3", "--step"),
+     ("--data /no/such/root", "/no/such/root"), ("--from nothing.json", "nothing.json"), ("--warmup 2", "--warmup")],
+)  # fmt: skip
+def test_bad_flags(box_root, tmp_path, flags, message, capsys):
+    assert message in fails(train.main, [*arguments(box_root, tmp_path), *flags.split()], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nan_stops_at_once_and_keeps_the_last_checkpoint(box_root, tmp_path, monkeypatch, capsys):
+    original, calls = model.GraspModel.loss, []
+
+    def loss(self, *args):
+        calls.append(1)
+        return original(self, *args) * (float("nan") if len(calls) == 7 else 1.0)
+
+    monkeypatch.setattr(model.GraspModel, "loss", loss)
+    error = fails(train.main, arguments(box_root, tmp_path, "--name", "run"), capsys)
+    assert "step 6" in error and "object_" in error and "last.pt" in error and len(calls) == 7
+    saved = model.read_checkpoint(tmp_path / "run" / "last.pt")
+    assert saved["progress"]["step"] == 4 and all(torch.isfinite(v).all() for v in saved["model"].values())
+
+
+@pytest.mark.parametrize("pool", train.POOLS)
+def test_every_pool_and_loss_trains(box_root, tmp_path, pool):
+    loss = "mdn" if pool == "mean" else "wta"
+    result = train.main(arguments(box_root, tmp_path, "--pool", pool, "--loss", loss, "--steps", 2, "--k", 2))
+    assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
+
+
+def test_help_is_fast():
+    start = time.perf_counter()
+    out = subprocess.run([sys.executable, train.__file__, "--help"], capture_output=True, text=True, check=True).stdout
+    assert time.perf_counter() - start < 10 and "default: 0.0001" not in out and "--lr-backbone" in out

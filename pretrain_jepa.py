@@ -1,0 +1,295 @@
+"""Point-JEPA pretraining: predict the latents of hidden blocks of patches (Saito et al. 2024).
+
+    python pretrain_jepa.py --out checkpoints/small.pt            the encoder that ships
+    python pretrain_jepa.py --clouds FOLDER --out my_encoder.pt   meshes or .npy clouds of your own
+    python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
+
+Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time, curve) and, for
+--resume, OUT with .last.pt.
+"""
+
+import csv
+import dataclasses
+import functools
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common import (
+    Parser, UserError, add_machine_flags, atomic, autocast, command, deferred_interrupt, number,
+    set_up_torch, stable_seed, warmup_cosine, write_json,
+)  # fmt: skip
+from data import MESH_NAMES
+from evaluate import read_cloud
+from model import PRESETS, PRETRAINING, PointJEPA, normalize_clouds, read_checkpoint, save_checkpoint
+from synthesize import TRAIN_SYNSETS, pretraining_cloud
+
+PAPER_STEPS = 40_500
+WARMUP_SHARE = 30 / 500  # of the paper's 500 epochs
+FIRST_RATE, LAST_RATE = 1e-5, 1e-6  # where the learning rate starts and ends
+LAST_TAU = 0.99999
+COLLAPSED = 0.05  # standard deviation per feature; targets have 1 by construction when healthy
+
+
+# ---------------------------------------------------------------- clouds
+
+
+def synthetic_pool(count, num_points, seed, up, synsets, quiet):
+    """`count` procedural shapes (count, N, 3) float32 in m, none of them part of any dataset.
+
+    Kept in data/pretraining, since making them costs some 5 ms each.
+    """
+    tag = "all" if len(synsets) == len(TRAIN_SYNSETS) else "-".join(synsets)
+    path = Path("data/pretraining") / f"{count}x{num_points}-{up}-seed{seed}-{tag}.npy"
+    if path.exists():
+        return np.load(path, allow_pickle=False)
+    make = functools.partial(pretraining_cloud, seed, num_points=num_points, up=up, synsets=synsets)
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        shapes = pool.imap(make, range(count), chunksize=50)
+        clouds = np.stack(list(tqdm(shapes, total=count, desc="making shapes", unit="shape", disable=quiet or None)))
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, clouds)
+    return clouds
+
+
+def folder_pool(folder, num_points, quiet):
+    """Clouds (n, N, 3) float32 of all meshes and .npy clouds under a folder, in the order of their names."""
+    extensions = {".npy", *(Path(name).suffix for name in MESH_NAMES)}
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in extensions)
+    if not files:
+        raise UserError(f"--clouds {folder}: no meshes and no .npy clouds there; give a folder, or 'synthetic'")
+    bar = tqdm(files, desc="reading clouds", unit="cloud", disable=quiet or None, delay=2)
+    return np.stack([read_cloud(path, num_points) for path in bar])
+
+
+def augment(clouds, config, generator):
+    """Scale each axis by 0.8-1.2, centre, normalise, rotate about the up axis; (B, N, 3) -> (B, N, 3).
+
+    # DEVIATION: every sample draws its own; the original draws once per batch.
+    """
+    scale = 0.8 + 0.4 * torch.rand(len(clouds), 1, 3, generator=generator)
+    clouds = clouds * scale.to(clouds.device)
+    clouds = clouds - clouds.mean(1, keepdim=True)
+    clouds = normalize_clouds(clouds, config)[0]
+    angle = 2 * torch.pi * torch.rand(len(clouds), generator=generator).to(clouds.device)
+    cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(angle), torch.zeros_like(angle)
+    rows = {
+        "z": (cos, -sin, zero, sin, cos, zero, zero, zero, one),
+        "y": (cos, zero, sin, zero, one, zero, -sin, zero, cos),
+    }[config.up]
+    rotation = torch.stack(rows, 1).view(-1, 3, 3)
+    return clouds @ rotation.transpose(1, 2)
+
+
+def batches(num_clouds, args, step):
+    """Index arrays (batch,) from step `step` on: shuffled epochs, each a function of (seed, epoch) alone."""
+    per_epoch = num_clouds // args.batch
+    while True:
+        epoch, first = divmod(step, per_epoch)
+        order = np.random.default_rng(stable_seed("pretrain-batches", args.seed, epoch)).permutation(num_clouds)
+        for i in range(first, per_epoch):
+            yield order[i * args.batch : (i + 1) * args.batch]
+        step = (epoch + 1) * per_epoch
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def first_tau(steps):
+    """EMA momentum at step 0: 0.9995 in the paper's 40,500 steps, else the same share of the run as memory."""
+    return min(0.9995, max(0.0, 1 - 5e-4 * PAPER_STEPS / steps))
+
+
+def tau_at(step, steps, start):
+    """EMA momentum: linear from `start` to 0.99999 over the run."""
+    return start + (LAST_TAU - start) * step / steps
+
+
+def rate_at(step, steps, peak):
+    """Learning rate: linear warm-up from 1e-5 over 6 % of the steps, cosine to 1e-6 (never over `peak`)."""
+    warmup = round(WARMUP_SHARE * steps)
+    return peak * warmup_cosine(step, steps, warmup, min(1, FIRST_RATE / peak), min(1, LAST_RATE / peak))
+
+
+def spread(features):
+    """Standard deviation over batch and tokens per feature, averaged; (..., D) -> scalar. Near 0: collapse."""
+    return features.detach().float().flatten(0, -2).std(0).mean()
+
+
+# ---------------------------------------------------------------- the run
+
+
+def build_parser():
+    parser = Parser(__doc__)
+    group = parser.add_argument_group("shapes")
+    group.add_argument("--clouds", default="synthetic", metavar="WHERE", help="'synthetic', or a folder of meshes or .npy clouds")
+    group.add_argument("--num-clouds", type=number(int, 1), default=20000, metavar="N", help="synthetic shapes to make; they are augmented anew each time")
+    group.add_argument("--synsets", nargs="+", choices=tuple(TRAIN_SYNSETS), default=list(TRAIN_SYNSETS), metavar="SYNSET", help="categories of the synthetic shapes (default: the twelve that train)")
+
+    group = parser.add_argument_group("network")
+    group.add_argument("--preset", choices=tuple(PRESETS), default="small", help="network size")
+    group.add_argument("--normalize", choices=("unit_sphere", "metric"), help="what the encoder sees (default: the preset's)")
+    group.add_argument("--up", choices=("z", "y"), help="axis of the augmentation's rotation (default: the preset's)")
+    group.add_argument("--points", type=number(int, 1), metavar="N", help="points per cloud (default: the preset's)")
+    group.add_argument("--patches", type=number(int, 2), metavar="N", help="patches per cloud (default: the preset's)")
+    group.add_argument("--patch-size", type=number(int, 1), metavar="N", help="points per patch (default: the preset's)")
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--steps", type=number(int, 1), default=6000, metavar="N", help="optimiser steps")
+    group.add_argument("--batch", type=number(int, 2), default=64, metavar="N", help="clouds per step")
+    group.add_argument("--lr", type=number(float, above=0), default=1e-3, help="peak learning rate")
+    group.add_argument("--weight-decay", type=number(float, 0), default=0.05, help="AdamW's, on all parameters")
+    group.add_argument("--tau", type=number(float, 0, 1), help="EMA momentum at the start (default: scaled to --steps)")
+    group.add_argument("--save-every", type=number(int, 1), default=500, metavar="N", help="steps between checkpoints for --resume")
+    group.add_argument("--log-every", type=number(int, 1), default=100, metavar="N", help="steps between rows of the curve")
+    group.add_argument("--seed", type=number(int, 0), default=0, help="of shapes, weights, batches and masks")
+    add_machine_flags(parser)
+
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", default="runs/pretrained.pt", metavar="FILE", help="the encoder checkpoint")
+    group.add_argument("--resume", action="store_true", help="go on from OUT's .last.pt, to the same result")
+    group.add_argument("--overwrite", action="store_true", help="start anew even if OUT is there")
+    return parser
+
+
+def resolve_config(args):
+    """`ModelConfig` from the preset and the flags that were given."""
+    names = ("normalize", "up", "points", "patches", "patch_size")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return dataclasses.replace(PRESETS[args.preset], **given, **PRETRAINING)
+
+
+def settings_of(args):
+    """What a resumed run must repeat."""
+    return {k: v for k, v in vars(args).items() if k not in ("out", "resume", "overwrite", "quiet", "threads", "log_every", "save_every")}
+
+
+def load_last(path, args, jepa, optimizer, generator):
+    """Restore a stopped run; -> (step, seconds, curve)."""
+    content = read_checkpoint(path)
+    changed = [k for k, v in settings_of(args).items() if content["settings"].get(k) != v]
+    if changed:
+        raise UserError(f"{path}: was started with other settings ({', '.join(changed)}); repeat them to --resume")
+    jepa.load_state_dict(content["jepa"])
+    optimizer.load_state_dict(content["optimizer"])
+    torch.set_rng_state(content["rng"])
+    generator.set_state(content["mask_rng"])
+    return content["step"], content["seconds"], content["curve"]
+
+
+def save_last(path, args, jepa, optimizer, generator, step, seconds, curve):
+    save_checkpoint(path, {
+        "config": dataclasses.asdict(jepa.config), "jepa": jepa.state_dict(), "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(), "mask_rng": generator.get_state(), "settings": settings_of(args),
+        "step": step, "seconds": seconds, "curve": curve,
+    })  # fmt: skip
+
+
+def fit(jepa, pool, args, device, generator, optimizer, paths, progress):
+    """The loop; -> (seconds, curve). Each curve row: step, loss, tau, lr, clouds/s, target and prediction spread."""
+    step, seconds, curve = progress
+    tau_start = first_tau(args.steps) if args.tau is None else args.tau
+    clouds = torch.from_numpy(pool).to(device)
+    stream = batches(len(pool), args, step)
+    started, marked, marked_step = time.perf_counter() - seconds, time.perf_counter(), step
+    jepa.train()
+    bar = tqdm(total=args.steps, initial=step, desc="pretraining", unit="step", disable=args.quiet or None)
+    with bar, deferred_interrupt() as interrupted:
+        while step < args.steps:
+            batch = augment(clouds[torch.from_numpy(next(stream)).to(device)], jepa.config, generator)
+            rate, tau = rate_at(step, args.steps, args.lr), tau_at(step, args.steps, tau_start)
+            optimizer.param_groups[0]["lr"] = rate
+            with autocast(device, args.precision):
+                loss, targets, predictions = jepa(batch, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            jepa.update_target(tau)
+            step += 1
+            bar.update()
+            done = step == args.steps
+            if step % args.log_every == 0 or done:
+                now = time.perf_counter()
+                row = {
+                    "step": step, "loss": loss.item(), "tau": tau, "lr": rate,
+                    "clouds_per_s": round((step - marked_step) * args.batch / (now - marked), 1),
+                    "target_std": spread(targets).item(), "prediction_std": spread(predictions).item(),
+                }  # fmt: skip
+                marked, marked_step = now, step
+                curve.append(row)
+                write_curve(paths["curve"], curve)
+                bar.set_postfix_str(f"{row['clouds_per_s']:.0f} clouds/s, loss {row['loss']:.4f}, std {row['target_std']:.2f}/{row['prediction_std']:.2f}")
+                if not np.isfinite(row["loss"]):
+                    raise UserError(f"the loss is not finite at step {step}; {paths['last']} holds the last good state; lower --lr")
+                if step > WARMUP_SHARE * args.steps and min(row["target_std"], row["prediction_std"]) < COLLAPSED:
+                    tqdm.write(f"warning: step {step}: features collapse (std {row['target_std']:.3f}, {row['prediction_std']:.3f})", file=sys.stderr)
+            if step % args.save_every == 0 or done or interrupted:
+                save_last(paths["last"], args, jepa, optimizer, generator, step, time.perf_counter() - started, curve)
+            if interrupted:
+                print(f"stopped at step {step}; the same command with --resume goes on", file=sys.stderr)
+                raise KeyboardInterrupt
+    return time.perf_counter() - started, curve
+
+
+def write_curve(path, curve):
+    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, curve[0])
+        writer.writeheader()
+        writer.writerows(curve)
+
+
+def load_pool(args, config):
+    """The clouds to learn from, (n, N, 3) float32."""
+    if args.clouds == "synthetic":
+        pool = synthetic_pool(args.num_clouds, config.points, args.seed, config.up, args.synsets, args.quiet)
+    else:
+        pool = folder_pool(args.clouds, config.points, args.quiet)
+    if len(pool) < args.batch:
+        raise UserError(f"--batch {args.batch}: only {len(pool)} clouds; take a smaller batch")
+    return pool
+
+
+@command
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    device = set_up_torch(args.device, args.threads)
+    out = Path(args.out)
+    paths = {"last": out.with_suffix(".last.pt"), "curve": out.with_suffix(".csv"), "card": out.with_suffix(".json")}
+    if out.exists() and not args.overwrite:
+        raise UserError(f"{out}: is there already; give --overwrite or another --out")
+    if paths["last"].exists() and not (args.resume or args.overwrite):
+        raise UserError(f"{paths['last']}: an unfinished run; give --resume to go on or --overwrite to start anew")
+    config = resolve_config(args)
+    pool = load_pool(args, config)
+
+    torch.manual_seed(stable_seed("pretrain-weights", args.seed))
+    generator = torch.Generator().manual_seed(stable_seed("masks", args.seed))
+    jepa = PointJEPA(config).to(device)
+    optimizer = torch.optim.AdamW([p for p in jepa.parameters() if p.requires_grad], lr=0.0, weight_decay=args.weight_decay, fused=True)
+    progress = 0, 0.0, []
+    if args.resume and paths["last"].exists():
+        progress = load_last(paths["last"], args, jepa, optimizer, generator)
+    num_parameters = sum(p.numel() for p in jepa.encoder.parameters())
+    print(f"{out}: {len(pool)} clouds, {num_parameters / 1e6:.2f} M encoder parameters, {args.steps} steps of {args.batch}; {device.type}")
+
+    seconds, curve = fit(jepa, pool, args, device, generator, optimizer, paths, progress)
+    save_checkpoint(out, {"config": dataclasses.asdict(config), "encoder": jepa.encoder.state_dict(), "step": args.steps})
+    card = {
+        "settings": settings_of(args), "network": dataclasses.asdict(config), "shapes": len(pool),
+        "clouds_seen": args.steps * args.batch, "seconds": round(seconds), "device": device.type,
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "curve": curve[:: max(1, len(curve) // 50)],
+    }  # fmt: skip
+    write_json(paths["card"], card)
+    paths["last"].unlink(missing_ok=True)
+    print(f"saved {out} after {seconds:.0f} s: loss {curve[-1]['loss']:.4f}, std of targets {curve[-1]['target_std']:.2f}, of predictions {curve[-1]['prediction_std']:.2f}")
+    return card
+
+
+if __name__ == "__main__":
+    main()

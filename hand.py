@@ -35,7 +35,6 @@ SPHERE_REACH = np.array([
     *[(100.35 - back, 0, 0) for back in (82, 60, 38, 16)],
     *[(100.35, 40 - back, 0) for back in (30, 12)],
     *[(100.35, 40, beyond) for beyond in (6, 20)]]) * SCALE  # (8, 3)
-SPHERE_LINK = np.array([0, 0, 0, 0, 1, 1, 2, 2])
 SPHERE_RADII = np.array([13, 13, 13, 13, 11.5, 11.5, 11, 10.5]) * SCALE  # (8,) m
 PALM_CENTERS = np.array([(x, y, 5) for x in (-50, -25, 0, 25, 50) for y in (15, 40, 65, 90, 115)]
                         + [(20, 20, 28), (20, 32, 28)]) * SCALE  # (27, 3) m, hand frame

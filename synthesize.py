@@ -20,6 +20,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, cKDTree
+from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
@@ -516,7 +518,7 @@ def surface_normals(vertices, faces, count, rng):
 
 # ---------------------------------------------------------------- wrist poses and pre-shapes
 
-MODES = ("power", "pinch", "sphere")
+# Pre-shapes: power, pinch, sphere.
 # degrees [flexion, abduction, distal] of thumb, first, middle, ring at the start, and closing speeds (flexion, distal)
 START = np.radians([
     [-15, 22, 5, -15, 0, 5, -15, 0, 5, -15, 0, 5],
@@ -524,7 +526,7 @@ START = np.radians([
     [-15, -8, 50, -15, -27, 50, -15, 0, 50, -15, 27, 50]]).astype(np.float32)
 SPEED = np.array([[1, 1], [1, 0], [1, 0.1]], dtype=np.float32)
 NOISE = np.radians(3)
-SECOND_MODE = 0.3  # chance that a pose also tries its second-best pre-shape
+SECOND_MODE = 0.12  # chance that a pose also tries its second-best pre-shape; more would drown shape in noise
 WORK_BOX = np.array([[-65, 65], [10, 180], [10, 150]]) * hand.SCALE  # m, hand frame: what a pre-shape can reach
 REASONS = ("outside", "palm", "start", "contacts", "table", "fingers", "depth")  # why a candidate is not recorded
 
@@ -582,8 +584,9 @@ def choose_modes(rng, rotation, position, points):
     x, y, z = np.log((np.sqrt(np.maximum(variances, 0)) + 0.002) / 0.025)
     affinity = np.stack((1.2 * x - 0.6 * y - 0.15, -1.6 * y - 0.10, 0.8 * (y + z) - 1.5 * np.abs(x - y) + 0.20), -1)
     order = np.argsort(-affinity, axis=1)
-    again = np.flatnonzero(rng.random(len(position)) < SECOND_MODE)
-    return np.concatenate((np.arange(len(position)), again)), np.concatenate((order[:, 0], order[again, 1]))
+    tried = np.stack((np.ones(len(order), dtype=bool), rng.random(len(order)) < SECOND_MODE), 1)
+    pose, rank = np.nonzero(tried)  # the alternatives of a pose stay neighbours
+    return pose, order[pose, rank]
 
 
 # ---------------------------------------------------------------- closing the fingers
@@ -592,6 +595,7 @@ def choose_modes(rng, rotation, position, points):
 LEVERS = np.stack((hand.SPHERE_REACH.sum(1), [0, 0, 0, 0, *(hand.SPHERE_REACH[4:, 1:] @ [1, 1 + hand.COUPLING])])).astype(np.float32)
 RADII = hand.SPHERE_RADII.astype(np.float32)
 TOUCH, CONTACT = 0.0005, 0.002  # m: a finger stops, a link counts as touching
+MIN_STEP, MAX_STEP = np.radians([0.15, 12]).astype(np.float32)
 UPPER = hand.LIMITS[:3, 1].astype(np.float32)  # flexion and distal are the same for all fingers
 
 
@@ -627,9 +631,6 @@ def close_fingers(q, rotation, position, mode, field):
         advance = np.clip((gap[:, keep] / reach).min(0), MIN_STEP, MAX_STEP)[:, None]
         q[active, ::2] = np.minimum(now[:, ::2] + advance * pace, UPPER[::2])
     return q, gaps
-
-
-MIN_STEP, MAX_STEP = np.radians([0.15, 12]).astype(np.float32)
 
 
 def close_hands(rotation, position, joints, mode, field):
@@ -713,28 +714,34 @@ def support(wrenches, mask, u):
 def epsilon(wrenches, mask, starts=8, rounds=28):
     """Ferrari-Canny L1 quality (n,): the least, over unit wrenches, of what the best contact can resist.
 
-    The minimum of a support function, so no hull is built. It is sought from the best of fixed
-    directions by descent on a softened maximum that hardens; an upper bound, near to the exact value.
+    The minimum of a support function, so no hull is built: an upper bound from fixed directions, where
+    that is positive lowered by descent on a softened maximum that hardens. Negative: no force closure.
     """
-    n = len(mask)
-    if not n:
+    if not len(mask):
         return np.zeros(0, dtype=np.float32)
     order = np.argsort(~mask, axis=1, kind="stable")[:, : max(1, mask.sum(1).max())]  # real contacts first
     mask, wrenches = np.take_along_axis(mask, order, 1), np.take_along_axis(wrenches, order[..., None, None], 1)
-    coarse = support(wrenches, mask, np.broadcast_to(DIRECTIONS, (n, *DIRECTIONS.shape)))[0].max(-1)
-    u = DIRECTIONS[np.argpartition(coarse, starts, axis=1)[:, :starts]]  # (n, s, 6)
-    best = coarse.min(1)
-    for sharp, step in zip(np.geomspace(5, 200, rounds), np.geomspace(0.8, 0.01, rounds)):
+    coarse = support(wrenches, mask, np.broadcast_to(DIRECTIONS, (len(mask), *DIRECTIONS.shape)))[0].max(-1)
+    bound = coarse.min(1)
+    promising = np.flatnonzero(bound > 0)
+    u = DIRECTIONS[np.argpartition(coarse[promising], starts, axis=1)[:, :starts]]  # (n, s, 6)
+    bound[promising] = np.minimum(bound[promising], descend(wrenches[promising], mask[promising], u, rounds))
+    return bound
+
+
+def descend(wrenches, mask, u, rounds):
+    """The least support (n,) met on the way down from unit directions u (n, s, 6)."""
+    best = np.full(len(u), np.inf, dtype=np.float32)
+    for sharp, step in zip(np.geomspace(5, 200, rounds, dtype=np.float32), np.geomspace(0.8, 0.01, rounds, dtype=np.float32)):
         reach, parts = support(wrenches, mask, u)
         best = np.minimum(best, reach.max(-1).min(-1))
-        weight = np.exp(np.float32(sharp) * (reach - reach.max(-1, keepdims=True)))
+        weight = np.exp(sharp * (reach - reach.max(-1, keepdims=True)))
         weight /= weight.sum(-1, keepdims=True)
         slide = np.sqrt(parts[..., 1] ** 2 + parts[..., 2] ** 2 + np.float32(1e-9))
         parts[..., 0], parts[..., 1:] = 1, parts[..., 1:] / slide[..., None]
-        parts *= weight[..., None]
-        slope = parts.reshape(n, starts, -1) @ wrenches.reshape(n, -1, 6)
+        slope = (parts * weight[..., None]).reshape(*u.shape[:2], 3 * mask.shape[1]) @ wrenches.reshape(len(u), 3 * mask.shape[1], 6)
         slope -= (slope * u).sum(-1, keepdims=True) * u
-        u = u - np.float32(step) * slope / np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), 1e-3)
+        u = u - step * slope / np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), np.float32(1e-3))
         u /= np.linalg.norm(u, axis=-1, keepdims=True)
     return best
 
@@ -909,7 +916,7 @@ def generate(root, settings, workers, quiet=False):
     done = read_log(root, settings)
     todo = [(synset, name, str(path) if path else None) for (synset, name), path in sources.items() if f"{synset}/{name}" not in done]
     with open(root / LOG, "a") as log, single_threaded():
-        executor = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), ignore_interrupt)
+        executor = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
         try:
             tasks = [executor.submit(make_object, str(root), settings, *item) for item in todo]
             bar = tqdm(concurrent.futures.as_completed(tasks), total=len(sources), initial=len(done), unit="object",
@@ -999,9 +1006,11 @@ def ensure_root(path, quiet=False):
     return root
 
 
-def ignore_interrupt():
-    """In a worker: Ctrl-C is the parent's business, which lets running objects end."""
+def start_worker():
+    """In a worker: Ctrl-C is the parent's business, which lets running objects end; a killed parent ends the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -1021,35 +1030,35 @@ def single_threaded():
 
 
 def closest_points(points, triangles):
-    """The nearest point of each part of a surface: points (P, 3), triangles (F, 3, 3) -> nearest (P, 3), by exact geometry."""
-    corners = [triangles[:, k] for k in range(3)]
-    edges = [corners[(k + 1) % 3] - corners[k] for k in range(3)]
-    normal = np.cross(edges[0], edges[1])
-    normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-    nearest = np.empty_like(points)
-    for i, p in enumerate(points):
-        height = np.einsum("fk,fk->f", p - corners[0], normal)
-        found = [p - height[:, None] * normal]  # on the plane; wrong unless inside all edges
-        inside = np.all([np.einsum("fk,fk->f", np.cross(e, p - c), normal) >= 0 for e, c in zip(edges, corners)], axis=0)
-        for e, c in zip(edges, corners):
-            t = np.einsum("fk,fk->f", p - c, e) / np.maximum(np.einsum("fk,fk->f", e, e), 1e-18)
-            found.append(c + np.clip(t, 0, 1)[:, None] * e)
-        distance = np.stack([np.linalg.norm(p - q, axis=1) for q in found])
-        distance[0][~inside] = np.inf
-        kind, face = np.unravel_index(np.argmin(distance), distance.shape)
-        nearest[i] = found[kind][face]
-    return nearest
+    """The nearest point of a surface: points (P, 3), triangles (F, 3, 3) -> (P, 3), by exact geometry."""
+    center = triangles.mean(1)
+    size = np.linalg.norm(triangles - center[:, None], axis=2).max(1)
+    bound = cKDTree(triangles.reshape(-1, 3)).query(points)[0]  # the nearest corner
+    row, face = np.nonzero(cdist(points, center) <= (bound + 1e-9)[:, None] + size)  # pairs that may hold the nearest point
+    p, corners = points[row], triangles[face]
+    edges = np.roll(corners, -1, axis=1) - corners
+    normal = np.cross(edges[:, 0], edges[:, 1])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-15)
+    offset = p[:, None] - corners  # (pairs, 3 corners, 3)
+    inside = (np.einsum("nck,nk->nc", np.cross(edges, offset), normal) >= 0).all(1)
+    along = np.einsum("nck,nck->nc", offset, edges) / np.maximum(np.einsum("nck,nck->nc", edges, edges), 1e-18)
+    on_plane = p - np.einsum("nk,nk->n", offset[:, 0], normal)[:, None] * normal
+    found = np.concatenate((corners + np.clip(along, 0, 1)[..., None] * edges, on_plane[:, None]), 1)  # (pairs, 4, 3)
+    distance = np.linalg.norm(found - p[:, None], axis=2)
+    distance[~inside, 3] = np.inf
+    order = np.lexsort((distance.min(1), row))  # by point, the nearest first
+    best = order[np.searchsorted(row[order], np.arange(len(points)))]
+    return found[best, distance[best].argmin(1)]
 
 
 def is_inside(points, triangles):
     """Points (P, 3) inside a closed surface (F, 3, 3): its solid angle there is 4 pi (van Oosterom and Strackee 1983)."""
-    inside = np.empty(len(points), dtype=bool)
-    for i, p in enumerate(points):
-        a, b, c = (triangles - p).transpose(1, 0, 2)
-        la, lb, lc = (np.linalg.norm(v, axis=1) for v in (a, b, c))
-        volume = np.einsum("fk,fk->f", a, np.cross(b, c))
-        rest = la * lb * lc + np.einsum("fk,fk->f", a, b) * lc + np.einsum("fk,fk->f", b, c) * la + np.einsum("fk,fk->f", c, a) * lb
-        inside[i] = abs(2 * np.arctan2(volume, rest).sum()) > 2 * np.pi
+    inside = ((points > triangles.min((0, 1))) & (points < triangles.max((0, 1)))).all(1)
+    a, b, c = (triangles[None, :, k] - points[inside, None] for k in range(3))  # (P, F, 3)
+    la, lb, lc = (np.linalg.norm(v, axis=2) for v in (a, b, c))
+    dot = lambda v, w: np.einsum("pfk,pfk->pf", v, w)
+    angle = 2 * np.arctan2(dot(a, np.cross(b, c)), la * lb * lc + dot(a, b) * lc + dot(b, c) * la + dot(c, a) * lb)
+    inside[inside] = np.abs(angle.sum(1)) > 2 * np.pi
     return inside
 
 
@@ -1069,8 +1078,9 @@ def sphere_gaps(vertices, faces, centers, radii):
     """
     gaps, nearest = np.full(len(centers), np.inf), np.zeros_like(centers)
     for triangles, closed in zip(*closed_parts(vertices, faces)):
-        low, high = triangles.min((0, 1)), triangles.max((0, 1))
-        close = np.flatnonzero(((centers > low - 0.03) & (centers < high + 0.03)).all(1))
+        close = np.flatnonzero(((centers > triangles.min((0, 1)) - 0.03) & (centers < triangles.max((0, 1)) + 0.03)).all(1))
+        if not len(close):
+            continue
         point = closest_points(centers[close], triangles)
         distance = np.linalg.norm(centers[close] - point, axis=1)
         if closed:
@@ -1081,7 +1091,7 @@ def sphere_gaps(vertices, faces, centers, radii):
     return gaps, nearest
 
 
-def hull_epsilon(points, normals, origin, edges=24):
+def hull_epsilon(points, normals, origin, edges=16):
     """Ferrari-Canny epsilon from the hull of linearised friction cones: points, normals (c, 3)."""
     wrenches = contact_wrenches(points[None], normals[None], origin)[0].astype(float)
     angle = np.linspace(0, 2 * np.pi, edges, endpoint=False)[:, None]
@@ -1113,36 +1123,39 @@ def read_grasps(root):
     return found
 
 
-def write_card(root, out, seed, sample=1000, low=300):
+def write_card(root, out, seed, sample=1000, mixed=600):
     """OUT/card.json, histograms.png and grasps.png of a root.
 
-    The physical figures are of `sample` kept grasps; the comparison of scores takes `low` others too.
+    Penetration and contacts are of `sample` kept grasps, scores are compared on `mixed` ones of any score.
     """
     from scipy.stats import spearmanr  # slow to import, and needed here only
 
     scenes, rng = read_grasps(root), np.random.default_rng(seed)
-    rows = [(k, row, scores[row] >= MIN_SCORE) for k, (_, _, scores) in enumerate(scenes) for row in range(len(scores))]
+    rows = [(k, row) for k, (_, _, scores) in enumerate(scenes) for row in range(len(scores))]
     rows = [rows[i] for i in rng.permutation(len(rows))]
-    kept = [row for row in rows if row[2]]
+    kept = [(k, row) for k, row in rows if scenes[k][2][row] >= MIN_SCORE]
     measured = []
-    for k, row, _ in tqdm(sorted(kept[:sample]) + [r for r in rows if not r[2]][:low], desc="measuring", unit="grasp", disable=None):
+    for k, row in tqdm(kept[:sample] + rows[:mixed], desc="measuring", unit="grasp", disable=None):
         folder, grasps, scores = scenes[k]
         measured.append((scores[row], *measure(*read_mesh(folder / "mesh.obj"), grasps[row])))
     scores, depth, links, exact = map(np.array, zip(*measured))
-    held, closed = scores >= MIN_SCORE, exact > 0
-    depth, links = depth[held] * 1000, links[held]
+    sample = len(kept[:sample])
+    depth, links, held, scores, exact = depth[:sample] * 1000, links[:sample], exact[:sample], scores[sample:], exact[sample:]
+    closed = exact > 0
     card = {
-        "root": root.as_posix(), "scenes": len(scenes), "kept_grasps": len(kept), "grasps_measured": int(held.sum()),
+        "root": root.as_posix(), "scenes": len(scenes), "kept_grasps": len(kept), "grasps_measured": sample,
         "penetration_mm": {"median": np.median(depth), "p99": np.percentile(depth, 99), "p99.9": np.percentile(depth, 99.9), "max": depth.max()},
         "share_thumb_and_finger_touch": (links[:, 0].any(1) & links[:, 1:].any((1, 2))).mean(),
         "share_three_links_touch": (links.sum((1, 2)) >= 3).mean(),
-        "share_force_closed_by_hull": closed[held].mean(),
+        "share_force_closed_by_hull": (held > 0).mean(),
+        "grasps_scored_by_hull": len(exact), "of_these_force_closed": int(closed.sum()),
+        "share_same_sign": ((scores > 0) == closed).mean(),
         "score_spearman_with_hull": spearmanr(scores[closed], exact[closed]).statistic,
         "score_over_hull_median": np.median(scores[closed] / exact[closed]) / SCORE_PER_EPSILON}
     card = json.loads(json.dumps(card, default=float), parse_float=lambda text: round(float(text), 4))
     write_json(out / "card.json", card)
     draw_histograms(scenes, out / "histograms.png")
-    draw_grasps([(*scenes[k], row) for k, row, _ in kept[:12]], out / "grasps.png")
+    draw_grasps([(*scenes[k], row) for k, row in kept[:12]], out / "grasps.png")
     print(json.dumps(card, indent=2))
 
 

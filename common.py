@@ -31,8 +31,13 @@ def command(main):
         except (UserError, OSError) as error:
             text = str(error)
             if isinstance(error, OSError) and error.strerror:
-                text = f"{error.filename or 'write'}: {error.strerror}"
+                text = f"{error.filename or 'output'}: {error.strerror}; mend that or choose another place, then give the command again"
             print("error: " + " ".join(text.split()), file=sys.stderr)
+            raise SystemExit(2) from None
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+                raise
+            print("error: out of memory; take fewer objects or points per batch, or a smaller --preset", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("interrupted; the same command with --resume (where it has one) goes on", file=sys.stderr)
@@ -92,6 +97,9 @@ def atomic(path):
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:  # a full disk does not say which file it was
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -102,14 +110,17 @@ def write_json(path, content):
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path):
-    """Read JSON, with a user error that names the file if it is missing or broken."""
+def read_json(path, *objects):
+    """Read a JSON object; a user error names the file if it is missing, broken or lacks one of the `objects` in it."""
     try:
-        return json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+        raise UserError(f"{path}: no such file; check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); restore it or make it again") from None
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in objects):
+        raise UserError(f"{path}: not a JSON object{' with ' * bool(objects)}{' and '.join(objects)}; give a file that these scripts wrote")
+    return content
 
 
 def warmup_cosine(step, steps, warmup, start=0.0, end=0.0):

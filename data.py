@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import os
-import zipfile
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def parse_mesh(content, name):
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise UserError(f"{name}: a face refers to vertex {faces.max()} of {len(vertices)}; export the mesh again")
     if not np.isfinite(vertices).all():
-        raise UserError(f"{name}: vertex {int(np.argmin(np.isfinite(vertices).all(1)))} is not finite")
+        raise UserError(f"{name}: vertex {int(np.argmin(np.isfinite(vertices).all(1)))} is not finite; export the mesh again")
     length = np.ptp(vertices[faces.ravel()], axis=0).max()
     if length > MAX_LENGTH:
         raise UserError(f"{name}: {length:.4g} m long, the limit is {MAX_LENGTH:g} m; is it in millimetres? Scale it by 0.001")
@@ -94,7 +94,7 @@ def read_bytes(path):
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
 def sample_surface(vertices, faces, count, seed):
@@ -139,7 +139,7 @@ def canonical_quaternion(quaternion):
 def check_poses(poses, name):
     """Poses (n, 7) float64 with normalised, canonical quaternions; raises `UserError` naming `name` and the row."""
     if not np.isfinite(poses).all():
-        raise UserError(f"{name}: row {bad_row(~np.isfinite(poses))} is not finite")
+        raise UserError(f"{name}: row {bad_row(~np.isfinite(poses))} is not finite; it must hold 7 numbers")
     far = np.abs(poses[:, :3]) > MAX_LENGTH
     if far.any():
         raise UserError(f"{name}: row {bad_row(far)}: the wrist is over {MAX_LENGTH:g} m away; positions are in metres")
@@ -163,25 +163,27 @@ def parse_recording(content, name):
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files if key in ("grasps", "scores", "qualities", "joint_names")}
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
+            arrays = {key: np.asarray(archive[key]) for key in archive.files if key in ("grasps", "scores", "qualities", "joint_names")}
+    except Exception as error:  # numpy, zipfile and zlib raise whatever they meet
         reason = "pickled objects are never read" if "allow_pickle" in str(error) else "not an .npz archive, or cut short"
         raise UserError(f"{name}: {reason}; write it with numpy.savez(file, grasps=..., scores=...)") from None
     if "scores" not in arrays and "qualities" in arrays:
         arrays["scores"] = arrays["qualities"]
     for key in ("grasps", "scores"):
         if key not in arrays:
-            raise UserError(f"{name}: has no array '{key}', only {sorted(arrays) or 'others'}")
+            raise UserError(f"{name}: has no array '{key}', only {sorted(arrays) or 'others'}; write it with numpy.savez(file, grasps=..., scores=...)")
         if arrays[key].dtype.kind not in "fiu":
             raise UserError(f"{name}: '{key}' has type {arrays[key].dtype}; it must hold real numbers")
-    grasps, scores = arrays["grasps"].astype(np.float64), arrays["scores"].astype(np.float64)
+    with np.errstate(over="ignore"):  # of longer floats: infinite then, and refused below
+        grasps, scores = arrays["grasps"].astype(np.float64), arrays["scores"].astype(np.float64)
     if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
         raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1")
     if scores.shape != grasps.shape[:1]:
         raise UserError(f"{name}: 'scores' has shape {scores.shape}; with {len(grasps)} grasps it must be ({len(grasps)},)")
     for key, array in (("grasps", grasps), ("scores", scores)):
-        if not np.isfinite(array).all():
-            raise UserError(f"{name}: '{key}' row {bad_row(~np.isfinite(array))} is not finite")
+        wild = ~(np.abs(array) < np.finfo(np.float32).max)
+        if wild.any():
+            raise UserError(f"{name}: '{key}' row {bad_row(wild)} is not finite; leave such grasps out")
     joints = grasps[:, 7:]
     wild = np.abs(joints) > MAX_ANGLE
     if wild.any():
@@ -217,7 +219,7 @@ def subfolders(path):
     try:
         return [entry.path for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
 def stamp(path, root):
@@ -225,9 +227,11 @@ def stamp(path, root):
     try:
         status = os.stat(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     if os.path.realpath(path) != os.path.abspath(path) and not Path(path).resolve().is_relative_to(root.resolve()):
         raise UserError(f"{path}: is a link that leads out of {root}; copy the file there instead")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: is not a file; put a mesh or a recording there")
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -235,7 +239,9 @@ def read_scene(name, mesh, recording, num_points, root):
     """One scene's cache entry: its stamps, hashes, cloud and grasps. Raises `UserError`."""
     for path, what in ((mesh, "mesh.obj (or .stl .ply .off .glb)"), (recording, "recording.npz")):
         if path is None:
-            raise UserError(f"{root / name}: has no {what}")
+            raise UserError(f"{root / name}: has no {what}; put it there or remove the folder")
+    if name.encode(errors="ignore").decode() != name:
+        raise UserError(f"{root}/{ascii(name)[1:-1]}: the folder's name is not valid UTF-8; rename it")
     entry = {"name": name, "stamps": [stamp(mesh, root), stamp(recording, root)]}
     content = read_bytes(recording)
     entry["poses"], entry["joints"], entry["scores"], entry["joint_names"] = parse_recording(content, recording)
@@ -302,15 +308,15 @@ def read_cache(path):
             if index["version"] != CACHE_VERSION:
                 return {}
             clouds, poses, joints, scores = (archive[key] for key in ("clouds", "poses", "joints", "scores"))
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
+        entries, start = {}, 0
+        for i, entry in enumerate(index["scenes"]):
+            rows = slice(start, start := start + entry.pop("count"))
+            entries[entry["name"]] = entry | {
+                "cloud": clouds[i], "poses": poses[rows], "joints": joints[rows], "scores": scores[rows]
+            }  # fmt: skip
+        return entries
+    except Exception:  # missing or broken in whatever way: it is made again
         return {}
-    entries, start = {}, 0
-    for i, entry in enumerate(index["scenes"]):
-        rows = slice(start, start := start + entry.pop("count"))
-        entries[entry["name"]] = entry | {
-            "cloud": clouds[i], "poses": poses[rows], "joints": joints[rows], "scores": scores[rows]
-        }  # fmt: skip
-    return entries
 
 
 def write_cache(path, entries):
@@ -336,7 +342,7 @@ def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"{root}: no such dataset folder")
+        raise UserError(f"{root}: no such dataset folder; check the path")
     path = cache_path(root, num_points, cache_dir)
     cached = read_cache(path)
     entries, excluded = read_root(root, num_points, cached, skip_bad, quiet)

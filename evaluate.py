@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from common import Parser, UserError, atomic, command, number, read_json, set_up_torch, write_json
-from data import MESH_NAMES, check_poses, load_dataset, mesh_cloud, read_bytes
+from data import MAX_LENGTH, MESH_NAMES, check_poses, load_dataset, mesh_cloud, read_bytes
 from model import load_run
 from splits import SUITES, make_split
 from synthesize import ensure_root
@@ -26,6 +25,8 @@ from synthesize import ensure_root
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
 DEGREES = (10, 15, 20)
+CONTRADICTING = (("predictions", "mesh"), ("predictions", "save_predictions"), ("predictions", "data"),
+                 ("mesh", "json"), ("mesh", "save_predictions"), ("mesh", "data"))  # fmt: skip
 
 # ---------------------------------------------------------------- metrics
 
@@ -162,17 +163,17 @@ def read_predictions(path):
         joints_hat, logits, joints = (arrays[name] for name in ("joints_pred", "logits", "joints_true"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
-        raise UserError(f"{path}: not a file of predictions (.npz with joints_pred, logits, joints_true)") from None
+    except Exception:  # numpy, zipfile and zlib raise whatever they meet
+        raise UserError(f"{path}: not a file of predictions (.npz with joints_pred, logits, joints_true); make it with --save-predictions") from None
     n = len(joints_hat) if joints_hat.ndim == 3 else 0
     if not n or logits.shape != joints_hat.shape[:2] or joints.shape != (n, joints_hat.shape[2]):
-        raise UserError(f"{path}: shapes {joints_hat.shape}, {logits.shape}, {joints.shape} are not (n, K, J), (n, K), (n, J)")
+        raise UserError(f"{path}: shapes {joints_hat.shape}, {logits.shape}, {joints.shape} must be (n, K, J), (n, K), (n, J)")
     for name in ("joints_pred", "logits", "joints_true"):
         if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
             raise UserError(f"{path}: '{name}' must hold finite floating-point numbers")
     for name in {"object", "synset", "suite"} & set(arrays):
         if arrays[name].shape != (n,):
-            raise UserError(f"{path}: '{name}' has shape {arrays[name].shape}, not ({n},)")
+            raise UserError(f"{path}: '{name}' has shape {arrays[name].shape}; it must be ({n},)")
     return arrays
 
 
@@ -181,13 +182,17 @@ def read_predictions(path):
 
 def open_run(folder, data_root=None, quiet=False):
     """Settings, `GraspData` and `Split` of a run folder, as it was trained; `data_root` if the data has moved."""
-    config = read_json(Path(folder) / "config.json")
+    path = Path(folder) / "config.json"
+    config = read_json(path, "settings", "network")
     settings = config["settings"]
+    missing = {"data", "min_score", "skip_bad", "cache_dir", "pack", "budget", "held_out"} - set(settings)
+    if missing or not {"points"} <= set(config["network"]):
+        raise UserError(f"{path}: not the settings of a run; give a folder that train.py wrote")
     root = ensure_root(data_root or settings["data"], quiet)
     data = load_dataset(
         root, config["network"]["points"], settings["min_score"], settings["skip_bad"], settings["cache_dir"], quiet
     )
-    if data.fingerprint != config["fingerprint"]:
+    if data.fingerprint != config.get("fingerprint"):
         print(f"warning: {root} is not the dataset that {folder} was trained on (fingerprints differ)", file=sys.stderr)
     return data, make_split(data, settings["pack"], settings["budget"], settings["held_out"])
 
@@ -214,17 +219,20 @@ def save_predictions(path, predictions):
 # ---------------------------------------------------------------- one object
 
 
-def read_cloud(path, num_points):
+def read_cloud(path, num_points, longest=MAX_LENGTH):
     """Cloud (N, 3) float32 in m from a mesh file or an .npy of at least N points (thinned by a fixed draw)."""
     content = read_bytes(path)
     if Path(path).suffix.lower() != ".npy":
         extensions = [Path(name).suffix for name in MESH_NAMES]
         if Path(path).suffix.lower() not in extensions:
-            raise UserError(f"{path}: not a mesh ({' '.join(extensions)}) and not a cloud (.npy)")
+            raise UserError(f"{path}: not a mesh ({' '.join(extensions)}) and not a cloud (.npy); give one of these")
         return mesh_cloud(content, str(path), num_points)[0]
     cloud = read_array(path, 3)
     if len(cloud) < num_points:
         raise UserError(f"{path}: {len(cloud)} points; this run needs at least {num_points}")
+    length = np.ptp(cloud, axis=0).max()
+    if not 0 < length <= longest:
+        raise UserError(f"{path}: {length:.4g} m long; it must be over 0 and at most {longest:g} m (is it in millimetres?)")
     seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
     return cloud[np.random.default_rng(seed).permutation(len(cloud))[:num_points]].astype(np.float32)
 
@@ -235,13 +243,13 @@ def read_array(path, width):
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        raise UserError(f"{path}: not an .npy array of numbers") from None
+    except Exception:  # numpy, zipfile and zlib raise whatever they meet
+        raise UserError(f"{path}: not an .npy array of numbers; write it with numpy.save") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != width or not len(array):
         raise UserError(f"{path}: must hold numbers of shape (n, {width})")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise UserError(f"{path}: row {int(np.argmin(np.isfinite(array).all(1)))} is not finite")
+        raise UserError(f"{path}: row {int(np.argmin(np.isfinite(array).all(1)))} is not finite; leave it out")
     return array
 
 
@@ -311,6 +319,11 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     if (args.run is None) == (args.predictions is None):
         raise UserError("give either a RUN folder or --predictions FILE (see --help)")
+    for flag, other in CONTRADICTING:
+        if getattr(args, flag) and getattr(args, other):
+            raise UserError(f"--{other.replace('_', '-')} does not go with --{flag}; leave one out")
+    if (args.pose or args.poses) and not args.mesh:
+        raise UserError("--pose and --poses go with --mesh FILE; give it")
     if args.predictions:
         result = predictions_command(args)
     else:
@@ -321,7 +334,7 @@ def main(argv=None):
         data, split = open_run(args.run, args.data, args.quiet)
         suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)
         if not suites:
-            raise UserError(f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}")
+            raise UserError(f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
         result = {"run": args.run, "checkpoint": args.checkpoint, "suites": suites}
         print(table(suites))
         for suite in suites:

@@ -21,9 +21,11 @@ ball query); I-JEPA, arXiv 2301.08243.
 
 import copy
 import dataclasses
+import io
 import math
 import pickle
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -485,22 +487,28 @@ def mdn_loss(joints_hat, logits, joints, log_sigma):
 # ---------------------------------------------------------------- checkpoints
 def save_checkpoint(path, content):
     """Write a dict of tensors and plain types atomically."""
+    buffer = io.BytesIO()  # torch.save to a full disk is an internal error, not an OSError
+    torch.save(content, buffer)
     with atomic(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
-def read_checkpoint(path):
-    """Read any .pt or .ckpt file into a dict of tensors and plain types; no code in it ever runs."""
+def read_checkpoint(path, *keys):
+    """Read any .pt or .ckpt file into a dict of tensors and plain types that has `keys`; no code in it ever runs."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of the pickle's protocol: what cannot be read is an error anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the path of a checkpoint") from None
     except pickle.UnpicklingError:  # a class that torch does not trust: read what there is besides it
         content = read_inertly(path)
     except Exception as error:
-        raise UserError(f"{path}: broken or cut short, fetch it again ({type(error).__name__})") from None
+        raise UserError(f"{path}: broken or cut short ({type(error).__name__}); fetch or make it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__} where a checkpoint holds a dict")
+        raise UserError(f"{path}: holds a {type(content).__name__} where a checkpoint holds a dict; give another file")
+    missing = set(keys) - set(content)
+    if missing:
+        raise UserError(f"{path}: not such a checkpoint, has no {listed(missing)}; give one that these scripts wrote")
     return content
 
 
@@ -556,10 +564,12 @@ def read_inertly(path):
         weights = content.get("state_dict", {}).values()
         content = without_inert(content)
     except Exception as error:
-        raise UserError(f"{path}: broken, or not a PyTorch checkpoint ({type(error).__name__})") from None
+        raise UserError(f"{path}: broken, or not a PyTorch checkpoint ({type(error).__name__}); fetch or make it again") from None
     names = ", ".join(sorted(unpickler.unknown))
     if not all(isinstance(value, torch.Tensor) for value in weights):
-        raise UserError(f"{path}: state_dict holds other things than tensors ({names})")
+        raise UserError(f"{path}: state_dict holds other things than tensors ({names}); fetch or make it again")
+    if not content:
+        raise UserError(f"{path}: holds objects of code ({names}) and nothing else; give another file")
     print(f"warning: {path}: ignored values of classes that are not tensors or plain types: {names}", file=sys.stderr)
     return content
 
@@ -582,7 +592,7 @@ def config_from(stored, path):
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     if not isinstance(stored, dict) or set(stored) != names:
         wrong = names ^ set(stored if isinstance(stored, dict) else ())
-        raise UserError(f"{path}: its config has missing or unknown fields: {listed(wrong)}")
+        raise UserError(f"{path}: its config has missing or unknown fields: {listed(wrong)}; it must be made again with this version")
     try:
         return ModelConfig(**stored)
     except UserError as error:
@@ -597,10 +607,10 @@ def listed(names):
 def check_keys(expected, state, path):
     """Stop with one line if `state` is not a dict of tensors under exactly the expected names."""
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: its weights are not a dict of tensors")
+        raise UserError(f"{path}: its weights are not a dict of tensors; give another file")
     missing, leftover = set(expected) - set(state), set(state) - set(expected)
     if missing or leftover:
-        raise UserError(f"{path}: missing keys: {listed(missing)}; leftover keys: {listed(leftover)}")
+        raise UserError(f"{path}: missing keys: {listed(missing)}; leftover keys: {listed(leftover)}; give a checkpoint of this network")
 
 
 def load_strictly(module, state, path):
@@ -609,7 +619,7 @@ def load_strictly(module, state, path):
     check_keys(expected, state, path)
     wrong = [f"{name} {tuple(state[name].shape)}" for name in expected if state[name].shape != expected[name].shape]
     if wrong:
-        raise UserError(f"{path}: shapes contradict its settings: {listed(wrong)}")
+        raise UserError(f"{path}: shapes contradict its settings: {listed(wrong)}; fetch or make it again")
     module.load_state_dict(state)
     return module.eval()
 
@@ -803,7 +813,7 @@ def jepa_from(content, path):
         load_strictly(jepa, official_weights(content["state_dict"], jepa, path), path)
         jepa.step = int(content["state_dict"]["teacher.step"])
     else:
-        raise UserError(f"{path}: neither a pretraining checkpoint nor the official one; it holds {listed(content)}")
+        raise UserError(f"{path}: neither a pretraining checkpoint nor the official one; it holds {listed(content)}; give one that pretrain_jepa.py wrote")
     return jepa
 
 

@@ -10,9 +10,6 @@ Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall 
 
 import csv
 import dataclasses
-import functools
-import multiprocessing
-import os
 import sys
 import time
 from pathlib import Path
@@ -25,10 +22,10 @@ from common import (
     Parser, UserError, add_machine_flags, atomic, autocast, command, deferred_interrupt, number,
     set_up_torch, stable_seed, warmup_cosine, write_json,
 )  # fmt: skip
-from data import MESH_NAMES
+from data import MESH_NAMES, stamp
 from evaluate import read_cloud
-from model import PRESETS, PRETRAINING, PointJEPA, normalize_clouds, read_checkpoint, save_checkpoint
-from synthesize import TRAIN_SYNSETS, pretraining_cloud
+from model import PRESETS, PRETRAINING, PointJEPA, load_strictly, normalize_clouds, read_checkpoint, save_checkpoint
+from synthesize import TRAIN_SYNSETS, VERSION, pretraining_cloud
 
 PAPER_STEPS = 40_500
 WARMUP_SHARE = 30 / 500  # of the paper's 500 epochs
@@ -43,18 +40,27 @@ COLLAPSED = 0.05  # standard deviation per feature; targets have 1 by constructi
 def synthetic_pool(count, num_points, seed, up, synsets, quiet):
     """`count` procedural shapes (count, N, 3) float32 in m, none of them part of any dataset.
 
-    Kept in data/pretraining, since making them costs some 5 ms each.
+    Kept in data/pretraining, since making them costs some milliseconds each.
     """
     tag = "all" if len(synsets) == len(TRAIN_SYNSETS) else "-".join(synsets)
-    path = Path("data/pretraining") / f"{count}x{num_points}-{up}-seed{seed}-{tag}.npy"
+    path = Path("data/pretraining") / f"v{VERSION}-{count}x{num_points}-{up}-seed{seed}-{tag}.npy"
     if path.exists():
-        return np.load(path, allow_pickle=False)
-    make = functools.partial(pretraining_cloud, seed, num_points=num_points, up=up, synsets=synsets)
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        shapes = pool.imap(make, range(count), chunksize=50)
-        clouds = np.stack(list(tqdm(shapes, total=count, desc="making shapes", unit="shape", disable=quiet or None)))
+        return read_pool(path, (count, num_points, 3))
+    bar = tqdm(range(count), desc="making shapes", unit="shape", disable=quiet or None, delay=2)
+    clouds = np.stack([pretraining_cloud(seed, i, num_points, up, synsets) for i in bar])
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.save(file, clouds)
+    return clouds
+
+
+def read_pool(path, shape):
+    """Clouds that `synthetic_pool` has kept; raises `UserError`."""
+    try:
+        clouds = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        clouds = None
+    if getattr(clouds, "shape", None) != shape or clouds.dtype != np.float32:
+        raise UserError(f"{path}: broken; remove it, and it will be made again")
     return clouds
 
 
@@ -65,7 +71,9 @@ def folder_pool(folder, num_points, quiet):
     if not files:
         raise UserError(f"--clouds {folder}: no meshes and no .npy clouds there; give a folder, or 'synthetic'")
     bar = tqdm(files, desc="reading clouds", unit="cloud", disable=quiet or None, delay=2)
-    return np.stack([read_cloud(path, num_points) for path in bar])
+    for path in files:
+        stamp(path, Path(folder))  # no link out of the folder is followed
+    return np.stack([read_cloud(path, num_points, longest=1e6) for path in bar])  # of any unit: clouds are normalised
 
 
 def augment(clouds, config, generator):
@@ -172,14 +180,17 @@ def settings_of(args):
 
 def load_last(path, args, jepa, optimizer, generator):
     """Restore a stopped run; -> (step, seconds, curve)."""
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, "settings", "jepa", "optimizer", "rng", "mask_rng", "step", "seconds", "curve")
     changed = [k for k, v in settings_of(args).items() if content["settings"].get(k) != v]
     if changed:
         raise UserError(f"{path}: was started with other settings ({', '.join(changed)}); repeat them to --resume")
-    jepa.load_state_dict(content["jepa"])
-    optimizer.load_state_dict(content["optimizer"])
-    torch.set_rng_state(content["rng"])
-    generator.set_state(content["mask_rng"])
+    load_strictly(jepa, content["jepa"], path)
+    try:
+        optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["rng"])
+        generator.set_state(content["mask_rng"])
+    except Exception as error:  # torch raises whatever does not fit
+        raise UserError(f"{path}: is not of this run ({error}); give --overwrite to start anew") from None
     return content["step"], content["seconds"], content["curve"]
 
 
@@ -198,23 +209,34 @@ def fit(jepa, pool, args, device, generator, optimizer, paths, progress):
     clouds = torch.from_numpy(pool).to(device)
     stream = batches(len(pool), args, step)
     started, marked, marked_step = time.perf_counter() - seconds, time.perf_counter(), step
+    parameters = optimizer.param_groups[0]["params"]
+    healthy = torch.ones((), dtype=torch.bool, device=device)
     jepa.train()
     bar = tqdm(total=args.steps, initial=step, desc="pretraining", unit="step", disable=args.quiet or None)
     with bar, deferred_interrupt() as interrupted:
         while step < args.steps:
-            batch = augment(clouds[torch.from_numpy(next(stream)).to(device)], jepa.config, generator)
+            index = next(stream)
+            batch = augment(clouds[torch.from_numpy(index).to(device)], jepa.config, generator)
             rate, tau = rate_at(step, args.steps, args.lr), tau_at(step, args.steps, tau_start)
             optimizer.param_groups[0]["lr"] = rate
             with autocast(device, args.precision):
                 loss, targets, predictions = jepa(batch, generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            healthy = healthy & torch.isfinite(loss.detach() + norm)
+            if device.type == "cpu":  # a look at a CUDA value waits for it
+                check_finite(healthy, step, index, paths["last"])
             optimizer.step()
             jepa.update_target(tau)
             step += 1
             bar.update()
             done = step == args.steps
-            if step % args.log_every == 0 or done:
+            stop = bool(interrupted)
+            log, save = step % args.log_every == 0 or done, step % args.save_every == 0 or done or stop
+            if log or save:
+                check_finite(healthy, step, index, paths["last"])
+            if log:
                 now = time.perf_counter()
                 row = {
                     "step": step, "loss": loss.item(), "tau": tau, "lr": rate,
@@ -225,16 +247,20 @@ def fit(jepa, pool, args, device, generator, optimizer, paths, progress):
                 curve.append(row)
                 write_curve(paths["curve"], curve)
                 bar.set_postfix_str(f"{row['clouds_per_s']:.0f} clouds/s, loss {row['loss']:.4f}, std {row['target_std']:.2f}/{row['prediction_std']:.2f}")
-                if not np.isfinite(row["loss"]):
-                    raise UserError(f"the loss is not finite at step {step}; {paths['last']} holds the last good state; lower --lr")
                 if step > WARMUP_SHARE * args.steps and min(row["target_std"], row["prediction_std"]) < COLLAPSED:
                     tqdm.write(f"warning: step {step}: features collapse (std {row['target_std']:.3f}, {row['prediction_std']:.3f})", file=sys.stderr)
-            if step % args.save_every == 0 or done or interrupted:
+            if save:
                 save_last(paths["last"], args, jepa, optimizer, generator, step, time.perf_counter() - started, curve)
-            if interrupted:
+            if stop:
                 print(f"stopped at step {step}; the same command with --resume goes on", file=sys.stderr)
                 raise KeyboardInterrupt
     return time.perf_counter() - started, curve
+
+
+def check_finite(healthy, step, index, last):
+    """Stop before a NaN reaches a checkpoint."""
+    if not healthy:
+        raise UserError(f"the loss or its gradient is not finite at step {step} (batch of shapes {' '.join(map(str, sorted(index)))}); {last} holds the last good state if there is one; lower --lr")
 
 
 def write_curve(path, curve):
@@ -261,7 +287,8 @@ def main(argv=None):
     device = set_up_torch(args.device, args.threads)
     out = Path(args.out)
     paths = {"last": out.with_suffix(".last.pt"), "curve": out.with_suffix(".csv"), "card": out.with_suffix(".json")}
-    if out.exists() and not args.overwrite:
+    unfinished = args.resume and paths["last"].exists()  # also where it was stopped between its last files
+    if out.exists() and not (args.overwrite or unfinished):
         raise UserError(f"{out}: is there already; give --overwrite or another --out")
     if paths["last"].exists() and not (args.resume or args.overwrite):
         raise UserError(f"{paths['last']}: an unfinished run; give --resume to go on or --overwrite to start anew")
@@ -273,7 +300,7 @@ def main(argv=None):
     jepa = PointJEPA(config).to(device)
     optimizer = torch.optim.AdamW([p for p in jepa.parameters() if p.requires_grad], lr=0.0, weight_decay=args.weight_decay, fused=True)
     progress = 0, 0.0, []
-    if args.resume and paths["last"].exists():
+    if unfinished:
         progress = load_last(paths["last"], args, jepa, optimizer, generator)
     num_parameters = sum(p.numel() for p in jepa.encoder.parameters())
     print(f"{out}: {len(pool)} clouds, {num_parameters / 1e6:.2f} M encoder parameters, {args.steps} steps of {args.batch}; {device.type}")

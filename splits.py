@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import hashlib
 import math
+import sys
 
 import numpy as np
 
@@ -82,20 +83,28 @@ def suite_sizes(counts):
 
 def assign_objects(objects, pack, budget):
     """Suites and pool over distinct objects: dicts of lists. objects: ids outside the held-out synsets."""
-    by_synset = collections.defaultdict(list)
-    for name in objects:
-        by_synset[synset_of(name)].append(name)
-    sizes = suite_sizes({synset: len(names) for synset, names in by_synset.items()})
+    objects = sorted(objects, key=lambda name: key(pack, name))
+    strata = by_synset(objects)
+    if all(len(names) < 3 for names in strata.values()):
+        strata = {"all": objects}  # say one object per synset: val and test come from all of them together
+    sizes = suite_sizes({stratum: len(names) for stratum, names in strata.items()})
     suites = {"train": [], "val": [], "test": [], "pool": []}
-    for synset, names in by_synset.items():
-        names.sort(key=lambda name: key(pack, name))
-        size = sizes[synset]
-        pool = names[2 * size :]
+    for stratum, names in strata.items():
+        size = sizes[stratum]
         suites["val"] += names[:size]
         suites["test"] += names[size : 2 * size]
-        suites["pool"] += pool
-        suites["train"] += pool[: max(1, math.floor(budget * len(pool) + 0.5))]
+        suites["pool"] += names[2 * size :]
+    for names in by_synset(suites["pool"]).values():
+        suites["train"] += names[: max(1, math.floor(budget * len(names) + 0.5))]
     return suites
+
+
+def by_synset(objects):
+    """Synset -> its objects, in their order."""
+    strata = collections.defaultdict(list)
+    for name in objects:
+        strata[synset_of(name)].append(name)
+    return strata
 
 
 def held_back_grasps(data, pack, pool):
@@ -132,14 +141,18 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
     pool = suites.pop("pool")
     for suite in ("train", "val"):
         if not suites[suite]:
-            raise UserError(f"{data.root}: too few objects for a split ({len(groups)}); a synset needs 3 for its own val and test")
+            left = f"{len(groups) - len(away)} distinct meshes besides {len(away)} held out"
+            raise UserError(f"{data.root}: too few objects for a split ({left}); train, val and test need at least 3: add objects or change --held-out")
     held_back = held_back_grasps(data, pack, set(pool))
     test_grasp = collections.defaultdict(list)
     for i in np.flatnonzero(held_back):
         test_grasp[data.scenes[data.scene[i]]].append(int(data.row[i]))
+    duplicates = [names for names in groups.values() if len(names) > 1]
+    if duplicates:
+        print(f"warning: {data.root}: {sum(map(len, duplicates))} objects share a mesh with another one; those stay on one side (splits.py lists them)", file=sys.stderr)
     split = Split(
         pack, budget, data.fingerprint, suites, pool, dict(sorted(test_grasp.items())),
-        [names for names in groups.values() if len(names) > 1], suite_rows(data, suites, held_back),
+        duplicates, suite_rows(data, suites, held_back),
     )  # fmt: skip
     verify(split)
     return split
@@ -198,7 +211,7 @@ def main(argv=None):
     parser = Parser(__doc__)
     add_data_flags(parser)
     add_split_flags(parser)
-    parser.add_argument("--seed", type=int, default=0, help="accepted for uniformity; a split has no randomness, packs take its place")
+    parser.add_argument("--seed", type=number(int), default=0, help="accepted for uniformity; a split has no randomness, packs take its place")
     parser.add_argument("--json", metavar="FILE", help="save the split")
     args = parser.parse_args(argv)
     data = load_dataset(ensure_root(args.data), 512, args.min_score, args.skip_bad, args.cache_dir)

@@ -28,7 +28,7 @@ from common import (
 )  # fmt: skip
 from data import add_data_flags, epoch_batches, load_dataset
 from evaluate import constant_predictions, evaluate_suites, report, table
-from model import FINE_TUNING, PRESETS, GraspModel, load_encoder, read_checkpoint, save_checkpoint
+from model import FINE_TUNING, PRESETS, GraspModel, load_encoder, load_strictly, read_checkpoint, save_checkpoint
 from splits import add_split_flags, make_split
 from synthesize import ensure_root
 
@@ -91,16 +91,27 @@ def parse(argv):
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.config:
-        settings = read_json(args.config).get("settings", {})
-        unknown = set(settings) - set(vars(args))
-        if not settings or unknown:
-            raise UserError(f"{args.config}: not a run's config.json" + (f" (unknown: {', '.join(sorted(unknown))})" if unknown else ""))
-        parser.set_defaults(**settings)
-        args = parser.parse_args(argv)
+        settings = read_json(args.config, "settings")["settings"]
+        try:
+            args = parser.parse_args([*as_flags(settings), *(sys.argv[1:] if argv is None else argv)])
+        except UserError as error:
+            raise UserError(f"{args.config}, or a flag beside it: {error}") from None
     args.eval_every = args.eval_every or max(1, args.steps // 20)
     if args.jepa_ckpt and args.init != "jepa":
         raise UserError("--jepa-ckpt contradicts --init scratch; add --init jepa or leave it out")
     return args
+
+
+def as_flags(settings):
+    """Settings of a config.json as a command line, so that they are checked as one."""
+    flags = []
+    for name, value in settings.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        elif value is not None and value is not False:
+            flags.append(flag if value is True else f"{flag}={value}")
+    return flags
 
 
 def settings_of(args):
@@ -119,7 +130,7 @@ def run_folder(args):
     if (folder / "config.json").exists() and not (args.resume or args.overwrite):
         raise UserError(f"{folder}: an unfinished run; give --resume to go on or --overwrite to start anew")
     if args.resume and (folder / "config.json").exists():
-        old = read_json(folder / "config.json")["settings"]
+        old = read_json(folder / "config.json", "settings")["settings"]
         changed = [name for name in settings if old.get(name) != settings[name]]
         if changed:
             raise UserError(f"{folder}: was started with other settings ({', '.join(changed)}); repeat them to --resume")
@@ -239,14 +250,18 @@ def save_last(folder, model, optimizer, progress, generator):
 
 def load_last(folder, model, optimizer, generator):
     """Restore what `save_last` saved; -> Progress."""
-    content = read_checkpoint(folder / "last.pt")
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    torch.set_rng_state(content["rng"])
-    generator.set_state(content["patch_rng"])
-    if "cuda_rng" in content and torch.cuda.is_available():
-        torch.cuda.set_rng_state(content["cuda_rng"])
-    return Progress(**content["progress"])
+    path = folder / "last.pt"
+    content = read_checkpoint(path, "model", "optimizer", "progress", "rng", "patch_rng")
+    load_strictly(model, content["model"], path)
+    try:
+        optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["rng"])
+        generator.set_state(content["patch_rng"])
+        if "cuda_rng" in content and torch.cuda.is_available():
+            torch.cuda.set_rng_state(content["cuda_rng"])
+        return Progress(**content["progress"])
+    except Exception as error:  # torch raises whatever does not fit
+        raise UserError(f"{path}: is not of this run ({error}); give --overwrite to start anew") from None
 
 
 def model_content(model):
@@ -275,7 +290,7 @@ def check_finite(healthy, step, scenes, data, folder):
     """Stop before a NaN reaches a checkpoint."""
     if not healthy:
         names = " ".join(sorted({data.objects[i] for i in scenes.tolist()}))
-        raise UserError(f"the loss or its gradient is not finite at step {step} (batch of {names}); {folder}/last.pt holds the last good state; lower --lr-head or --lr-backbone")
+        raise UserError(f"the loss or its gradient is not finite at step {step} (batch of {names}); {folder}/last.pt holds the last good state if there is one; lower --lr-head or --lr-backbone")
 
 
 def fit(model, optimizer, data, split, args, folder, device, generator, progress):
@@ -306,26 +321,26 @@ def fit(model, optimizer, data, split, args, folder, device, generator, progress
             loss_sum += loss.detach()
             progress.seconds = time.perf_counter() - started
             bar.update()
-            last = progress.step == args.steps
+            last, stop = progress.step == args.steps, bool(interrupted)
             evaluate, save = progress.step % args.eval_every == 0 or last, progress.step % args.save_every == 0 or last
-            if evaluate or save or interrupted:
+            if evaluate or save or stop:
                 check_finite(healthy, progress.step, scenes, data, folder)
             if evaluate:
                 rmse = validate(model, data, split, device, folder, progress, loss_sum.item() / progress.loss_count, factor, args)
                 loss_sum.zero_()
                 progress.loss_count = 0
                 bar.set_postfix_str(f"val RMSE {rmse:.4f} rad")
-            if save or interrupted:
+            if save or stop:
                 progress.loss_sum = loss_sum.item()
                 save_last(folder, model, optimizer, progress, generator)
-            if interrupted:
+            if stop:
                 print(f"stopped at step {progress.step}; the same command with --resume goes on", file=sys.stderr)
                 raise KeyboardInterrupt
 
 
 def finish(model, data, split, args, folder, device, progress):
     """Validate the best step, compare it with the training mean, write result.json and print the table."""
-    model.load_state_dict(read_checkpoint(folder / "best.pt")["model"])
+    load_strictly(model, read_checkpoint(folder / "best.pt", "model")["model"], folder / "best.pt")
     constant = report(constant_predictions(data, split.rows["train"], split.rows["val"]))
     result = {
         "suites": evaluate_suites(model, data, split, ["val"], device, args.quiet)[0],
@@ -366,6 +381,8 @@ def main(argv=None):
 
     resumed = args.resume and (folder / "last.pt").exists()
     progress = load_last(folder, model, optimizer, generator) if resumed else Progress()
+    if resumed and read_json(folder / "config.json").get("fingerprint") != data.fingerprint:
+        raise UserError(f"{data.root}: has changed since {folder} was started; restore it or give --overwrite to start anew")
     if args.resume and not resumed:
         print(f"{folder}: nothing to resume; starting at step 0", file=sys.stderr)
     if not resumed:

@@ -6,6 +6,13 @@ import torch
 
 torch.set_num_threads(1)  # tiny networks: a second thread only waits
 
+
+@pytest.fixture(autouse=True)
+def denormals_as_usual():
+    """The training scripts flush denormals for their whole process, and scipy's k-d tree then crashes in a later test."""
+    torch.set_flush_denormal(False)
+
+
 BOX_FACES = np.array(
     [[0, 2, 1], [1, 2, 3], [4, 5, 6], [5, 7, 6], [0, 1, 4], [1, 5, 4], [2, 6, 3], [3, 6, 7], [0, 4, 2], [2, 4, 6], [1, 3, 5], [3, 7, 5]]
 )  # fmt: skip

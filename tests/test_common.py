@@ -31,7 +31,7 @@ def test_command_reports_a_full_disk_and_ctrl_c(capsys):
         with pytest.raises(SystemExit) as stop:
             main([])
         assert stop.value.code == code
-    assert "error: out.pt: No space left on device\n" in capsys.readouterr().err
+    assert "error: out.pt: No space left on device; " in capsys.readouterr().err
 
 
 def test_parser_takes_negative_exponents_and_no_abbreviations():

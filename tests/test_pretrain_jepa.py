@@ -14,6 +14,7 @@ from conftest import fails, write_box
 
 import model
 import pretrain_jepa
+import synthesize
 import train
 
 STEPS = 14
@@ -77,6 +78,19 @@ def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, st
     assert model.read_checkpoint(tmp_path / "encoder.last.pt")["step"] == (10 if stop == signal.SIGINT else 8)
     pretrain_jepa.main([*argv, "--resume"])
     assert outcome(tmp_path / "encoder.pt") == outcome(pretrained)
+
+
+def test_synthetic_shapes_are_made_once_and_named_by_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = "--clouds synthetic --num-clouds 6 --preset tiny --steps 2 --batch 3 --quiet --threads 1 --out a.pt".split()
+    pretrain_jepa.main(argv)
+    (pool,) = (tmp_path / "data" / "pretraining").glob("*.npy")
+    clouds = np.load(pool)
+    assert clouds.shape == (6, 64, 3) and 0.02 < np.ptp(clouds, axis=1).max() < 0.3  # metres
+    assert np.array_equal(clouds[4], synthesize.pretraining_cloud(0, 4, 64))
+    before = pool.stat().st_mtime_ns
+    pretrain_jepa.main([*argv, "--overwrite"])
+    assert pool.stat().st_mtime_ns == before
 
 
 def test_nothing_is_overwritten_unasked(shapes, pretrained, tmp_path, capsys):

@@ -25,6 +25,8 @@ from synthesize import ensure_root
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
 DEGREES = (10, 15, 20)
+SETTINGS = {"data": str, "min_score": (int, float), "skip_bad": bool, "cache_dir": (str, type(None)), "pack": str,
+            "budget": (int, float), "held_out": (list, type(None))}  # of a run's config.json, what its data depends on
 CONTRADICTING = (("predictions", "mesh"), ("predictions", "save_predictions"), ("predictions", "data"),
                  ("mesh", "json"), ("mesh", "save_predictions"), ("mesh", "data"))  # fmt: skip
 
@@ -185,9 +187,9 @@ def open_run(folder, data_root=None, quiet=False):
     path = Path(folder) / "config.json"
     config = read_json(path, "settings", "network")
     settings = config["settings"]
-    missing = {"data", "min_score", "skip_bad", "cache_dir", "pack", "budget", "held_out"} - set(settings)
-    if missing or not {"points"} <= set(config["network"]):
-        raise UserError(f"{path}: not the settings of a run; give a folder that train.py wrote")
+    wrong = [name for name, kind in SETTINGS.items() if not isinstance(settings.get(name, ...), kind)]
+    if wrong or not isinstance(config["network"].get("points"), int):
+        raise UserError(f"{path}: not the settings of a run ({', '.join(wrong) or 'points'}); give a folder that train.py wrote")
     root = ensure_root(data_root or settings["data"], quiet)
     data = load_dataset(
         root, config["network"]["points"], settings["min_score"], settings["skip_bad"], settings["cache_dir"], quiet

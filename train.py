@@ -146,14 +146,14 @@ def shipped_encoder(preset):
     return path
 
 
-def resolve_network(args, num_joints):
+def resolve_network(args):
     """`ModelConfig` of the run and its pretrained `PointEncoder` (None for scratch).
 
     With --init jepa the encoder's settings come from its checkpoint, and a flag that contradicts one is an
     error: the published code reads a checkpoint with another head count, grouping and scale, silently.
     """
     given = {name: getattr(args, name) for name in NETWORK_FLAGS if getattr(args, name) is not None}
-    head = {"k": args.k, "joints": num_joints, "pool": args.pool, "loss": args.loss}
+    head = {"k": args.k, "pool": args.pool, "loss": args.loss}
     if args.init == "scratch" or args.pool == "none":  # a pose-only model has no encoder to initialise
         return dataclasses.replace(PRESETS[args.preset or "small"], **given, **head), None
     path = args.jepa_ckpt or shipped_encoder(args.preset or "small")
@@ -359,18 +359,16 @@ def main(argv=None):
     args = parse(argv)
     device = set_up_torch(args.device, args.threads)
     folder = run_folder(args)
-    torch.manual_seed(stable_seed("weights", args.seed))
-    generator = torch.Generator().manual_seed(stable_seed("patches", args.seed))  # on the CPU, the same on every device
+    config, encoder = resolve_network(args)
 
     root = ensure_root(args.data, args.quiet)
-    points = resolve_network(args, 1)[0].points
-    data = load_dataset(root, points, args.min_score, args.skip_bad, args.cache_dir, args.quiet)
+    data = load_dataset(root, config.points, args.min_score, args.skip_bad, args.cache_dir, args.quiet)
     split = make_split(data, args.pack, args.budget, args.held_out)
 
     torch.manual_seed(stable_seed("weights", args.seed))
-    config, encoder = resolve_network(args, data.joints.shape[1])
-    mean = torch.from_numpy(data.joints[split.rows["train"]].mean(0))
-    model = GraspModel(config, mean)
+    generator = torch.Generator().manual_seed(stable_seed("patches", args.seed))  # on the CPU, the same on every device
+    config = dataclasses.replace(config, joints=data.joints.shape[1])
+    model = GraspModel(config, data.joints[split.rows["train"]].mean(0))
     if encoder is not None:
         model.encoder.load_state_dict(encoder.state_dict())
     model.joint_names = data.joint_names
@@ -386,14 +384,14 @@ def main(argv=None):
     if args.resume and not resumed:
         print(f"{folder}: nothing to resume; starting at step 0", file=sys.stderr)
     if not resumed:
-        start_run(folder, args, argv, config, data, device)
+        start_run(folder, args, config, data, device)
     num_parameters = sum(p.numel() for p in model.parameters())
     print(f"{folder}: {len(split.suites['train'])} objects, {len(split.rows['train'])} grasps to train on; {len(split.suites['val'])} objects to validate on; {num_parameters / 1e6:.2f} M parameters; {device.type}")
     fit(model, optimizer, data, split, args, folder, device, generator, progress)
     return finish(model, data, split, args, folder, device, progress)
 
 
-def start_run(folder, args, argv, config, data, device):
+def start_run(folder, args, config, data, device):
     """Clear the folder of an earlier run's files and write config.json."""
     for name in ("result.json", "last.pt", "best.pt", "metrics.csv"):
         (folder / name).unlink(missing_ok=True)

@@ -131,7 +131,7 @@ def test_frozen_backbone_does_not_move(box_root, encoder, tmp_path):
 
 def test_two_learning_rates_and_their_schedule(box_root, tmp_path):
     args = train.parse(arguments(box_root, tmp_path, "--warmup", 0.25))
-    network = model.GraspModel(train.resolve_network(args, 12)[0])
+    network = model.GraspModel(train.resolve_network(args)[0])
     optimizer = train.build_optimizer(network, args)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
     encoder_ids = {id(p) for p in network.encoder.parameters()}
@@ -144,7 +144,7 @@ def test_two_learning_rates_and_their_schedule(box_root, tmp_path):
 
 def test_jepa_settings_come_from_the_checkpoint(box_root, encoder, tmp_path, capsys):
     argv = arguments(box_root, tmp_path, "--init", "jepa", "--jepa-ckpt", encoder)
-    config, loaded = train.resolve_network(train.parse(argv), 12)
+    config, loaded = train.resolve_network(train.parse(argv))
     assert config.patches == 8 and config.dropout == model.FINE_TUNING["dropout"]
     for flag, value in (("--patches", 4), ("--points", 32), ("--group", "ball"), ("--preset", "small")):
         assert "tiny.pt" in fails(train.main, [*argv, flag, value], capsys)

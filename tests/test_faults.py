@@ -240,7 +240,6 @@ def test_workers_end_with_their_parent(tmp_path):
 
 @slow
 @needs_fork
-@pytest.mark.xfail(reason="the later one misses progress.jsonl, which the earlier one has removed")
 def test_two_processes_make_one_root(made_root, tmp_path):
     children = [start(lambda: synthesis(tmp_path / "root", 1), tmp_path / "log") for _ in range(2)]
     assert [end(child) for child in children] == [0, 0], (tmp_path / "log").read_text()

@@ -137,7 +137,7 @@ def test_fingers_stop_at_a_thin_plate():
     position = np.zeros((count, 3), dtype=np.float32)
     position[:, 1] = -0.15
     position[:, 2] = -rng.uniform(0.06, 0.12, count)  # the plate lies before the palm, which looks along z
-    bases, origins = synthesize.finger_bases(rotation, position)
+    bases, origins = hand.finger_bases(rotation, position)
     q = np.tile(np.radians([-15, 0, 5]), (count, 1)).astype(np.float32)
     mode = np.arange(count) % 3
     closed, gaps = synthesize.close_fingers(q, bases[:, 2], origins[:, 2], mode, field)
@@ -170,19 +170,20 @@ def hull_of_cones(points, normals, edges=16):
     return -ConvexHull(wrenches).equations[:, -1].max()
 
 
-def test_epsilon_follows_the_hull_of_linearised_cones():
+@pytest.mark.parametrize("count", [16, pytest.param(60, marks=pytest.mark.slow)])
+def test_epsilon_follows_the_hull_of_linearised_cones(count):
     rng = np.random.default_rng(0)
     score, exact = [], []
-    for _ in range(60):
+    for _ in range(count):
         points, normals = random_contacts(rng, int(rng.integers(3, 7)))
         mask = np.ones((1, len(points)), dtype=bool)
         score.append(synthesize.epsilon(synthesize.contact_wrenches(points[None], normals[None], np.zeros(3)), mask)[0])
         exact.append(hull_of_cones(points, normals))
-        if exact[-1] > 0:
+        if exact[-1] > 0 and len(exact) <= 8:
             assert np.isclose(exact[-1], synthesize.hull_epsilon(points, normals, np.zeros(3)), atol=0.02)
     score, exact = np.array(score), np.array(exact)
     closed = exact > 0
-    assert closed.sum() > 20
+    assert closed.sum() >= count / 4
     assert (score[closed] > exact[closed] * 0.999).all()  # an upper bound of the inscribed one
     assert spearmanr(score[closed], exact[closed]).statistic > 0.95
     assert ((score > 0) == closed).mean() > 0.85
@@ -415,9 +416,12 @@ def test_any_folder_of_meshes(tmp_path, capsys):
     tin.export(folder / "loose.obj")
     trimesh.creation.box((0.6, 0.05, 0.05)).export(folder / "plank.off")
     (folder / "nonsense.obj").write_text("not a mesh")
+    tin.export(tmp_path / "outside.obj")
+    (folder / "linked.obj").symlink_to(tmp_path / "outside.obj")
     run("--out", tmp_path / "out", "--meshes", folder, "--up", "y", "--grasps", 10, "--workers", 1)
     text = capsys.readouterr().out
     assert "unsorted/plank: longest side 0.6 m" in text and "unsorted/nonsense" in text
+    assert "unsorted/linked" in text and "leads out of" in text
     names = {p.parent.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("recording.npz")}
     assert names == {"tins/broken_tin/0", "tins/tin/0", "unsorted/loose/0"}
     vertices, _ = synthesize.read_mesh(tmp_path / "out/tins/tin/0/mesh.obj")
@@ -431,10 +435,12 @@ def test_any_folder_of_meshes(tmp_path, capsys):
 # ---------------------------------------------------------------- the card
 
 
-def test_card(small_root, tmp_path):
-    synthesize.write_card(small_root, tmp_path / "card", seed=0, sample=12, mixed=30)
+def test_card(small_root, tmp_path, monkeypatch):
+    draw = synthesize.draw_grasps
+    monkeypatch.setattr(synthesize, "draw_grasps", lambda grasps, path: draw(grasps[:3], path))  # 12 take seconds
+    synthesize.write_card(small_root, tmp_path / "card", seed=0, sample=8, mixed=16)
     card = json.loads((tmp_path / "card/card.json").read_text())
-    assert card["grasps_measured"] == 12 and card["kept_grasps"] == 32
+    assert card["grasps_measured"] == 8 and card["kept_grasps"] == 32
     assert card["penetration_mm"]["max"] < 3 and card["share_three_links_touch"] == 1 == card["share_thumb_and_finger_touch"]
     assert card["score_spearman_with_hull"] > 0.8
     assert all((tmp_path / "card" / name).stat().st_size > 10000 for name in ("grasps.png", "histograms.png"))

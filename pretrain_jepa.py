@@ -10,6 +10,7 @@ Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall 
 
 import csv
 import dataclasses
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -308,7 +309,8 @@ def main(argv=None):
     seconds, curve = fit(jepa, pool, args, device, generator, optimizer, paths, progress)
     save_checkpoint(out, {"config": dataclasses.asdict(config), "encoder": jepa.encoder.state_dict(), "step": args.steps})
     card = {
-        "settings": settings_of(args), "network": dataclasses.asdict(config), "shapes": len(pool),
+        "command": shlex.join(["python", "pretrain_jepa.py", *(sys.argv[1:] if argv is None else argv)]),
+        "seed": args.seed, "settings": settings_of(args), "network": dataclasses.asdict(config), "shapes": len(pool),
         "clouds_seen": args.steps * args.batch, "seconds": round(seconds), "device": device.type,
         "threads": torch.get_num_threads(), "torch": torch.__version__, "curve": curve[:: max(1, len(curve) // 50)],
     }  # fmt: skip

@@ -94,11 +94,13 @@ def table(rows):
     for row in rows:
         configuration = row["command"].rpartition(" --seed ")[0].removeprefix("python train.py ")
         groups.setdefault(configuration, []).append(row)
-    lines = ["| flags of train.py | seeds | top-logit RMSE (rad) | best-of-K | gap | coverage@15° | s per run |", "|---|---|---|---|---|---|---|"]
+    lines = ["| flags of train.py | seeds | top-logit RMSE (rad) | 95 % over objects, first seed | best-of-K | gap | coverage@15° | s per run |", "|---|---|---|---|---|---|---|---|"]
     mean = float(rows[0]["training_mean"])
-    lines.append(f"| (training mean) | | {mean:.4f} | {mean:.4f} | 0 | | |")
+    lines.append(f"| (training mean) | | {mean:.4f} | | {mean:.4f} | 0 | | |")
     for configuration, group in groups.items():
         cells = [spread([float(row[name]) for row in group], 3 if name == "coverage_15" else 4) for name in METRICS[:4]]
+        low, high = group[0]["low_95"], group[0]["high_95"]
+        cells.insert(1, f"{float(low):.3f} to {float(high):.3f}" if low else "")
         seconds = statistics.mean(float(row["seconds"]) for row in group)
         lines.append(f"| `{configuration}` | {len(group)} | {' | '.join(cells)} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"

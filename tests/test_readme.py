@@ -15,12 +15,13 @@ import evaluate
 import model
 import pretrain_jepa
 import splits
+import sweep
 import synthesize
 import train
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SCRIPTS = {"data.py": data, "evaluate.py": evaluate, "pretrain_jepa.py": pretrain_jepa, "splits.py": splits, "synthesize.py": synthesize, "train.py": train}
+SCRIPTS = {"data.py": data, "evaluate.py": evaluate, "pretrain_jepa.py": pretrain_jepa, "splits.py": splits, "sweep.py": sweep, "synthesize.py": synthesize, "train.py": train}
 
 
 def commands():
@@ -56,6 +57,10 @@ def small(script, argv, places, box_root, count):
         argv[argv.index("x") :] = "0.1 0 -1e-1 0 0 0 1".split()
     if script == "train.py":
         argv += f"--data {box_root} --preset tiny --steps 2 --runs {places} --name run{count} --quiet".split()
+        argv += ["--jepa-ckpt", str(places / "tiny.pt")] if "jepa" in argv else []
+    if script == "sweep.py":
+        argv[argv.index("--out") + 1] = str(places / f"grid{count}")
+        argv += ["--smoke", "--runs", str(places / f"sweep{count}"), "--data", str(box_root)]
         argv += ["--jepa-ckpt", str(places / "tiny.pt")] if "jepa" in argv else []
     if script == "pretrain_jepa.py":
         argv += f"--clouds {places / 'clouds'} --preset tiny --steps 2 --batch 2 --out {places}/out{count}.pt --quiet".split()

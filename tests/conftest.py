@@ -1,9 +1,12 @@
 """A small dataset that needs no generator, and the scripts' common flags for tests."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
 torch.set_num_threads(1)  # tiny networks: a second thread only waits
 
 

@@ -109,7 +109,7 @@ def pretraining(shapes, folder, *more):
 
 def pretrained(folder):
     rows = [{k: v for k, v in row.items() if k != "clouds_per_s"} for row in csv.DictReader((folder / "e.csv").open())]
-    card = {k: v for k, v in json.loads((folder / "e.json").read_text()).items() if k not in ("seconds", "curve")}
+    card = {k: v for k, v in json.loads((folder / "e.json").read_text()).items() if k not in ("command", "seconds", "curve")}
     return rows, card, {k: v.tolist() for k, v in model.read_checkpoint(folder / "e.pt")["encoder"].items()}
 
 

@@ -3,6 +3,7 @@
     python evaluate.py RUN                          val metrics of a run, per suite and per synset
     python evaluate.py RUN --suite test             the test suite: look once, choose nothing on it
     python evaluate.py RUN --mesh mug.obj --pose x y z qx qy qz qw     joints for one wrist pose, as JSON
+    python evaluate.py RUN --picture FILE.png       six grasps, recorded beside predicted
     python evaluate.py --predictions F.npz          the metrics of saved predictions
 """
 
@@ -17,10 +18,11 @@ import torch
 from tqdm import tqdm
 
 from common import Parser, UserError, atomic, command, number, read_json, set_up_torch, write_json
-from data import MAX_LENGTH, MESH_NAMES, check_poses, load_dataset, mesh_cloud, read_bytes
+from data import MAX_LENGTH, MESH_NAMES, check_poses, load_dataset, mesh_cloud, read_bytes, read_mesh
+from hand import JOINT_NAMES
 from model import load_run
 from splits import SUITES, make_split
-from synthesize import ensure_root
+from synthesize import draw_grasps, ensure_root
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
@@ -28,7 +30,7 @@ DEGREES = (10, 15, 20)
 SETTINGS = {"data": str, "min_score": (int, float), "skip_bad": bool, "cache_dir": (str, type(None)), "pack": str,
             "budget": (int, float), "held_out": (list, type(None))}  # of a run's config.json, what its data depends on
 CONTRADICTING = (("predictions", "mesh"), ("predictions", "save_predictions"), ("predictions", "data"),
-                 ("mesh", "json"), ("mesh", "save_predictions"), ("mesh", "data"))  # fmt: skip
+                 ("predictions", "picture"), ("mesh", "picture"), ("mesh", "json"), ("mesh", "save_predictions"), ("mesh", "data"))  # fmt: skip
 
 # ---------------------------------------------------------------- metrics
 
@@ -281,6 +283,27 @@ def object_command(args, model, device):
     print(json.dumps({"run": args.run, "unit": "rad", "joint_names": model.joint_names, "predictions": found}, indent=2))
 
 
+def draw_predictions(model, data, split, suite, path, device, seed=0):
+    """Fig. 1 for six objects of a suite: the recorded grasp, and beside it the top-logit prediction for its pose."""
+    if model.config.joints != len(JOINT_NAMES):
+        raise UserError(f"--picture: draws the hand of hand.py with {len(JOINT_NAMES)} joints; this run has {model.config.joints}")
+    rng = np.random.default_rng(seed)
+    objects = np.asarray(data.objects)[data.scene]
+    chosen = rng.permutation(np.unique(objects[split.rows[suite]]))[:6]
+    rows = np.sort([rng.choice(split.rows[suite][objects[split.rows[suite]] == name]) for name in chosen])
+    predictions = predict(model, data, rows, device)
+    top = predictions["joints_pred"][np.arange(len(rows)), predictions["logits"].argmax(1)]  # (6, J)
+    sheet = []
+    for row, joints in zip(rows, top):
+        folder = Path(data.root) / data.scenes[data.scene[row]]
+        mesh = read_mesh(next(folder / name for name in MESH_NAMES if (folder / name).exists()))
+        error = math.degrees(np.sqrt(np.mean((joints - data.joints[row]) ** 2)))
+        sheet.append((*mesh, np.r_[data.poses[row], data.joints[row]], f"{data.scenes[data.scene[row]]}: recorded"))
+        sheet.append((*mesh, np.r_[data.poses[row], joints], f"predicted, RMS error {error:.1f}°"))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    draw_grasps(sheet, path)
+
+
 # ---------------------------------------------------------------- command line
 
 
@@ -296,7 +319,8 @@ def build_parser():
     parser.add_argument("--mesh", metavar="FILE", help="predict for this mesh, or .npy cloud (n, 3), in metres")
     parser.add_argument("--pose", type=number(float), nargs=7, metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"), help="one wrist pose in the mesh's frame: metres and a unit quaternion")
     parser.add_argument("--poses", metavar="FILE", help=".npy of wrist poses (n, 7)")
-    parser.add_argument("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects")
+    parser.add_argument("--picture", metavar="FILE", help="draw six grasps of the (first) suite, recorded beside predicted (.png)")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
     parser.add_argument("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -343,6 +367,8 @@ def main(argv=None):
             print(f"\n{suite} by synset\n" + table(suites[suite]["synsets"]))
         if args.save_predictions:
             save_predictions(args.save_predictions, predictions)
+        if args.picture:
+            draw_predictions(model, data, split, next(iter(suites)), args.picture, device, args.seed)
     if args.json:
         write_json(args.json, result)
     return result

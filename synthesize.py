@@ -1087,7 +1087,8 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     card = json.loads(json.dumps(card, default=float), parse_float=lambda text: round(float(text), 4))
     write_json(out / "card.json", card)
     draw_histograms(scenes, out / "histograms.png")
-    draw_grasps(kept[:12], out / "grasps.png")
+    draw_grasps([(*read_mesh(folder / "mesh.obj"), grasps[row], f"{'/'.join(folder.parts[-3:])}  score {scores[row]:.1f}")
+                 for folder, grasps, scores, row in kept[:12]], out / "grasps.png")
     print(json.dumps(card, indent=2))
 
 
@@ -1127,30 +1128,36 @@ def hand_mesh(grasp):
 
 
 def draw_grasps(grasps, path):
-    """A sheet of grasps [(scene folder, grasps (n, 19), scores (n,), row)]: the hand's spheres on the object."""
+    """A sheet of up to 12 grasps [(mesh vertices, faces, grasp (19,), title)]: the hand's spheres on the object."""
     from matplotlib.figure import Figure
-    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
     figure = Figure(figsize=(16, 12))
-    for k, (folder, poses, scores, row) in enumerate(grasps):
+    for k, (vertices, faces, grasp, title) in enumerate(grasps):
         ax = figure.add_subplot(3, 4, k + 1, projection="3d")
-        vertices, faces = read_mesh(folder / "mesh.obj")
-        triangles, colours = hand_mesh(poses[row])
-        triangles = np.concatenate((vertices[faces], triangles))
-        colours = np.concatenate((np.tile([0.9, 0.8, 0.55], (len(faces), 1)), colours))
-        normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-        light = np.abs(normal @ [0.3, -0.5, 0.8]) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
-        shades = colours * (0.45 + 0.55 * light[:, None]).clip(max=1)
-        ax.add_collection3d(Poly3DCollection(triangles, facecolors=shades))
-        low, high = triangles.min((0, 1)), triangles.max((0, 1))
-        reach = 0.4 * (high - low).max()
-        ax.set(**{f"{axis}lim": (c - reach, c + reach) for axis, c in zip("xyz", (low + high) / 2)})
-        side = hand.pose_to_matrix(poses[row, :7])[0, :3, 0]  # across the palm: thumb and fingers are seen closing
-        ax.view_init(np.degrees(np.arcsin(np.clip(side[2], -1, 1))) * 0.7 + 8, np.degrees(np.arctan2(side[1], side[0])))
-        ax.set_axis_off()
-        ax.set_title(f"{'/'.join(folder.parts[-3:])}  score {scores[row]:.1f}", fontsize=9)
+        draw_grasp(ax, vertices, faces, grasp)
+        ax.set_title(title, fontsize=9)
     figure.subplots_adjust(0, 0, 1, 0.96, 0, 0.04)
-    figure.savefig(path, dpi=70)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=70, format="png")
+
+
+def draw_grasp(ax, vertices, faces, grasp):
+    """Draw an object and the hand of one grasp (19,) into 3-D axes, looking across the palm."""
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+    triangles, colours = hand_mesh(grasp)
+    triangles = np.concatenate((vertices[faces], triangles))
+    colours = np.concatenate((np.tile([0.9, 0.8, 0.55], (len(faces), 1)), colours))
+    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    light = np.abs(normal @ [0.3, -0.5, 0.8]) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
+    shades = colours * (0.45 + 0.55 * light[:, None]).clip(max=1)
+    ax.add_collection3d(Poly3DCollection(triangles, facecolors=shades))
+    low, high = triangles.min((0, 1)), triangles.max((0, 1))
+    reach = 0.4 * (high - low).max()
+    ax.set(**{f"{axis}lim": (c - reach, c + reach) for axis, c in zip("xyz", (low + high) / 2)})
+    side = hand.pose_to_matrix(grasp[:7])[0, :3, 0]  # across the palm: thumb and fingers are seen closing
+    ax.view_init(np.degrees(np.arcsin(np.clip(side[2], -1, 1))) * 0.7 + 8, np.degrees(np.arctan2(side[1], side[0])))
+    ax.set_axis_off()
 
 
 # ---------------------------------------------------------------- command line

@@ -141,6 +141,17 @@ def test_one_object_from_the_command_line(run, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
 
 
+def test_picture(run, box_root, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(evaluate, "draw_grasps", lambda sheet, path: drawn.append((sheet, path)))
+    evaluate.main([str(run), "--picture", str(tmp_path / "picture.png")])
+    ((sheet, path),) = drawn
+    assert path == str(tmp_path / "picture.png") and len(sheet) == 6  # three val objects, recorded and predicted
+    for (_, _, recorded, _), (_, _, predicted, title) in zip(sheet[::2], sheet[1::2]):
+        assert np.array_equal(recorded[:7], predicted[:7])
+        assert f"{math.degrees(np.sqrt(np.mean((recorded[7:] - predicted[7:]) ** 2))):.1f}°" in title
+
+
 def test_one_object_errors(run, tmp_path, capsys):
     write_box(tmp_path / "box.obj", np.array([0.1, 0.1, 0.1]))
     np.save(tmp_path / "few.npy", np.zeros((3, 3)))

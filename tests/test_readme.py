@@ -51,7 +51,7 @@ def places(box_root, tmp_path_factory):
 def small(script, argv, places, box_root, count):
     """The command's arguments with placeholders replaced and flags appended that make it quick."""
     names = {"RUN": places / "run", "ROOT": box_root, "FOLDER": places / "clouds", "mug.obj": places / "mug.obj",
-             "my_encoder.pt": places / "tiny.pt", "F.npz": places / "predictions.npz"}  # fmt: skip
+             "my_encoder.pt": places / "tiny.pt", "F.npz": places / "predictions.npz", "FILE.png": places / "picture.png"}  # fmt: skip
     argv = [str(names.get(word, word)) for word in argv]
     if "--pose" in argv and "x" in argv:
         argv[argv.index("x") :] = "0.1 0 -1e-1 0 0 0 1".split()

@@ -6,6 +6,7 @@ and the learning-rate schedule shared by pretraining and fine-tuning.
 
 import argparse
 import contextlib
+import csv
 import functools
 import hashlib
 import json
@@ -108,6 +109,14 @@ def write_json(path, content):
     """Write `content` as readable JSON, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path, rows):
+    """Write dicts of equal keys as a CSV table, atomically."""
+    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_json(path, *objects):

@@ -416,6 +416,11 @@ def add_data_flags(parser):
     """The flags that say which dataset is read and how, the same in every script."""
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="data/synthetic", metavar="ROOT", help="dataset folder; data/synthetic (mini) and data/full are made on first use")
+    add_reading_flags(group)
+
+
+def add_reading_flags(group):
+    """The flags about reading a dataset, wherever its folder is named."""
     group.add_argument("--min-score", type=number(float), default=1.5, help="grasps with a lower score are dropped")
     group.add_argument("--skip-bad", action="store_true", help="leave bad scenes out and list them, instead of stopping at the first")
     group.add_argument("--cache-dir", metavar="DIR", help="where to keep the cache file (default: ROOT/.cache)")
@@ -445,9 +450,7 @@ def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("root", metavar="ROOT", help="dataset folder")
     parser.add_argument("--points", type=number(int, 1), default=1024, help="points per cloud")
-    parser.add_argument("--min-score", type=number(float), default=1.5, help="grasps with a lower score are dropped")
-    parser.add_argument("--skip-bad", action="store_true", help="list bad scenes instead of stopping at the first")
-    parser.add_argument("--cache-dir", metavar="DIR", help="where to keep the cache file (default: ROOT/.cache)")
+    add_reading_flags(parser)
     args = parser.parse_args(argv)
     data = load_dataset(args.root, args.points, args.min_score, args.skip_bad, args.cache_dir)
     print(describe(data))

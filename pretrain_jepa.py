@@ -8,7 +8,6 @@ Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall 
 --resume, OUT with .last.pt.
 """
 
-import csv
 import dataclasses
 import shlex
 import sys
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from common import (
     Parser, UserError, add_machine_flags, atomic, autocast, command, deferred_interrupt, number,
-    set_up_torch, stable_seed, warmup_cosine, write_json,
+    set_up_torch, stable_seed, warmup_cosine, write_csv, write_json,
 )  # fmt: skip
 from data import MESH_NAMES, stamp
 from evaluate import read_cloud
@@ -246,7 +245,7 @@ def fit(jepa, pool, args, device, generator, optimizer, paths, progress):
                 }  # fmt: skip
                 marked, marked_step = now, step
                 curve.append(row)
-                write_curve(paths["curve"], curve)
+                write_csv(paths["curve"], curve)
                 bar.set_postfix_str(f"{row['clouds_per_s']:.0f} clouds/s, loss {row['loss']:.4f}, std {row['target_std']:.2f}/{row['prediction_std']:.2f}")
                 if step > WARMUP_SHARE * args.steps and min(row["target_std"], row["prediction_std"]) < COLLAPSED:
                     tqdm.write(f"warning: step {step}: features collapse (std {row['target_std']:.3f}, {row['prediction_std']:.3f})", file=sys.stderr)
@@ -262,13 +261,6 @@ def check_finite(healthy, step, index, last):
     """Stop before a NaN reaches a checkpoint."""
     if not healthy:
         raise UserError(f"the loss or its gradient is not finite at step {step} (batch of shapes {' '.join(map(str, sorted(index)))}); {last} holds the last good state if there is one; lower --lr")
-
-
-def write_curve(path, curve):
-    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, curve[0])
-        writer.writeheader()
-        writer.writerows(curve)
 
 
 def load_pool(args, config):

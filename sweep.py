@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import train
-from common import Parser, UserError, atomic, command, number, read_json
+from common import Parser, UserError, atomic, command, number, read_json, write_csv
 
 METRICS = ("top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy")
 SMOKE = "--preset tiny --steps 2 --objects-per-batch 4 --threads 1".split()  # appended by --smoke
@@ -81,13 +81,6 @@ def make_row(flags, result):
     }  # fmt: skip
 
 
-def write_rows(path, rows):
-    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def table(rows):
     """Markdown: one line per configuration, mean ± SD (n − 1) over its seeds, all on val."""
     groups = {}
@@ -126,7 +119,7 @@ def main(argv=None):
             left = (time.perf_counter() - started) / i * (len(todo) - i)
             print(f"run {i + 1} of {len(todo)}, about {left / 60:.0f} min left", file=sys.stderr)
         rows.append(make_row(flags, run_one(flags, args.runs, args.smoke)))
-        write_rows(path, rows)
+        write_csv(path, rows)
         with atomic(args.out + ".md") as temporary:
             temporary.write_text(table(rows))
     if rows:

@@ -8,7 +8,6 @@ A run is a folder, runs/<name>/: config.json, metrics.csv, result.json, best.pt,
 Only validation is reported here; the test suites are evaluate.py's.
 """
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -23,8 +22,8 @@ import torch
 from tqdm import tqdm
 
 from common import (
-    Parser, UserError, add_machine_flags, atomic, autocast, command, deferred_interrupt, number,
-    read_json, set_up_torch, stable_seed, warmup_cosine, write_json,
+    Parser, UserError, add_machine_flags, autocast, command, deferred_interrupt, number,
+    read_json, set_up_torch, stable_seed, warmup_cosine, write_csv, write_json,
 )  # fmt: skip
 from data import add_data_flags, epoch_batches, load_dataset
 from evaluate import constant_predictions, evaluate_suites, report, table
@@ -275,10 +274,7 @@ def validate(model, data, split, device, folder, progress, loss, factor, args):
     names = ("top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy")
     row = {"step": progress.step, "train_loss": loss, "lr_factor": factor, **{f"val_{name}": result[name] for name in names}}
     progress.history.append(row | {"seconds": round(progress.seconds, 1)})
-    with atomic(folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, progress.history[0])
-        writer.writeheader()
-        writer.writerows(progress.history)
+    write_csv(folder / "metrics.csv", progress.history)
     if result["top_logit_rmse"] < progress.best:
         progress.best, progress.best_step = result["top_logit_rmse"], progress.step
         save_checkpoint(folder / "best.pt", model_content(model) | {"step": progress.step})

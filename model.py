@@ -43,7 +43,8 @@ PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 
 # ---------------------------------------------------------------- configuration
 CHOICES = {"group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
-           "pool": ("attention", "mean", "max", "mean_max", "none", "hand"), "loss": ("wta", "mdn")}  # fmt: skip
+           "target_norm": ("instance", "layer"), "pool": ("attention", "mean", "max", "mean_max", "none", "hand"),
+           "loss": ("wta", "mdn")}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,10 @@ class ModelConfig:
     dropout: float = FINE_TUNING["dropout"]
     attention_dropout: float = FINE_TUNING["attention_dropout"]
     drop_path: float = FINE_TUNING["drop_path"]
-    # predictor of the pretraining
+    # pretraining: how targets are normalised, the shares of the free patches that the context may take, the predictor
+    target_norm: str = "instance"  # instance or layer (the original), see PointJEPA.make_targets
+    context_low: float = 0.4
+    context_high: float = 0.75
     predictor_width: int = 96
     predictor_depth: int = 4
     predictor_heads: int = 3
@@ -92,6 +96,8 @@ class ModelConfig:
             raise UserError("dropout, attention_dropout and drop_path must be in [0, 1)")
         if self.width % self.heads or self.predictor_width % self.predictor_heads:
             raise UserError("heads must divide width, and predictor_heads must divide predictor_width")
+        if not 0 < self.context_low <= self.context_high <= 1:
+            raise UserError(f"context_low and context_high must be ordered and in (0, 1], not {self.context_low} and {self.context_high}")
         if max(self.patches, self.patch_size) > self.points:
             raise UserError(f"patches and patch_size must not exceed points ({self.points})")
         if (self.group == "ball" and not 0 < self.radius < math.inf) or not 0 < self.scale < math.inf:
@@ -722,18 +728,32 @@ class PointJEPA(nn.Module):
         self.target.eval()  # targets are without dropout, always
         return self
 
+    def sample_blocks(self, generator=None):
+        """Targets (M, T) and context (C,) of one batch, by the configuration's shares."""
+        config = self.config
+        return sample_blocks(config.patches, generator, context_ratio=(config.context_low, config.context_high))
+
     @torch.no_grad()
     def make_targets(self, tokens, position):
-        """All tokens (B, G, D) -> latents (B, G, D): before the final norm, then normalised over features."""
+        """All tokens (B, G, D) -> latents (B, G, D): before the final norm, then normalised over features.
+
+        With target_norm "instance" then also every feature over the tokens of its cloud, as data2vec does in time.
+        """
         latents = self.target.residual(tokens, position)
-        return F.layer_norm(latents, latents.shape[-1:])
+        latents = F.layer_norm(latents, latents.shape[-1:])
+        if self.config.target_norm == "layer":
+            return latents
+        # DEVIATION: the original stops at "layer". What is the same in all tokens of a cloud (how large its patches
+        # are, say) is then the easiest thing to predict; the tokenizer, which both sides share, learns to amplify it,
+        # and within some hundred steps the targets span two or three dimensions. Here it does not count.
+        return F.instance_norm(latents.float().transpose(1, 2)).transpose(1, 2)
 
     def forward(self, clouds, generator=None):
         patches, centers = self.encoder.group(clouds, generator)  # (B, G, S, 3), (B, G, 3)
         order = sequence_patches(centers)  # (B, G)
         centers = gather_points(centers, order)
         patches = gather_points(patches.flatten(2), order).view_as(patches)
-        hidden, visible = (index.to(clouds.device) for index in sample_blocks(centers.shape[1], generator))
+        hidden, visible = (index.to(clouds.device) for index in self.sample_blocks(generator))
         tokens, position = self.encoder.embed(patches), self.encoder.position(centers)  # (B, G, D) each
         targets = self.make_targets(tokens, position)[:, hidden]  # (B, M, T, D)
         context = self.encoder.transformer(tokens[:, visible], position[:, visible])  # (B, C, D)
@@ -778,7 +798,7 @@ def official_config(content, path):
     settings = {"points": hyper.get("transformation_subsample_points", 1024),
                 "patches": hyper.get("tokenizer_num_groups", 64), "patch_size": hyper.get("tokenizer_group_size", 32),
                 "group": "knn" if radius is None else "ball", "radius": radius or 0.0,
-                "normalize": "unit_sphere", "up": "y", "heads": hyper.get("encoder_heads", 6),
+                "normalize": "unit_sphere", "up": "y", "target_norm": "layer", "heads": hyper.get("encoder_heads", 6),
                 "predictor_heads": hyper.get("predictor_heads", 6)}  # fmt: skip
     needed = {"encoder_dim": sizes["width"], "encoder_depth": sizes["depth"],
               "predictor_embed_dim": sizes["predictor_width"], "predictor_depth": sizes["predictor_depth"],

@@ -148,6 +148,11 @@ def build_parser():
     group.add_argument("--patches", type=number(int, 2), metavar="N", help="patches per cloud (default: the preset's)")
     group.add_argument("--patch-size", type=number(int, 1), metavar="N", help="points per patch (default: the preset's)")
 
+    group = parser.add_argument_group("objective")
+    group.add_argument("--target-norm", choices=("instance", "layer"), help="targets are normalised over features, with 'instance' then over the tokens of a cloud too; the original stops at 'layer' (default: the preset's)")
+    group.add_argument("--context-low", type=number(float, above=0, high=1), metavar="SHARE", help="least share of the patches outside all targets that the context takes (default: the preset's, 0.4 in the paper)")
+    group.add_argument("--context-high", type=number(float, above=0, high=1), metavar="SHARE", help="largest such share (default: the preset's, 0.75 in the paper)")
+
     group = parser.add_argument_group("training")
     group.add_argument("--steps", type=number(int, 1), default=2500, metavar="N", help="optimiser steps")
     group.add_argument("--batch", type=number(int, 2), default=64, metavar="N", help="clouds per step")
@@ -168,7 +173,7 @@ def build_parser():
 
 def resolve_config(args):
     """`ModelConfig` from the preset and the flags that were given."""
-    names = ("normalize", "up", "points", "patches", "patch_size")
+    names = ("normalize", "up", "points", "patches", "patch_size", "target_norm", "context_low", "context_high")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return dataclasses.replace(PRESETS[args.preset], **given, **PRETRAINING)
 

@@ -303,7 +303,7 @@ def test_official_predictor_and_targets(tmp_path, monkeypatch):
     jepa = model.load_jepa(tmp_path / "official.ckpt")
     assert jepa.step == 40500
     clouds, blocks = clouds_of(2, 100), model.sample_blocks(16, seeded(1))
-    monkeypatch.setattr(model, "sample_blocks", lambda *args: blocks)
+    monkeypatch.setattr(model, "sample_blocks", lambda *args, **shares: blocks)
     loss, targets, predictions = jepa(clouds)  # no generator: sampling starts at point 0
 
     hidden, visible = blocks

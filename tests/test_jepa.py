@@ -123,6 +123,28 @@ def test_target_is_an_ema_copy_without_gradient_or_dropout():
     assert all(torch.equal(ours, old) for old, (ours, _) in zip(before, pairs))
 
 
+def test_targets_are_normalised_over_features_and_then_over_the_tokens_of_a_cloud():
+    tokens, position = torch.randn(3, 16, 32, generator=seeded()), torch.randn(3, 16, 32, generator=seeded(1))
+    original, ours = jepa_of(target_norm="layer"), jepa_of()
+    latents = original.target.residual(tokens, position)
+    by_hand = (latents - latents.mean(2, keepdim=True)) / (latents.var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(original.make_targets(tokens, position), by_hand)
+    by_hand = by_hand - by_hand.mean(1, keepdim=True)  # what all tokens of a cloud share is gone
+    by_hand = by_hand / (by_hand.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(ours.make_targets(tokens, position), by_hand, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("low, high", [(0.4, 0.75), (0.85, 1.0)])
+def test_context_takes_its_share_of_what_no_target_covers(low, high):
+    jepa = jepa_of(context_low=low, context_high=high)
+    for seed in range(200):
+        targets, context = jepa.sample_blocks(seeded(seed))
+        free = 16 - len(set(targets.flatten().tolist()))
+        assert max(1, int(low * free)) <= len(context) <= max(1, int(high * free))
+    with pytest.raises(UserError, match="context_low"):
+        jepa_of(context_low=0.8, context_high=0.5)
+
+
 def test_every_trained_parameter_gets_a_gradient():
     jepa = jepa_of()
     jepa(clouds_of(3), seeded())[0].backward()

@@ -2,6 +2,7 @@
 
     python pretrain_jepa.py --out checkpoints/small.pt            the encoder that ships
     python pretrain_jepa.py --clouds FOLDER --out my_encoder.pt   meshes or .npy clouds of your own
+    python pretrain_jepa.py --start OFFICIAL.ckpt --out my.pt     go on from the file that the authors publish
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 
 Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time, curve) and, for
@@ -24,13 +25,17 @@ from common import (
 )  # fmt: skip
 from data import MESH_NAMES, stamp
 from evaluate import read_cloud
-from model import PRESETS, PRETRAINING, PointJEPA, load_strictly, normalize_clouds, read_checkpoint, save_checkpoint
+from model import (
+    PRESETS, PRETRAINING, PointJEPA, jepa_from, load_strictly, normalize_clouds, read_checkpoint, save_checkpoint,
+)  # fmt: skip
 from synthesize import TRAIN_SYNSETS, VERSION, pretraining_cloud
 
 PAPER_STEPS = 40_500
 WARMUP_SHARE = 30 / 500  # of the paper's 500 epochs
 FIRST_RATE, LAST_RATE = 1e-5, 1e-6  # where the learning rate starts and ends
 LAST_TAU = 0.99999
+NETWORK_FLAGS = ("normalize", "up", "points", "patches", "patch_size")  # not given: the preset's or the file's
+PRESET_FIELDS = ("width", "depth", "heads", "w1", "w2", "w3", "predictor_width", "predictor_depth", "predictor_heads")
 COLLAPSED = 0.05  # standard deviation per feature; targets have 1 by construction when healthy
 
 
@@ -141,19 +146,20 @@ def build_parser():
     group.add_argument("--synsets", nargs="+", choices=tuple(TRAIN_SYNSETS), default=list(TRAIN_SYNSETS), metavar="SYNSET", help="categories of the synthetic shapes (default: the twelve that train)")
 
     group = parser.add_argument_group("network")
-    group.add_argument("--preset", choices=tuple(PRESETS), default="small", help="network size")
-    group.add_argument("--normalize", choices=("unit_sphere", "metric"), help="what the encoder sees (default: the preset's)")
-    group.add_argument("--up", choices=("z", "y"), help="axis of the augmentation's rotation (default: the preset's)")
-    group.add_argument("--points", type=number(int, 1), metavar="N", help="points per cloud (default: the preset's)")
-    group.add_argument("--patches", type=number(int, 2), metavar="N", help="patches per cloud (default: the preset's)")
-    group.add_argument("--patch-size", type=number(int, 1), metavar="N", help="points per patch (default: the preset's)")
+    group.add_argument("--preset", choices=tuple(PRESETS), help="network size (default: small, or the file's)")
+    group.add_argument("--start", metavar="FILE", help="go on from this .last.pt of another run, or from the official Point-JEPA file: its network and weights, predictor and EMA included; a fresh optimiser")
+    group.add_argument("--normalize", choices=("unit_sphere", "metric"), help="what the encoder sees (default: the preset's or the file's)")
+    group.add_argument("--up", choices=("z", "y"), help="vertical axis of the clouds, which the augmentation rotates about (default: the preset's or the file's)")
+    group.add_argument("--points", type=number(int, 1), metavar="N", help="points per cloud (default: the preset's or the file's)")
+    group.add_argument("--patches", type=number(int, 2), metavar="N", help="patches per cloud (default: the preset's or the file's)")
+    group.add_argument("--patch-size", type=number(int, 1), metavar="N", help="points per patch (default: the preset's or the file's)")
 
     group = parser.add_argument_group("training")
     group.add_argument("--steps", type=number(int, 1), default=2500, metavar="N", help="optimiser steps")
     group.add_argument("--batch", type=number(int, 2), default=64, metavar="N", help="clouds per step")
     group.add_argument("--lr", type=number(float, above=0), default=3e-4, help="peak learning rate; the paper takes 1e-3 with batches of 512")
     group.add_argument("--weight-decay", type=number(float, 0), default=0.05, help="AdamW's, on all parameters")
-    group.add_argument("--tau", type=number(float, 0, 1), help="EMA momentum at the start (default: scaled to --steps)")
+    group.add_argument("--tau", type=number(float, 0, 1), help="EMA momentum at the start (default: scaled to --steps; with --start, where that run's schedule had come to)")
     group.add_argument("--save-every", type=number(int, 1), default=500, metavar="N", help="steps between checkpoints for --resume")
     group.add_argument("--log-every", type=number(int, 1), default=100, metavar="N", help="steps between rows of the curve")
     group.add_argument("--seed", type=number(int, 0), default=0, help="of shapes, weights, batches and masks")
@@ -168,9 +174,30 @@ def build_parser():
 
 def resolve_config(args):
     """`ModelConfig` from the preset and the flags that were given."""
-    names = ("normalize", "up", "points", "patches", "patch_size")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in NETWORK_FLAGS if getattr(args, name) is not None}
     return dataclasses.replace(PRESETS[args.preset], **given, **PRETRAINING)
+
+
+def check_flags(args, config, path):
+    """Stop where a flag contradicts the configuration that a checkpoint brings along."""
+    for name in NETWORK_FLAGS:
+        if getattr(args, name) not in (None, getattr(config, name)):
+            raise UserError(f"{path}: was pretrained with {name} {getattr(config, name)}, not {getattr(args, name)}; leave --{name.replace('_', '-')} out")
+    if args.preset and any(getattr(config, name) != getattr(PRESETS[args.preset], name) for name in PRESET_FIELDS):
+        raise UserError(f"{path}: is not of --preset {args.preset} (width {config.width}, depth {config.depth}); leave --preset out")
+
+
+def load_start(args):
+    """The PointJEPA of --start and the EMA momentum that its schedule had reached."""
+    content = read_checkpoint(args.start)
+    jepa = jepa_from(content, args.start)
+    check_flags(args, jepa.config, args.start)
+    settings = content.get("settings", {"steps": PAPER_STEPS, "tau": None})  # the official file stores no schedule: the paper's
+    try:
+        steps, tau = settings["steps"], settings["tau"]
+        return jepa, tau_at(min(jepa.step, steps), steps, first_tau(steps) if tau is None else tau)
+    except (KeyError, TypeError, ZeroDivisionError):
+        raise UserError(f"{args.start}: its settings tell no EMA schedule; fetch or make it again") from None
 
 
 def settings_of(args):
@@ -274,9 +301,17 @@ def load_pool(args, config):
     return pool
 
 
+def parse(argv):
+    """The arguments, with the default preset filled in where no checkpoint brings the network along."""
+    args = build_parser().parse_args(argv)
+    if not args.start:
+        args.preset = args.preset or "small"
+    return args
+
+
 @command
 def main(argv=None):
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
     device = set_up_torch(args.device, args.threads)
     out = Path(args.out)
     paths = {"last": out.with_suffix(".last.pt"), "curve": out.with_suffix(".csv"), "card": out.with_suffix(".json")}
@@ -285,18 +320,26 @@ def main(argv=None):
         raise UserError(f"{out}: is there already; give --overwrite or another --out")
     if paths["last"].exists() and not (args.resume or args.overwrite):
         raise UserError(f"{paths['last']}: an unfinished run; give --resume to go on or --overwrite to start anew")
-    config = resolve_config(args)
+    jepa = None
+    if args.start:
+        if Path(args.start).resolve() == paths["last"].resolve():
+            raise UserError(f"--start {args.start}: this run would write over it; give another --out")
+        jepa, reached = load_start(args)
+        args.tau = reached if args.tau is None else args.tau
+    config = jepa.config if jepa else resolve_config(args)
     pool = load_pool(args, config)
 
     torch.manual_seed(stable_seed("pretrain-weights", args.seed))
     generator = torch.Generator().manual_seed(stable_seed("masks", args.seed))
-    jepa = PointJEPA(config).to(device)
+    jepa = (jepa or PointJEPA(config)).to(device)
     optimizer = torch.optim.AdamW([p for p in jepa.parameters() if p.requires_grad], lr=0.0, weight_decay=args.weight_decay, fused=True)
     progress = 0, 0.0, []
     if unfinished:
         progress = load_last(paths["last"], args, jepa, optimizer, generator)
     num_parameters = sum(p.numel() for p in jepa.encoder.parameters())
     print(f"{out}: {len(pool)} clouds, {num_parameters / 1e6:.2f} M encoder parameters, {args.steps} steps of {args.batch}; {device.type}")
+    if args.start:
+        print(f"on from {args.start}, step {jepa.step}: EMA momentum {args.tau:.5f} at the start, a fresh optimiser")
 
     seconds, curve = fit(jepa, pool, args, device, generator, optimizer, paths, progress)
     save_checkpoint(out, {"config": dataclasses.asdict(config), "encoder": jepa.encoder.state_dict(), "step": args.steps})

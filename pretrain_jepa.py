@@ -3,6 +3,7 @@
     python pretrain_jepa.py --out checkpoints/small.pt            the encoder that ships
     python pretrain_jepa.py --clouds FOLDER --out my_encoder.pt   meshes or .npy clouds of your own
     python pretrain_jepa.py --start OFFICIAL.ckpt --out my.pt     go on from the file that the authors publish
+    python pretrain_jepa.py --picture FILE.png                    patches, blocks and features of four objects
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 
 Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time, curve) and, for
@@ -26,10 +27,12 @@ from common import (
 from data import MESH_NAMES, stamp
 from evaluate import read_cloud
 from model import (
-    PRESETS, PRETRAINING, PointJEPA, jepa_from, load_strictly, normalize_clouds, read_checkpoint, save_checkpoint,
+    PRESETS, PRETRAINING, PointJEPA, jepa_from, load_encoder, load_strictly, normalize_clouds, read_checkpoint,
+    sample_blocks, save_checkpoint, sequence_patches, squared_distances, to_z_up,
 )  # fmt: skip
 from synthesize import TRAIN_SYNSETS, VERSION, pretraining_cloud
 
+SHIPPED = Path(__file__).parent / "checkpoints" / "small.pt"
 PAPER_STEPS = 40_500
 WARMUP_SHARE = 30 / 500  # of the paper's 500 epochs
 FIRST_RATE, LAST_RATE = 1e-5, 1e-6  # where the learning rate starts and ends
@@ -69,15 +72,20 @@ def read_pool(path, shape):
     return clouds
 
 
-def folder_pool(folder, num_points, quiet):
-    """Clouds (n, N, 3) float32 of all meshes and .npy clouds under a folder, in the order of their names."""
+def cloud_files(folder):
+    """Paths of all meshes and .npy clouds under a folder, in the order of their names."""
     extensions = {".npy", *(Path(name).suffix for name in MESH_NAMES)}
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in extensions)
     if not files:
         raise UserError(f"--clouds {folder}: no meshes and no .npy clouds there; give a folder, or 'synthetic'")
-    bar = tqdm(files, desc="reading clouds", unit="cloud", disable=quiet or None, delay=2)
     for path in files:
         stamp(path, Path(folder))  # no link out of the folder is followed
+    return files
+
+
+def folder_pool(folder, num_points, quiet):
+    """Clouds (n, N, 3) float32 of all meshes and .npy clouds under a folder, in the order of their names."""
+    bar = tqdm(cloud_files(folder), desc="reading clouds", unit="cloud", disable=quiet or None, delay=2)
     return np.stack([read_cloud(path, num_points, longest=1e6) for path in bar])  # of any unit: clouds are normalised
 
 
@@ -169,6 +177,8 @@ def build_parser():
     group.add_argument("--out", default="runs/pretrained.pt", metavar="FILE", help="the encoder checkpoint")
     group.add_argument("--resume", action="store_true", help="go on from OUT's .last.pt, to the same result")
     group.add_argument("--overwrite", action="store_true", help="start anew even if OUT is there")
+    group.add_argument("--picture", metavar="FILE", help="instead of training, draw the patches, blocks and token features of four shapes (.png)")
+    group.add_argument("--encoder", metavar="FILE", help="the trained encoder of the picture (default: the one that ships)")
     return parser
 
 
@@ -202,7 +212,7 @@ def load_start(args):
 
 def settings_of(args):
     """What a resumed run must repeat."""
-    return {k: v for k, v in vars(args).items() if k not in ("out", "resume", "overwrite", "quiet", "threads", "log_every", "save_every")}
+    return {k: v for k, v in vars(args).items() if k not in ("out", "picture", "encoder", "resume", "overwrite", "quiet", "threads", "log_every", "save_every")}
 
 
 def load_last(path, args, jepa, optimizer, generator):
@@ -304,15 +314,112 @@ def load_pool(args, config):
 def parse(argv):
     """The arguments, with the default preset filled in where no checkpoint brings the network along."""
     args = build_parser().parse_args(argv)
-    if not args.start:
+    for flag in ("start", "resume", "overwrite"):
+        if args.picture and getattr(args, flag):
+            raise UserError(f"--{flag} does not go with --picture, which trains nothing; leave one out")
+    if args.encoder and not args.picture:
+        raise UserError("--encoder goes with --picture FILE; give it, or --start to go on from a pretraining")
+    if not (args.start or args.picture):
         args.preset = args.preset or "small"
     return args
+
+
+# ---------------------------------------------------------------- the picture
+
+PICTURED = {"03797390": 13, "02876657": 12, "03636649": 1, "03481172": 14}  # mug, bottle, lamp, hammer: one of each with clear parts
+GREY, CONTEXT = (0.82, 0.82, 0.84), (0.16, 0.32, 0.6)
+TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.35, 0.7))
+VIEW = np.array([[0.819, -0.215, -0.532], [0.574, 0.307, 0.760], [0, 0.927, -0.375]])  # columns right, up, away from the eye
+
+
+def pictured_shapes(args, config):
+    """Up to four shapes to draw, (n, 3) m each: their first N points are the encoder's cloud, more only fill the picture."""
+    if args.clouds != "synthetic":
+        files = cloud_files(args.clouds)
+        files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 4).round().astype(int))]  # from different subfolders
+        return [read_cloud(path, config.points, longest=1e6) for path in files]
+    synsets = sorted(args.synsets, key=lambda synset: synset not in PICTURED)[:4]
+    return [pretraining_cloud(args.seed, PICTURED.get(synset, 0), max(30000, config.points), config.up, [synset]) for synset in synsets]
+
+
+@torch.no_grad()
+def look_through(encoder, points, seed):
+    """What the picture shows of one shape (n, 3) m.
+
+    -> points (n, 3) in units of the encoder, z up; patch (n,), the one whose center is nearest; place (G,) of each
+    patch in the sequence; tokens (G, D); places of the targets (M, T) and of the context (C,).
+    """
+    config = encoder.config
+    points = torch.from_numpy(points)[None]
+    points = points - points[:, : config.points].mean(1, keepdim=True)  # as `augment` does, without its chance
+    cloud, centroid, radius = normalize_clouds(points[:, : config.points], config)
+    points = (points - centroid[:, None]) / radius[:, None]
+    tokens, centers = encoder(cloud)
+    order = sequence_patches(centers)[0]
+    patch = squared_distances(points, centers).argmin(2)[0]
+    targets, context = sample_blocks(config.patches, torch.Generator().manual_seed(seed))
+    return to_z_up(points[0], config.up), patch, order.argsort(), tokens[0], targets, context
+
+
+def feature_colours(tokens):
+    """Tokens (..., D) -> RGB (..., 3): their ranks along the three main directions of variation."""
+    flat = tokens.flatten(0, -2)
+    flat = flat - flat.mean(0)
+    main = flat @ torch.linalg.svd(flat, full_matrices=False).Vh[:3].T
+    ranks = main.argsort(0).argsort(0) / (len(main) - 1)  # ranks: one odd token does not take the contrast from the others
+    return (0.2 + 0.75 * ranks).view(*tokens.shape[:-1], 3)
+
+
+def draw_patches(encoder, shapes, path, seed):
+    """A column per shape: patches by their place in the sequence, context and targets of one draw, token features as RGB."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    seen = [look_through(encoder, points, seed) for points in shapes]
+    features = feature_colours(torch.stack([tokens for *_, tokens, _, _ in seen])).numpy()  # (shapes, G, 3)
+    figure = Figure(figsize=(3 * len(shapes), 10), layout="constrained")
+    rows = figure.subfigures(3, 1, height_ratios=(1, 1.12, 1))  # the middle one has a legend
+    axes = np.stack([row.subplots(1, len(shapes), squeeze=False)[0] for row in rows], 1)  # (shapes, 3)
+    for column, (points, patch, place, _, targets, context), rgb in zip(axes, seen, features):
+        points = points.numpy() @ VIEW
+        blocks = np.tile(GREY, (len(place), 1))
+        blocks[context] = CONTEXT
+        for target, colour in zip(targets, TARGETS):
+            blocks[target] = colour
+        sequence = colormaps["turbo"](np.linspace(0.05, 0.95, len(place)))[:, :3]
+        order = points[:, 2].argsort()[::-1]  # far points first: near ones cover them
+        light = 1 - 0.35 * (points[:, 2] - points[:, 2].min()) / np.ptp(points[:, 2])
+        low, high = points.min(0), points.max(0)
+        reach = 0.53 * (high - low)[:2].max()
+        for ax, colours in zip(column, (sequence[place], blocks[place], rgb)):
+            ax.scatter(*points[order, :2].T, c=(colours[patch] * light[:, None])[order], s=220000 / len(points), linewidths=0)
+            ax.set(**{f"{axis}lim": (c - reach, c + reach) for axis, c in zip("xy", (low + high) / 2)}, aspect="equal")
+            ax.axis("off")
+    rows[0].suptitle("patches by their place in the sequence, from blue (first) to red (last)")
+    rows[1].suptitle("context and target blocks of one draw (overlaps in the later target's colour)")
+    rows[2].suptitle("features of the patches' tokens, three main directions of variation as red, green and blue")
+    names = [("context", CONTEXT), *((f"target {i + 1}", colour) for i, colour in enumerate(TARGETS)), ("left out", GREY)]
+    rows[1].legend(handles=[Patch(color=colour, label=name) for name, colour in names], ncols=6, loc="outside lower center", frameon=False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=80, format="png")
+
+
+def picture_command(args):
+    """`--picture`: draw what a trained encoder makes of four shapes."""
+    path = args.encoder or SHIPPED
+    encoder = load_encoder(path)
+    check_flags(args, encoder.config, path)
+    draw_patches(encoder, pictured_shapes(args, encoder.config), args.picture, args.seed)
+    print(f"saved {args.picture}")
 
 
 @command
 def main(argv=None):
     args = parse(argv)
     device = set_up_torch(args.device, args.threads)
+    if args.picture:
+        return picture_command(args)
     out = Path(args.out)
     paths = {"last": out.with_suffix(".last.pt"), "curve": out.with_suffix(".csv"), "card": out.with_suffix(".json")}
     unfinished = args.resume and paths["last"].exists()  # also where it was stopped between its last files

@@ -292,6 +292,37 @@ def test_batches_are_epochs_and_can_start_anywhere():
         assert next(pretrain_jepa.batches(10, args, start)).tolist() == first[start]
 
 
+def test_picture(shapes, pretrained, tmp_path, capsys):
+    picture = tmp_path / "new" / "patches.png"
+    argv = ["--picture", picture, "--encoder", pretrained, "--synsets", "03481172", "02880940"]
+    pretrain_jepa.main([str(word) for word in argv])
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+    picture.unlink()
+    pretrain_jepa.main([str(word) for word in ["--picture", picture, "--encoder", pretrained, "--clouds", shapes]])
+    assert picture.stat().st_size > 10_000
+    assert "leave --points out" in fails(pretrain_jepa.main, [*argv, "--points", 100], capsys)
+    assert "--start" in fails(pretrain_jepa.main, [*argv, "--start", pretrained], capsys)
+    assert "--picture" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / "e.pt", "--encoder", pretrained), capsys)
+
+
+def test_picture_shows_what_the_training_step_does(tmp_path):
+    """Places are the sequence's; a y-up encoder's shape is drawn upright; like features have like colours."""
+    torch.manual_seed(0)
+    encoder = model.PointEncoder(dataclasses.replace(model.PRESETS["tiny"], up="y")).eval()
+    shape = synthesize.pretraining_cloud(0, 0, 500, "y")
+    points, patch, place, tokens, targets, context = pretrain_jepa.look_through(encoder, shape, 3)
+    assert points[:64].norm(dim=1).max() == pytest.approx(1, abs=1e-5)
+    assert np.corrcoef(points[:, 2], shape[:, 1])[0, 1] > 0.9999
+    order = place.argsort()
+    assert order.tolist() == model.sequence_patches(encoder(model.from_z_up(points[None, :64], "y"))[1])[0].tolist()
+    assert tokens.shape == (8, 32) and patch[:64].unique().tolist() == list(range(8))  # every center is among the points
+    assert not set(targets.flatten().tolist()) & set(context.tolist())
+    features = torch.randn(3, 20, 32, generator=torch.Generator().manual_seed(0)) + 50 * torch.eye(3, 32)[:, None]
+    colours = pretrain_jepa.feature_colours(features)
+    assert colours.shape == (3, 20, 3) and 0 <= colours.min() and colours.max() <= 1
+    assert torch.cdist(colours.mean(1), colours.mean(1))[0, 1:].min() > 0.3  # three objects far apart, three colours
+
+
 def test_errors(tmp_path, shapes, capsys):
     (tmp_path / "empty").mkdir()
     assert "no meshes" in fails(pretrain_jepa.main, arguments(tmp_path / "empty", tmp_path / "e.pt"), capsys)

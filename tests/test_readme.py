@@ -55,7 +55,7 @@ def small(script, argv, places, box_root, count):
     """The command's arguments with placeholders replaced and flags appended that make it quick."""
     names = {"RUN": places / "run", "ROOT": box_root, "FOLDER": places / "clouds", "mug.obj": places / "mug.obj",
              "my_encoder.pt": places / "tiny.pt", "F.npz": places / "predictions.npz", "FILE.png": places / "picture.png",
-             "pretrain_pointjepa_epoch=499-step=40500.ckpt": places / "official.ckpt"}  # fmt: skip
+             "results/pretraining/patches.png": places / "patches.png", "pretrain_pointjepa_epoch=499-step=40500.ckpt": places / "official.ckpt"}  # fmt: skip
     argv = [str(names.get(word, word)) for word in argv]
     if "--pose" in argv and "x" in argv:
         argv[argv.index("x") :] = "0.1 0 -1e-1 0 0 0 1".split()
@@ -68,6 +68,7 @@ def small(script, argv, places, box_root, count):
         argv += ["--jepa-ckpt", str(places / "tiny.pt")] if "jepa" in argv else []
     if script == "pretrain_jepa.py":
         argv += f"--clouds {places / 'clouds'} --preset tiny --steps 2 --batch 2 --out {places}/out{count}.pt --quiet".split()
+        argv += ["--encoder", str(places / "tiny.pt")] if "--picture" in argv else []
     if script == "synthesize.py" and "--card" in argv:
         argv[argv.index("--card") + 1] = str(places / "synthetic")
         argv += ["--out", str(places / "card")]

@@ -92,8 +92,13 @@ def test_a_run_follows_the_schedules(shapes, tmp_path, monkeypatch):
         made[0].register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
         return made[0]
 
+    def follow(jepa, tau):
+        taus.append(tau)
+        assert len(taus) == len(rates)  # after the optimiser's step
+        update(jepa, tau)
+
     monkeypatch.setattr(torch.optim, "AdamW", build)
-    monkeypatch.setattr(pretrain_jepa.PointJEPA, "update_target", lambda jepa, tau: taus.append(tau) or update(jepa, tau))
+    monkeypatch.setattr(pretrain_jepa.PointJEPA, "update_target", follow)
     pretrain_jepa.main(arguments(shapes, tmp_path / "encoder.pt", "--lr", 1e-3, "--tau", 0.9))
     assert rates == [pretrain_jepa.rate_at(step, STEPS, 1e-3) for step in range(STEPS)]
     assert taus == [pretrain_jepa.tau_at(step, STEPS, 0.9) for step in range(STEPS)]

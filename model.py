@@ -111,7 +111,7 @@ PRESETS = {
                         predictor_width=16, predictor_depth=1, predictor_heads=2),
     "small": ModelConfig(),
     "paper": ModelConfig(points=1024, patches=64, patch_size=32, width=384, depth=12, w1=128, w2=256, w3=512,
-                         predictor_width=192, predictor_depth=6, predictor_heads=6),
+                         target_norm="layer", predictor_width=192, predictor_depth=6, predictor_heads=6),
 }  # fmt: skip
 
 
@@ -610,10 +610,15 @@ def listed(names):
     return (", ".join(names[:4]) or "none") + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def check_tensors(state, path):
+    """Stop with one line if `state` is not a dict of tensors."""
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
+        raise UserError(f"{path}: its weights are not a dict of tensors; give another file")
+
+
 def check_keys(expected, state, path):
     """Stop with one line if `state` is not a dict of tensors under exactly the expected names."""
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: its weights are not a dict of tensors; give another file")
+    check_tensors(state, path)
     missing, leftover = set(expected) - set(state), set(state) - set(expected)
     if missing or leftover:
         raise UserError(f"{path}: missing keys: {listed(missing)}; leftover keys: {listed(leftover)}; give a checkpoint of this network")
@@ -781,9 +786,12 @@ OFFICIAL_NAMES = {  # part of our names -> of those in the official checkpoint
 def official_config(content, path):
     """The configuration of an official checkpoint: sizes from tensor shapes, the rest from hyper-parameters."""
     state, hyper = content["state_dict"], content.get("hyper_parameters") or {}
+    check_tensors(state, path)
+    if not isinstance(hyper, dict):
+        raise UserError(f"{path}: its hyper_parameters are a {type(hyper).__name__}, not a dict; fetch or make it again")
 
     def width(name):
-        if name not in state:
+        if name not in state or state[name].ndim == 0:
             raise UserError(f"{path}: not a Point-JEPA checkpoint, missing {name}")
         return len(state[name])
 
@@ -826,14 +834,20 @@ def official_weights(state, jepa, path):
 def jepa_from(content, path):
     """The PointJEPA in what `read_checkpoint` returned."""
     if "jepa" in content:
-        jepa = load_strictly(PointJEPA(config_from(content.get("config"), path)), content["jepa"], path)
-        jepa.step = int(content.get("step", 0))
+        jepa, step = PointJEPA(config_from(content.get("config"), path)), content.get("step", 0)
+        load_strictly(jepa, content["jepa"], path)
     elif "state_dict" in content:
         jepa = PointJEPA(official_config(content, path))
         load_strictly(jepa, official_weights(content["state_dict"], jepa, path), path)
-        jepa.step = int(content["state_dict"]["teacher.step"])
+        step = content["state_dict"]["teacher.step"]
+    elif "encoder" in content:
+        raise UserError(f"{path}: holds an encoder without predictor and target encoder; give a run's .last.pt or the official file")
     else:
         raise UserError(f"{path}: neither a pretraining checkpoint nor the official one; it holds {listed(content)}; give one that pretrain_jepa.py wrote")
+    try:
+        jepa.step = int(step)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # a tensor of several values is a RuntimeError
+        raise UserError(f"{path}: its step is not a number; fetch or make it again") from None
     return jepa
 
 

@@ -2,6 +2,8 @@
 
     python pretrain_jepa.py --out checkpoints/small.pt            the encoder that ships
     python pretrain_jepa.py --clouds FOLDER --out my_encoder.pt   meshes or .npy clouds of your own
+    python pretrain_jepa.py --start OFFICIAL.ckpt --out my.pt     go on from the file that the authors publish
+    python pretrain_jepa.py --picture FILE.png                    patches, blocks and features of four objects
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 
 Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time, curve) and, for
@@ -24,13 +26,19 @@ from common import (
 )  # fmt: skip
 from data import MESH_NAMES, stamp
 from evaluate import read_cloud
-from model import PRESETS, PRETRAINING, PointJEPA, load_strictly, normalize_clouds, read_checkpoint, save_checkpoint
+from model import (
+    PRESETS, PRETRAINING, PointJEPA, jepa_from, load_encoder, load_strictly, normalize_clouds, read_checkpoint,
+    sample_blocks, save_checkpoint, sequence_patches, squared_distances, to_z_up,
+)  # fmt: skip
 from synthesize import TRAIN_SYNSETS, VERSION, pretraining_cloud
 
+SHIPPED = Path(__file__).parent / "checkpoints" / "small.pt"
 PAPER_STEPS = 40_500
 WARMUP_SHARE = 30 / 500  # of the paper's 500 epochs
 FIRST_RATE, LAST_RATE = 1e-5, 1e-6  # where the learning rate starts and ends
 LAST_TAU = 0.99999
+NETWORK_FLAGS = ("normalize", "up", "points", "patches", "patch_size", "target_norm", "context_low", "context_high")  # not given: the preset's or the file's
+PRESET_FIELDS = ("width", "depth", "heads", "w1", "w2", "w3", "predictor_width", "predictor_depth", "predictor_heads")
 COLLAPSED = 0.05  # standard deviation per feature; targets have 1 by construction when healthy
 
 
@@ -64,15 +72,20 @@ def read_pool(path, shape):
     return clouds
 
 
-def folder_pool(folder, num_points, quiet):
-    """Clouds (n, N, 3) float32 of all meshes and .npy clouds under a folder, in the order of their names."""
+def cloud_files(folder):
+    """Paths of all meshes and .npy clouds under a folder, in the order of their names."""
     extensions = {".npy", *(Path(name).suffix for name in MESH_NAMES)}
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in extensions)
     if not files:
         raise UserError(f"--clouds {folder}: no meshes and no .npy clouds there; give a folder, or 'synthetic'")
-    bar = tqdm(files, desc="reading clouds", unit="cloud", disable=quiet or None, delay=2)
     for path in files:
         stamp(path, Path(folder))  # no link out of the folder is followed
+    return files
+
+
+def folder_pool(folder, num_points, quiet):
+    """Clouds (n, N, 3) float32 of all meshes and .npy clouds under a folder, in the order of their names."""
+    bar = tqdm(cloud_files(folder), desc="reading clouds", unit="cloud", disable=quiet or None, delay=2)
     return np.stack([read_cloud(path, num_points, longest=1e6) for path in bar])  # of any unit: clouds are normalised
 
 
@@ -141,24 +154,25 @@ def build_parser():
     group.add_argument("--synsets", nargs="+", choices=tuple(TRAIN_SYNSETS), default=list(TRAIN_SYNSETS), metavar="SYNSET", help="categories of the synthetic shapes (default: the twelve that train)")
 
     group = parser.add_argument_group("network")
-    group.add_argument("--preset", choices=tuple(PRESETS), default="small", help="network size")
-    group.add_argument("--normalize", choices=("unit_sphere", "metric"), help="what the encoder sees (default: the preset's)")
-    group.add_argument("--up", choices=("z", "y"), help="axis of the augmentation's rotation (default: the preset's)")
-    group.add_argument("--points", type=number(int, 1), metavar="N", help="points per cloud (default: the preset's)")
-    group.add_argument("--patches", type=number(int, 2), metavar="N", help="patches per cloud (default: the preset's)")
-    group.add_argument("--patch-size", type=number(int, 1), metavar="N", help="points per patch (default: the preset's)")
+    group.add_argument("--preset", choices=tuple(PRESETS), help="network size (default: small, or the file's)")
+    group.add_argument("--start", metavar="FILE", help="go on from this .last.pt of another run, or from the official Point-JEPA file: its network and weights, predictor and EMA included; a fresh optimiser")
+    group.add_argument("--normalize", choices=("unit_sphere", "metric"), help="what the encoder sees (default: the preset's or the file's)")
+    group.add_argument("--up", choices=("z", "y"), help="vertical axis of the clouds, which the augmentation rotates about (default: the preset's or the file's)")
+    group.add_argument("--points", type=number(int, 1), metavar="N", help="points per cloud (default: the preset's or the file's)")
+    group.add_argument("--patches", type=number(int, 2), metavar="N", help="patches per cloud (default: the preset's or the file's)")
+    group.add_argument("--patch-size", type=number(int, 1), metavar="N", help="points per patch (default: the preset's or the file's)")
 
     group = parser.add_argument_group("objective")
-    group.add_argument("--target-norm", choices=("instance", "layer"), help="targets are normalised over features, with 'instance' then over the tokens of a cloud too; the original stops at 'layer' (default: the preset's)")
-    group.add_argument("--context-low", type=number(float, above=0, high=1), metavar="SHARE", help="least share of the patches outside all targets that the context takes (default: the preset's, 0.4 in the paper)")
-    group.add_argument("--context-high", type=number(float, above=0, high=1), metavar="SHARE", help="largest such share (default: the preset's, 0.75 in the paper)")
+    group.add_argument("--target-norm", choices=("instance", "layer"), help="targets are normalised over features, with 'instance' then over the tokens of a cloud too; the original stops at 'layer' (default: the preset's or the file's)")
+    group.add_argument("--context-low", type=number(float, above=0, high=1), metavar="SHARE", help="least share of the patches outside all targets that the context takes (default: the preset's or the file's; 0.4 in the paper)")
+    group.add_argument("--context-high", type=number(float, above=0, high=1), metavar="SHARE", help="largest such share (default: the preset's or the file's; 0.75 in the paper)")
 
     group = parser.add_argument_group("training")
     group.add_argument("--steps", type=number(int, 1), default=2500, metavar="N", help="optimiser steps")
     group.add_argument("--batch", type=number(int, 2), default=64, metavar="N", help="clouds per step")
     group.add_argument("--lr", type=number(float, above=0), default=3e-4, help="peak learning rate; the paper takes 1e-3 with batches of 512")
     group.add_argument("--weight-decay", type=number(float, 0), default=0.05, help="AdamW's, on all parameters")
-    group.add_argument("--tau", type=number(float, 0, 1), help="EMA momentum at the start (default: scaled to --steps)")
+    group.add_argument("--tau", type=number(float, 0, 1), help="EMA momentum at the start (default: scaled to --steps; with --start, where that run's schedule had come to)")
     group.add_argument("--save-every", type=number(int, 1), default=500, metavar="N", help="steps between checkpoints for --resume")
     group.add_argument("--log-every", type=number(int, 1), default=100, metavar="N", help="steps between rows of the curve")
     group.add_argument("--seed", type=number(int, 0), default=0, help="of shapes, weights, batches and masks")
@@ -168,19 +182,42 @@ def build_parser():
     group.add_argument("--out", default="runs/pretrained.pt", metavar="FILE", help="the encoder checkpoint")
     group.add_argument("--resume", action="store_true", help="go on from OUT's .last.pt, to the same result")
     group.add_argument("--overwrite", action="store_true", help="start anew even if OUT is there")
+    group.add_argument("--picture", metavar="FILE", help="instead of training, draw the patches, blocks and token features of four shapes (.png)")
+    group.add_argument("--encoder", metavar="FILE", help="the trained encoder of the picture (default: the one that ships)")
     return parser
 
 
 def resolve_config(args):
     """`ModelConfig` from the preset and the flags that were given."""
-    names = ("normalize", "up", "points", "patches", "patch_size", "target_norm", "context_low", "context_high")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in NETWORK_FLAGS if getattr(args, name) is not None}
     return dataclasses.replace(PRESETS[args.preset], **given, **PRETRAINING)
+
+
+def check_flags(args, config, path):
+    """Stop where a flag contradicts the configuration that a checkpoint brings along."""
+    for name in NETWORK_FLAGS:
+        if getattr(args, name) not in (None, getattr(config, name)):
+            raise UserError(f"{path}: was pretrained with {name} {getattr(config, name)}, not {getattr(args, name)}; leave --{name.replace('_', '-')} out")
+    if args.preset and any(getattr(config, name) != getattr(PRESETS[args.preset], name) for name in PRESET_FIELDS):
+        raise UserError(f"{path}: is not of --preset {args.preset} (width {config.width}, depth {config.depth}); leave --preset out")
+
+
+def load_start(args):
+    """The PointJEPA of --start and the EMA momentum that its schedule had reached."""
+    content = read_checkpoint(args.start)
+    jepa = jepa_from(content, args.start)
+    check_flags(args, jepa.config, args.start)
+    settings = content.get("settings", {"steps": PAPER_STEPS, "tau": None})  # the official file stores no schedule: the paper's
+    try:
+        steps, tau = settings["steps"], settings["tau"]
+        return jepa, tau_at(min(jepa.step, steps), steps, first_tau(steps) if tau is None else tau)
+    except (KeyError, TypeError, ZeroDivisionError):
+        raise UserError(f"{args.start}: its settings tell no EMA schedule; fetch or make it again") from None
 
 
 def settings_of(args):
     """What a resumed run must repeat."""
-    return {k: v for k, v in vars(args).items() if k not in ("out", "resume", "overwrite", "quiet", "threads", "log_every", "save_every")}
+    return {k: v for k, v in vars(args).items() if k not in ("out", "picture", "encoder", "resume", "overwrite", "quiet", "threads", "log_every", "save_every")}
 
 
 def load_last(path, args, jepa, optimizer, generator):
@@ -279,10 +316,116 @@ def load_pool(args, config):
     return pool
 
 
+def parse(argv):
+    """The arguments, with the default preset filled in where no checkpoint brings the network along."""
+    args = build_parser().parse_args(argv)
+    for flag in ("start", "resume", "overwrite"):
+        if args.picture and getattr(args, flag):
+            raise UserError(f"--{flag} does not go with --picture, which trains nothing; leave one out")
+    if args.encoder and not args.picture:
+        raise UserError("--encoder goes with --picture FILE; give it, or --start to go on from a pretraining")
+    if not (args.start or args.picture):
+        args.preset = args.preset or "small"
+    return args
+
+
+# ---------------------------------------------------------------- the picture
+
+PICTURED = {"03797390": 13, "02876657": 12, "03636649": 1, "03481172": 14}  # mug, bottle, lamp, hammer: one of each with clear parts
+GREY, CONTEXT = (0.82, 0.82, 0.84), (0.16, 0.32, 0.6)
+TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.35, 0.7))
+VIEW = np.array([[0.819, -0.215, -0.532], [0.574, 0.307, 0.760], [0, 0.927, -0.375]])  # columns right, up, away from the eye
+
+
+def pictured_shapes(args, config):
+    """Up to four shapes to draw, (n, 3) m each: their first N points are the encoder's cloud, more only fill the picture."""
+    if args.clouds != "synthetic":
+        files = cloud_files(args.clouds)
+        files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 4).round().astype(int))]  # from different subfolders
+        return [read_cloud(path, config.points, longest=1e6) for path in files]
+    synsets = sorted(args.synsets, key=lambda synset: synset not in PICTURED)[:4]
+    return [pretraining_cloud(args.seed, PICTURED.get(synset, 0), max(30000, config.points), config.up, [synset]) for synset in synsets]
+
+
+@torch.no_grad()
+def look_through(encoder, points, seed):
+    """What the picture shows of one shape (n, 3) m.
+
+    -> points (n, 3) in units of the encoder, z up; patch (n,), the one whose center is nearest; place (G,) of each
+    patch in the sequence; tokens (G, D); places of the targets (M, T) and of the context (C,).
+    """
+    config = encoder.config
+    points = torch.from_numpy(points)[None]
+    points = points - points[:, : config.points].mean(1, keepdim=True)  # as `augment` does, without its chance
+    cloud, centroid, radius = normalize_clouds(points[:, : config.points], config)
+    points = (points - centroid[:, None]) / radius[:, None]
+    tokens, centers = encoder(cloud)
+    order = sequence_patches(centers)[0]
+    patch = squared_distances(points, centers).argmin(2)[0]
+    shares = config.context_low, config.context_high
+    targets, context = sample_blocks(config.patches, torch.Generator().manual_seed(seed), context_ratio=shares)
+    return to_z_up(points[0], config.up), patch, order.argsort(), tokens[0], targets, context
+
+
+def feature_colours(tokens):
+    """Tokens (..., D) -> RGB (..., 3): their ranks along the three main directions of variation."""
+    flat = tokens.flatten(0, -2)
+    flat = flat - flat.mean(0)
+    main = flat @ torch.linalg.svd(flat, full_matrices=False).Vh[:3].T
+    ranks = main.argsort(0).argsort(0) / (len(main) - 1)  # ranks: one odd token does not take the contrast from the others
+    return (0.2 + 0.75 * ranks).view(*tokens.shape[:-1], 3)
+
+
+def draw_patches(encoder, shapes, path, seed):
+    """A column per shape: patches by their place in the sequence, context and targets of one draw, token features as RGB."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    seen = [look_through(encoder, points, seed) for points in shapes]
+    features = feature_colours(torch.stack([tokens for *_, tokens, _, _ in seen])).numpy()  # (shapes, G, 3)
+    figure = Figure(figsize=(3 * len(shapes), 10), layout="constrained")
+    rows = figure.subfigures(3, 1, height_ratios=(1, 1.12, 1))  # the middle one has a legend
+    axes = np.stack([row.subplots(1, len(shapes), squeeze=False)[0] for row in rows], 1)  # (shapes, 3)
+    for column, (points, patch, place, _, targets, context), rgb in zip(axes, seen, features):
+        points = points.numpy() @ VIEW
+        blocks = np.tile(GREY, (len(place), 1))
+        blocks[context] = CONTEXT
+        for target, colour in zip(targets, TARGETS):
+            blocks[target] = colour
+        sequence = colormaps["turbo"](np.linspace(0.05, 0.95, len(place)))[:, :3]
+        order = points[:, 2].argsort()[::-1]  # far points first: near ones cover them
+        light = 1 - 0.35 * (points[:, 2] - points[:, 2].min()) / np.ptp(points[:, 2])
+        low, high = points.min(0), points.max(0)
+        reach = 0.53 * (high - low)[:2].max()
+        for ax, colours in zip(column, (sequence[place], blocks[place], rgb)):
+            ax.scatter(*points[order, :2].T, c=(colours[patch] * light[:, None])[order], s=220000 / len(points), linewidths=0)
+            ax.set(**{f"{axis}lim": (c - reach, c + reach) for axis, c in zip("xy", (low + high) / 2)}, aspect="equal")
+            ax.axis("off")
+    rows[0].suptitle("patches by their place in the sequence, from blue (first) to red (last)")
+    rows[1].suptitle("context and target blocks of one draw (overlaps in the later target's colour)")
+    rows[2].suptitle("features of the patches' tokens, three main directions of variation as red, green and blue")
+    names = [("context", CONTEXT), *((f"target {i + 1}", colour) for i, colour in enumerate(TARGETS)), ("left out", GREY)]
+    rows[1].legend(handles=[Patch(color=colour, label=name) for name, colour in names], ncols=6, loc="outside lower center", frameon=False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=80, format="png")
+
+
+def picture_command(args):
+    """`--picture`: draw what a trained encoder makes of four shapes."""
+    path = args.encoder or SHIPPED
+    encoder = load_encoder(path)
+    check_flags(args, encoder.config, path)
+    draw_patches(encoder, pictured_shapes(args, encoder.config), args.picture, args.seed)
+    print(f"saved {args.picture}")
+
+
 @command
 def main(argv=None):
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
     device = set_up_torch(args.device, args.threads)
+    if args.picture:
+        return picture_command(args)
     out = Path(args.out)
     paths = {"last": out.with_suffix(".last.pt"), "curve": out.with_suffix(".csv"), "card": out.with_suffix(".json")}
     unfinished = args.resume and paths["last"].exists()  # also where it was stopped between its last files
@@ -290,18 +433,26 @@ def main(argv=None):
         raise UserError(f"{out}: is there already; give --overwrite or another --out")
     if paths["last"].exists() and not (args.resume or args.overwrite):
         raise UserError(f"{paths['last']}: an unfinished run; give --resume to go on or --overwrite to start anew")
-    config = resolve_config(args)
+    jepa = None
+    if args.start:
+        if Path(args.start).resolve() == paths["last"].resolve():
+            raise UserError(f"--start {args.start}: this run would write over it; give another --out")
+        jepa, reached = load_start(args)
+        args.tau = reached if args.tau is None else args.tau
+    config = jepa.config if jepa else resolve_config(args)
     pool = load_pool(args, config)
 
     torch.manual_seed(stable_seed("pretrain-weights", args.seed))
     generator = torch.Generator().manual_seed(stable_seed("masks", args.seed))
-    jepa = PointJEPA(config).to(device)
+    jepa = (jepa or PointJEPA(config)).to(device)
     optimizer = torch.optim.AdamW([p for p in jepa.parameters() if p.requires_grad], lr=0.0, weight_decay=args.weight_decay, fused=True)
     progress = 0, 0.0, []
     if unfinished:
         progress = load_last(paths["last"], args, jepa, optimizer, generator)
     num_parameters = sum(p.numel() for p in jepa.encoder.parameters())
     print(f"{out}: {len(pool)} clouds, {num_parameters / 1e6:.2f} M encoder parameters, {args.steps} steps of {args.batch}; {device.type}")
+    if args.start:
+        print(f"on from {args.start}, step {jepa.step}: EMA momentum {args.tau:.5f} at the start, a fresh optimiser")
 
     seconds, curve = fit(jepa, pool, args, device, generator, optimizer, paths, progress)
     save_checkpoint(out, {"config": dataclasses.asdict(config), "encoder": jepa.encoder.state_dict(), "step": args.steps})

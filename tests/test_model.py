@@ -137,6 +137,12 @@ def test_up_axis():
     metres = centers * radius[:, None] + centroid[:, None]
     first = clouds_of(2)[:, 0]  # sampling starts at point 0
     torch.testing.assert_close(metres[:, 0], first)
+    # a y-up encoder sees z-up data turned: its tokens are those of the same weights on clouds that are y up
+    upright = grasp_model(up="z")
+    upright.load_state_dict(network.state_dict())
+    tokens, expected = network.eval().encode(clouds_of(2))[0], upright.eval().encode(model.from_z_up(clouds_of(2), "y"))[0]
+    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(tokens, upright.encode(clouds_of(2))[0], atol=1e-2)
 
 
 def test_rotation_matrix_against_scipy():

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import fails, write_box
+from test_jepa import official_file
 
 import model
 import pretrain_jepa
@@ -80,6 +82,33 @@ def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, st
     assert outcome(tmp_path / "encoder.pt") == outcome(pretrained)
 
 
+def test_a_run_follows_the_schedules(shapes, tmp_path, monkeypatch):
+    """AdamW on all that trains, weight decay 0.05, no clipping; rate and EMA momentum of every step as scheduled."""
+    rates, taus, made = [], [], []
+    adamw, update = torch.optim.AdamW, pretrain_jepa.PointJEPA.update_target
+
+    def build(parameters, **options):
+        made.append(adamw(parameters, **options))
+        made[0].register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+        return made[0]
+
+    def follow(jepa, tau):
+        taus.append(tau)
+        assert len(taus) == len(rates)  # after the optimiser's step
+        update(jepa, tau)
+
+    monkeypatch.setattr(torch.optim, "AdamW", build)
+    monkeypatch.setattr(pretrain_jepa.PointJEPA, "update_target", follow)
+    pretrain_jepa.main(arguments(shapes, tmp_path / "encoder.pt", "--lr", 1e-3, "--tau", 0.9))
+    assert rates == [pretrain_jepa.rate_at(step, STEPS, 1e-3) for step in range(STEPS)]
+    assert taus == [pretrain_jepa.tau_at(step, STEPS, 0.9) for step in range(STEPS)]
+    (group,) = made[0].param_groups
+    trained = [p for p in model.PointJEPA(model.PRESETS["tiny"]).parameters() if p.requires_grad]
+    assert group["weight_decay"] == 0.05 and [p.shape for p in group["params"]] == [p.shape for p in trained]
+    rows = list(csv.DictReader(open(tmp_path / "encoder.csv")))
+    assert [float(row["lr"]) for row in rows] == rates[1::2] and [float(row["tau"]) for row in rows] == taus[1::2]
+
+
 def test_synthetic_shapes_are_made_once_and_named_by_seed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = "--clouds synthetic --num-clouds 6 --preset tiny --steps 2 --batch 3 --quiet --threads 1 --out a.pt".split()
@@ -91,6 +120,9 @@ def test_synthetic_shapes_are_made_once_and_named_by_seed(tmp_path, monkeypatch)
     before = pool.stat().st_mtime_ns
     pretrain_jepa.main([*argv, "--overwrite"])
     assert pool.stat().st_mtime_ns == before
+    pretrain_jepa.main([*argv, "--overwrite", "--up", "y"])
+    (pool,) = (tmp_path / "data" / "pretraining").glob("*-y-*.npy")
+    assert np.array_equal(np.load(pool)[4], synthesize.pretraining_cloud(0, 4, 64, up="y"))
 
 
 def test_nothing_is_overwritten_unasked(shapes, pretrained, tmp_path, capsys):
@@ -99,33 +131,142 @@ def test_nothing_is_overwritten_unasked(shapes, pretrained, tmp_path, capsys):
     assert "--resume" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / "encoder.pt"), capsys)
 
 
-def test_augmentation_in_order_and_each_sample_its_own():
-    config = model.PRESETS["tiny"]
+@pytest.mark.parametrize("normalize", ["unit_sphere", "metric"])
+@pytest.mark.parametrize("up", ["z", "y"])
+def test_augmentation_in_order_and_each_sample_its_own(up, normalize):
+    config = dataclasses.replace(model.PRESETS["tiny"], up=up, normalize=normalize, scale=0.5)
     cloud = torch.randn(1, 64, 3, generator=torch.Generator().manual_seed(1)) * 0.05 + 0.3
     out = pretrain_jepa.augment(cloud.expand(500, -1, -1), config, torch.Generator().manual_seed(0))
     assert torch.allclose(out.mean(1), torch.zeros(500, 3), atol=1e-5)
-    assert torch.allclose(out.norm(dim=2).amax(1), torch.ones(500), atol=1e-5)
-    centred = cloud[0] - cloud[0].mean(0)
+    if normalize == "unit_sphere":
+        assert torch.allclose(out.norm(dim=2).amax(1), torch.ones(500), atol=1e-5)
+    # in z-up axes, where a turn about the up axis is one about z
+    centred, out = model.to_z_up(cloud[0] - cloud[0].mean(0), up), model.to_z_up(out, up)
     scales, angles = [], []
     for sample in out:
         # what maps the centred cloud to the sample is radius⁻¹ · rotation about z · diag(scale)
         matrix = torch.linalg.lstsq(centred, sample).solution.T
         assert torch.allclose(centred @ matrix.T, sample, atol=1e-4)
         assert matrix[2, :2].abs().max() < 1e-4 and matrix[:2, 2].abs().max() < 1e-4
-        ratios = torch.stack([matrix[:2, 0].norm(), matrix[:2, 1].norm(), matrix[2, 2]])
-        assert torch.dot(matrix[:2, 0], matrix[:2, 1]).abs() < 1e-4
-        scales.append(ratios / ratios.max())
+        assert torch.dot(matrix[:2, 0], matrix[:2, 1]).abs() < 1e-4 and torch.linalg.det(matrix) > 0
+        scales.append(torch.stack([matrix[:2, 0].norm(), matrix[:2, 1].norm(), matrix[2, 2]]))
         angles.append(math.atan2(matrix[1, 0], matrix[0, 0]))
-    assert torch.stack(scales).min() >= 0.8 / 1.2 - 1e-3 and torch.stack(scales).min() < 0.75
+    scales = torch.stack(scales)  # (500, 3)
+    if normalize == "metric":  # 0.5 m are one unit: the scales themselves
+        assert torch.histc(scales * 0.5, 4, 0.8 - 1e-4, 1.2 + 1e-4).min() > 300  # all 1500, 375 expected in each quarter
+        assert torch.corrcoef(scales.T).fill_diagonal_(0).abs().max() < 0.15  # every axis by itself
+    ratios = scales / scales.amax(1, keepdim=True)
+    assert ratios.min() >= 0.8 / 1.2 - 1e-3 and ratios.min() < 0.75
     assert np.histogram(angles, bins=4, range=(-math.pi, math.pi))[0].min() > 80  # 125 expected in each quarter
 
 
-def test_up_axis_is_the_one_that_stays():
-    config = model.dataclasses.replace(model.PRESETS["tiny"], up="y")
-    cloud = torch.rand(1, 64, 3)
-    out = pretrain_jepa.augment(cloud.expand(20, -1, -1), config, torch.Generator().manual_seed(0))
-    order = cloud[0, :, 1].argsort()
-    assert all((sample[order, 1].diff() >= -1e-6).all() for sample in out)
+def test_up_and_normalize_travel_with_the_checkpoint(shapes, box_root, tmp_path, capsys):
+    out = tmp_path / "encoder.pt"
+    pretrain_jepa.main(arguments(shapes, out, "--up", "y", "--normalize", "metric", "--patches", 10))
+    config = model.load_encoder(out).config
+    assert (config.up, config.normalize, config.patches) == ("y", "metric", 10)
+    train.main(f"--data {box_root} --runs {tmp_path} --name run --init jepa --jepa-ckpt {out} --steps 2 --quiet".split())
+    network = model.load_run(tmp_path / "run").config
+    assert all(getattr(network, name) == getattr(config, name) for name in model.ENCODER_FIELDS)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["network"]["up"] == "y"
+
+
+# ---------------------------------------------------------------- going on from a pretraining
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    """An official file of the size of --preset tiny, for clouds of 70 points, y up as all of them are."""
+    path = tmp_path_factory.mktemp("official") / "official.ckpt"
+    hyper = {"encoder_heads": 2, "predictor_heads": 2, "tokenizer_num_groups": 12, "tokenizer_group_size": 8, "transformation_subsample_points": 70}
+    official_file(path, hyper, width=32, w1=16, w2=16, w3=32, predictor_width=16, predictor_depth=1)
+    return path
+
+
+def test_start_from_the_official_file(shapes, official, tmp_path, monkeypatch, capsys):
+    """Network, predictor and EMA of the file, a fresh optimiser, and the momentum that 40,500 steps had come to."""
+    out, taus, first = tmp_path / "encoder.pt", [], []
+    update, forward = pretrain_jepa.PointJEPA.update_target, pretrain_jepa.PointJEPA.forward
+    monkeypatch.setattr(pretrain_jepa.PointJEPA, "update_target", lambda jepa, tau: taus.append(tau) or update(jepa, tau))
+
+    def remember(jepa, clouds, generator):
+        if not first:
+            first.append({name: value.clone() for name, value in jepa.state_dict().items()})
+        assert jepa.training and not jepa.target.training and clouds.shape[1:] == (70, 3)
+        return forward(jepa, clouds, generator)
+
+    monkeypatch.setattr(pretrain_jepa.PointJEPA, "forward", remember)
+    card = pretrain_jepa.main(arguments(shapes, out, "--start", official))
+    loaded = model.load_jepa(official)
+    assert all(torch.equal(value, first[0][name]) for name, value in loaded.state_dict().items())
+    assert taus == pytest.approx([0.99999] * STEPS, abs=1e-12) and card["settings"]["tau"] == taus[0]
+    encoder = model.load_encoder(out)
+    assert encoder.config == loaded.config
+    assert encoder.config.up == "y" and "step 40500" in capsys.readouterr().out
+    agreeing = "--preset tiny --up y --points 70 --patches 12 --patch-size 8 --normalize unit_sphere --tau 0.5".split()
+    taus.clear()
+    pretrain_jepa.main(arguments(shapes, tmp_path / "again.pt", "--start", official, *agreeing))
+    assert taus == [pretrain_jepa.tau_at(step, STEPS, 0.5) for step in range(STEPS)]
+
+
+def test_start_from_the_official_file_makes_its_kind_of_clouds(official, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pretrain_jepa.main(f"--start {official} --num-clouds 4 --steps 1 --batch 2 --quiet --threads 1 --out a.pt".split())
+    (pool,) = (tmp_path / "data" / "pretraining").glob("*.npy")
+    assert np.array_equal(np.load(pool)[3], synthesize.pretraining_cloud(0, 3, 70, up="y"))
+
+
+def stopped_at(step, argv, monkeypatch):
+    """Run until Ctrl-C comes in the middle of a step."""
+    calls, update = [], pretrain_jepa.PointJEPA.update_target
+
+    def interrupt(*args):
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(pretrain_jepa.PointJEPA, "update_target", interrupt)
+        pretrain_jepa.main(argv)
+
+
+def test_start_from_a_pretraining_and_resume(shapes, official, tmp_path, monkeypatch):
+    """From a stopped run's .last.pt, with the momentum of that step; a stopped continuation ends as an undisturbed one."""
+    stopped_at(7, arguments(shapes, tmp_path / "old.pt", "--tau", 0.9, "--patches", 10), monkeypatch)
+    argv = arguments(shapes, tmp_path / "whole.pt", "--start", tmp_path / "old.last.pt", "--patches", 10)
+    card = pretrain_jepa.main(argv)
+    assert card["settings"]["tau"] == pretrain_jepa.tau_at(7, STEPS, 0.9) and card["network"]["patches"] == 10
+    argv[argv.index(str(tmp_path / "whole.pt"))] = str(tmp_path / "parts.pt")
+    stopped_at(5, argv, monkeypatch)
+    pretrain_jepa.main([*argv, "--resume"])
+    assert outcome(tmp_path / "parts.pt") == outcome(tmp_path / "whole.pt")
+
+
+def test_start_errors(shapes, pretrained, official, tmp_path, monkeypatch, capsys):
+    def error(*flags):
+        return fails(pretrain_jepa.main, arguments(shapes, tmp_path / "e.pt", *flags), capsys)
+
+    for flags in ("--up z", "--normalize metric", "--points 64", "--patches 8", "--patch-size 4"):
+        line = error("--start", official, *flags.split())
+        assert str(official) in line and f"leave {flags.split()[0]} out" in line
+    assert "leave --preset out" in error("--preset", "small", "--start", official)
+    assert "nowhere.ckpt" in error("--start", "nowhere.ckpt")
+    assert "encoder without predictor" in error("--start", pretrained)
+    (tmp_path / "short.ckpt").write_bytes(official.read_bytes()[:-1000])
+    assert "short.ckpt" in error("--start", tmp_path / "short.ckpt")
+    stopped_at(3, arguments(shapes, tmp_path / "old.pt"), monkeypatch)
+    content = model.read_checkpoint(tmp_path / "old.last.pt")
+    for change in ({"settings": {}}, {"settings": None}, {"step": "three"}):
+        torch.save(content | change, tmp_path / "bad.pt")
+        assert "bad.pt" in error("--start", tmp_path / "bad.pt")
+    own = arguments(shapes, tmp_path / "old.pt", "--start", tmp_path / "old.last.pt", "--overwrite")
+    assert "write over" in fails(pretrain_jepa.main, own, capsys)
+    stopped_at(3, arguments(shapes, tmp_path / "e.pt", "--start", official), monkeypatch)
+    assert "start" in error("--start", tmp_path / "old.last.pt", "--resume")  # not the file that it was started from
+
+
+# ---------------------------------------------------------------- schedules, logging, errors
 
 
 def test_schedules():
@@ -154,6 +295,37 @@ def test_batches_are_epochs_and_can_start_anywhere():
     assert all(len(set(first[i] + first[i + 1])) == 8 for i in (0, 2, 4))
     for start in range(5):
         assert next(pretrain_jepa.batches(10, args, start)).tolist() == first[start]
+
+
+def test_picture(shapes, pretrained, tmp_path, capsys):
+    picture = tmp_path / "new" / "patches.png"
+    argv = ["--picture", picture, "--encoder", pretrained, "--synsets", "03481172", "02880940"]
+    pretrain_jepa.main([str(word) for word in argv])
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+    picture.unlink()
+    pretrain_jepa.main([str(word) for word in ["--picture", picture, "--encoder", pretrained, "--clouds", shapes]])
+    assert picture.stat().st_size > 10_000
+    assert "leave --points out" in fails(pretrain_jepa.main, [*argv, "--points", 100], capsys)
+    assert "--start" in fails(pretrain_jepa.main, [*argv, "--start", pretrained], capsys)
+    assert "--picture" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / "e.pt", "--encoder", pretrained), capsys)
+
+
+def test_picture_shows_what_the_training_step_does(tmp_path):
+    """Places are the sequence's; a y-up encoder's shape is drawn upright; like features have like colours."""
+    torch.manual_seed(0)
+    encoder = model.PointEncoder(dataclasses.replace(model.PRESETS["tiny"], up="y")).eval()
+    shape = synthesize.pretraining_cloud(0, 0, 500, "y")
+    points, patch, place, tokens, targets, context = pretrain_jepa.look_through(encoder, shape, 3)
+    assert points[:64].norm(dim=1).max() == pytest.approx(1, abs=1e-5)
+    assert np.corrcoef(points[:, 2], shape[:, 1])[0, 1] > 0.9999
+    order = place.argsort()
+    assert order.tolist() == model.sequence_patches(encoder(model.from_z_up(points[None, :64], "y"))[1])[0].tolist()
+    assert tokens.shape == (8, 32) and patch[:64].unique().tolist() == list(range(8))  # every center is among the points
+    assert not set(targets.flatten().tolist()) & set(context.tolist())
+    features = torch.randn(3, 20, 32, generator=torch.Generator().manual_seed(0)) + 50 * torch.eye(3, 32)[:, None]
+    colours = pretrain_jepa.feature_colours(features)
+    assert colours.shape == (3, 20, 3) and 0 <= colours.min() and colours.max() <= 1
+    assert torch.cdist(colours.mean(1), colours.mean(1))[0, 1:].min() > 0.3  # three objects far apart, three colours
 
 
 def test_errors(tmp_path, shapes, capsys):

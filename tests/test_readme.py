@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_box
+from test_jepa import official_file
 
 import data
 import evaluate
@@ -39,6 +40,8 @@ def places(box_root, tmp_path_factory):
     torch.manual_seed(0)
     config = model.PRESETS["tiny"]
     model.save_checkpoint(folder / "tiny.pt", {"config": vars(config), "encoder": model.PointEncoder(config).state_dict()})
+    hyper = {"encoder_heads": 2, "predictor_heads": 2, "tokenizer_num_groups": 8, "tokenizer_group_size": 8, "transformation_subsample_points": 64}
+    official_file(folder / "official.ckpt", hyper, width=32, w1=16, w2=16, w3=32, predictor_width=16, predictor_depth=1)
     (folder / "clouds").mkdir()
     for i in range(4):
         np.save(folder / "clouds" / f"{i}.npy", np.random.default_rng(i).normal(size=(64, 3)))
@@ -51,7 +54,8 @@ def places(box_root, tmp_path_factory):
 def small(script, argv, places, box_root, count):
     """The command's arguments with placeholders replaced and flags appended that make it quick."""
     names = {"RUN": places / "run", "ROOT": box_root, "FOLDER": places / "clouds", "mug.obj": places / "mug.obj",
-             "my_encoder.pt": places / "tiny.pt", "F.npz": places / "predictions.npz", "FILE.png": places / "picture.png"}  # fmt: skip
+             "my_encoder.pt": places / "tiny.pt", "F.npz": places / "predictions.npz", "FILE.png": places / "picture.png",
+             "results/pretraining/patches.png": places / "patches.png", "pretrain_pointjepa_epoch=499-step=40500.ckpt": places / "official.ckpt"}  # fmt: skip
     argv = [str(names.get(word, word)) for word in argv]
     if "--pose" in argv and "x" in argv:
         argv[argv.index("x") :] = "0.1 0 -1e-1 0 0 0 1".split()
@@ -64,6 +68,7 @@ def small(script, argv, places, box_root, count):
         argv += ["--jepa-ckpt", str(places / "tiny.pt")] if "jepa" in argv else []
     if script == "pretrain_jepa.py":
         argv += f"--clouds {places / 'clouds'} --preset tiny --steps 2 --batch 2 --out {places}/out{count}.pt --quiet".split()
+        argv += ["--encoder", str(places / "tiny.pt")] if "--picture" in argv else []
     if script == "synthesize.py" and "--card" in argv:
         argv[argv.index("--card") + 1] = str(places / "synthetic")
         argv += ["--out", str(places / "card")]

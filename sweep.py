@@ -570,7 +570,7 @@ def draw_rows(rows, path):
         values = [[float(row[name]) for row in group if row[name] != ""] or [math.nan] for group in groups.values()]
         errors = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
         axes.errorbar([statistics.mean(v) for v in values], range(len(groups)), xerr=errors, fmt=marker, color=color, label=name.replace("_", " "))
-    axes.set_yticks(range(len(groups)), [textwrap.fill(name.replace("`", ""), 55) for name in groups], fontsize=8)
+    axes.set_yticks(range(len(groups)), [textwrap.fill(name.replace("`", ""), 55, break_on_hyphens=False) for name in groups], fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="RMSE on val (rad), mean and SD over seeds")
     figure.suptitle("\n".join(textwrap.wrap(shared, 120)), fontsize=8)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -5,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import fails, write_box
+from scipy.spatial.transform import Rotation
 
 import evaluate
 import train
-from model import load_run
+from data import load_dataset
+from model import PRESETS, GraspModel, load_run
+from splits import make_split
 
 
 def random_predictions(seed, n=60, k=4, j=3, objects=10):
@@ -168,3 +172,102 @@ def test_one_object_errors(run, tmp_path, capsys):
         ([run, "--predictions", "x.npz"], "either"),
     ):
         assert message in fails(evaluate.main, argv, capsys)
+
+
+# ---------------------------------------------------------------- comparisons, baselines, frozen encoders
+
+
+def test_paired_improvement():
+    rng = np.random.default_rng(0)
+    old, grasps, objects = rng.uniform(0.1, 1, 20), rng.integers(1, 50, 20), np.array([f"o{i}" for i in range(20)])
+    assert evaluate.paired_improvement(old / 4, old, grasps, objects) == pytest.approx((0.5, 0.5, 0.5))  # half the RMSE for every object
+    new = old * rng.uniform(0.3, 1.2, 20)
+    gain, low, high = evaluate.paired_improvement(new, old, grasps, objects, seed=1)
+    assert gain == pytest.approx(1 - math.sqrt((grasps * new).sum() / (grasps * old).sum()))
+    values = []
+    for _ in range(2000):
+        i = rng.integers(0, 20, 20)
+        values.append(1 - math.sqrt((grasps[i] * new[i]).sum() / (grasps[i] * old[i]).sum()))
+    assert [low, high] == pytest.approx(np.percentile(values, (2.5, 97.5)).tolist(), abs=0.01)
+    twice = evaluate.paired_improvement(*(np.tile(a, 2) for a in (new, old, grasps, objects)), seed=1)
+    assert twice == pytest.approx((gain, low, high))  # an object in two packs is drawn as one
+    assert math.isnan(evaluate.paired_improvement(new[:7], old[:7], grasps[:7], objects[:7])[1])
+
+
+def test_per_object():
+    p = random_predictions(2)
+    ids, grasps, squared = evaluate.per_object(p)
+    assert grasps.sum() == 60
+    for name, count, value in zip(ids, grasps, squared):
+        rows = np.flatnonzero(p["object"] == name)
+        naive = np.mean([((p["joints_pred"][i, p["logits"][i].argmax()] - p["joints_true"][i]) ** 2).mean() for i in rows])
+        assert count == len(rows) and value == pytest.approx(naive, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def boxes(box_root):
+    data = load_dataset(box_root, 64, quiet=True)
+    return data, make_split(data)
+
+
+def test_nearest_grasp_against_a_loop(boxes):
+    data, split = boxes
+    found = evaluate.nearest_predictions(data, split.rows["train"], split.rows["val"], chunk=3)
+    for joints, row in zip(found["joints_pred"], split.rows["val"]):
+        best = None
+        for other in split.rows["train"]:
+            if data.scenes[data.scene[other]].split("/")[0] == data.scenes[data.scene[row]].split("/")[0]:
+                a, b = data.poses[row].astype(float), data.poses[other].astype(float)
+                turn = Rotation.from_quat(a[3:]).inv() * Rotation.from_quat(b[3:])
+                distance = math.dist(a[:3], b[:3]) / 0.05 + turn.magnitude()
+                best = min(best or (distance, other), (distance, other))
+        assert np.array_equal(joints[0], data.joints[best[1]])
+    itself = evaluate.nearest_predictions(data, split.rows["train"], split.rows["train"])
+    assert np.array_equal(itself["joints_pred"][:, 0], data.joints[split.rows["train"]])
+
+
+def scenes(classes=4, objects=12, per_object=2):
+    """Synset, object, pool and val of made-up scenes: the last three objects of a category are val."""
+    synsets = np.repeat([f"s{i}" for i in range(classes)], objects * per_object)
+    number = np.tile(np.repeat(np.arange(objects), per_object), classes)
+    names = np.array([f"{s}/{i}" for s, i in zip(synsets, number)])
+    return synsets, names, number < objects - 3, number >= objects - 3
+
+
+def test_probe_separates_what_is_separable_and_guesses_where_labels_are_shuffled():
+    synsets, objects, pool, val = scenes()
+    rng = np.random.default_rng(0)
+    features = np.eye(4)[np.unique(synsets, return_inverse=True)[1]] @ rng.normal(size=(4, 20)) * 3 + rng.normal(0, 0.3, (len(synsets), 20))
+    assert evaluate.few_shot_accuracy(features, synsets, objects, pool, val, 5) == (1.0, 4)
+    noise = rng.normal(size=(len(synsets), 20))
+    assert evaluate.few_shot_accuracy(noise, synsets, objects, pool, val, 5, draws=50)[0] == pytest.approx(0.25, abs=0.12)
+    short = pool & ~((synsets == "s2") & ~np.char.endswith(objects, "/0"))  # one pool object left in s2
+    assert evaluate.few_shot_accuracy(features, synsets, objects, short, val, 2) == (1.0, 3)
+    accuracy, count = evaluate.few_shot_accuracy(features, synsets, objects, pool, val, 10)
+    assert math.isnan(accuracy) and count == 0
+
+
+def test_probe_ignores_test_objects_and_feeds_the_encoder_as_the_model_does(boxes):
+    data, split = boxes
+    torch.manual_seed(0)
+    model = GraspModel(PRESETS["tiny"]).eval()
+    with torch.no_grad():
+        tokens = model.encode(torch.from_numpy(data.clouds))[0].numpy()
+    assert np.array_equal(evaluate.encode_scenes(model.encoder, data.clouds, "cpu"), tokens)
+    result = evaluate.probe(model.encoder, data, split, shots=(2, 3))
+    assert 0 <= result["probe_2"] <= 1 and result["categories_2"] == 2 and 1 <= result["rank_tokens"] <= 32
+    clouds = data.clouds.copy()
+    away = np.isin(data.objects, split.suites["test"] + split.suites["test_category"])
+    clouds[away] = np.random.default_rng(0).normal(size=clouds[away].shape)
+    assert evaluate.probe(model.encoder, dataclasses.replace(data, clouds=clouds), split, shots=(2, 3)) == result
+
+
+def test_effective_rank():
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(10, 10)))[0]
+    corners = np.concatenate([np.eye(4), -np.eye(4)])  # centred, four equal singular values
+    assert evaluate.effective_rank(corners @ basis[:4]) == pytest.approx(4)
+    assert evaluate.effective_rank(np.outer(np.arange(9), basis[0])) == pytest.approx(1)
+    share = np.array([3, 1]) / 4
+    scaled = np.concatenate([np.diag([3, 1]), -np.diag([3, 1])])
+    assert evaluate.effective_rank(scaled + 7.0) == pytest.approx(math.exp(-(share * np.log(share)).sum()))
+    assert evaluate.effective_rank(np.ones((5, 3))) == 1

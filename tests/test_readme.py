@@ -63,9 +63,9 @@ def small(script, argv, places, box_root, count):
         argv += f"--data {box_root} --preset tiny --steps 2 --runs {places} --name run{count} --quiet".split()
         argv += ["--jepa-ckpt", str(places / "tiny.pt")] if "jepa" in argv else []
     if script == "sweep.py":
-        argv[argv.index("--out") + 1] = str(places / f"grid{count}")
-        argv += ["--smoke", "--runs", str(places / f"sweep{count}"), "--data", str(box_root)]
-        argv += ["--jepa-ckpt", str(places / "tiny.pt")] if "jepa" in argv else []
+        argv += ["--out", str(places / f"grid{count}"), "--smoke", "--runs", str(places / f"sweep{count}"), "--jobs", "1", "--data", str(box_root)]
+        if "--against" in argv:  # with itself
+            argv[argv.index("--against") + 1] = str(places / f"grid{count}")
     if script == "pretrain_jepa.py":
         argv += f"--clouds {places / 'clouds'} --preset tiny --steps 2 --batch 2 --out {places}/out{count}.pt --quiet".split()
         argv += ["--encoder", str(places / "tiny.pt")] if "--picture" in argv else []

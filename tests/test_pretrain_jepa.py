@@ -84,13 +84,24 @@ def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, st
 
 def test_a_run_follows_the_schedules(shapes, tmp_path, monkeypatch):
     """AdamW on all that trains, weight decay 0.05, no clipping; rate and EMA momentum of every step as scheduled."""
-    rates, taus, made = [], [], []
-    adamw, update = torch.optim.AdamW, pretrain_jepa.PointJEPA.update_target
+    rates, taus, made, norms = [], [], [], []
+    adamw, update, backward = torch.optim.AdamW, pretrain_jepa.PointJEPA.update_target, torch.Tensor.backward
+
+    def gradient_norm():
+        return math.sqrt(sum(p.grad.square().sum().item() for p in made[0].param_groups[0]["params"] if p.grad is not None))
+
+    def look(optimizer, *_):
+        rates.append(optimizer.param_groups[0]["lr"])
+        assert gradient_norm() == norms[-1] > 10  # as the backward pass left it, though large
 
     def build(parameters, **options):
         made.append(adamw(parameters, **options))
-        made[0].register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+        made[0].register_step_pre_hook(look)
         return made[0]
+
+    def run_backward(loss):
+        backward(1000 * loss)
+        norms.append(gradient_norm())
 
     def follow(jepa, tau):
         taus.append(tau)
@@ -98,6 +109,7 @@ def test_a_run_follows_the_schedules(shapes, tmp_path, monkeypatch):
         update(jepa, tau)
 
     monkeypatch.setattr(torch.optim, "AdamW", build)
+    monkeypatch.setattr(torch.Tensor, "backward", run_backward)
     monkeypatch.setattr(pretrain_jepa.PointJEPA, "update_target", follow)
     pretrain_jepa.main(arguments(shapes, tmp_path / "encoder.pt", "--lr", 1e-3, "--tau", 0.9))
     assert rates == [pretrain_jepa.rate_at(step, STEPS, 1e-3) for step in range(STEPS)]

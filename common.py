@@ -178,3 +178,10 @@ def add_machine_flags(parser):
     group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: fp32 on CPU, bf16 on CUDA")
     group.add_argument("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
     group.add_argument("--quiet", action="store_true", help="no progress bars")
+    group.add_argument("--benchmark", action="store_true", help="instead of training, measure the step on random clouds: time, its parts, FLOP/s; --precision and --threads: only those")
+    group.add_argument("--json", metavar="FILE", help="write what --benchmark measures here too")
+
+
+def check_machine_flags(args):
+    if args.json and not args.benchmark:
+        raise UserError("--json goes with --benchmark; a run writes its own files")

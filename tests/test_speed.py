@@ -1,0 +1,77 @@
+"""speed.py: operation counts against PyTorch's own counter, the stopwatch, the benchmark of train.py."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import fails
+from torch.utils.flop_counter import FlopCounterMode
+
+import model
+import speed
+import train
+
+TINY = model.PRESETS["tiny"]
+
+
+def counted(step):
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("pool", ("mean", "mean_max", "none", "hand", "attention"))
+def test_flops_of_a_training_step(pool):
+    args = train.parse(["--preset", "tiny", "--pool", pool])
+    network = model.GraspModel(dataclasses.replace(TINY, pool=pool))
+    optimizer = train.build_optimizer(network, args)
+    train.training_mode(network, args)
+    data = train.random_data(4, TINY.points, 12, 3)
+    clouds, poses, joints = (torch.from_numpy(array) for array in (data.clouds, data.poses, data.joints))
+    batch = next(train.batches(data, np.arange(len(data.scene)), args, 0, torch.device("cpu")))
+    assert [len(part) for part in batch] == [4, 12, 12]
+    ours = speed.training_flops(network, 4, 12)
+    theirs = counted(lambda: train.training_step(network, optimizer, batch, clouds, poses, joints, args, torch.Generator()))
+    if pool == "attention":  # the counter does not know the fused attention of one query on a CPU
+        assert theirs <= ours <= theirs + 3 * 2 * 2 * 4 * TINY.patches * TINY.width
+    else:
+        assert ours == theirs
+
+
+def test_stopwatch_gives_every_second_to_one_part():
+    watch, layer = speed.Stopwatch(torch.device("cpu")), torch.nn.Linear(2, 2)
+    watch.around(layer, "before", "layer")
+    watch.start()
+    begun = watch.last
+    layer(torch.zeros(1, 2))
+    layer(torch.zeros(1, 2))
+    watch.lap("rest")
+    assert set(watch.seconds) == {"before", "layer", "rest"}
+    assert sum(watch.seconds.values()) == pytest.approx(watch.last - begun) and min(watch.seconds.values()) > 0
+
+
+def test_benchmark_of_training(tmp_path, capsys):
+    argv = f"--preset tiny --benchmark --steps 1 --quiet --json {tmp_path}/speed.json --runs {tmp_path}/runs --data {tmp_path}/none".split()
+    before = torch.get_num_threads()
+    report = train.main(argv)
+    assert report == json.loads((tmp_path / "speed.json").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["speed.json"] and torch.get_num_threads() == before
+    assert [(row["precision"], row["threads"], row["grasps_per_object"]) for row in report["rows"]] == [
+        (precision, threads, grasps) for precision in ("fp32", "bf16") for threads in (1, 2) for grasps in (1, 16, 64)
+    ]
+    network = model.GraspModel(TINY)
+    for row in report["rows"]:
+        assert list(row["shares"]) == ["batch", "grouping", "tokenizer", "encoder", "pooling + head", "backward", "optimiser"]
+        assert sum(row["shares"].values()) == pytest.approx(1)
+        assert row["gflop_per_step"] == pytest.approx(speed.training_flops(network, 16, 16 * row["grasps_per_object"]) / 1e9)
+        assert row["share_of_product"] == pytest.approx(row["gflop_per_s"] / row["product_gflop_per_s"]) and row["grasps_per_s"] > 0
+    assert report["peak_memory_mb"] > 50 and "of product" in capsys.readouterr().out
+    row, *others = train.main([*argv, "--precision", "bf16", "--threads", "1", "--pool", "none"])["rows"]
+    assert len(others) == 2 and "encoder" not in row["shares"]
+
+
+def test_benchmark_flags_are_not_settings(tmp_path, capsys):
+    assert "benchmark" in fails(train.main, ["--json", str(tmp_path / "speed.json")], capsys)
+    assert not {"benchmark", "json"} & set(train.settings_of(train.parse(["--benchmark"])))

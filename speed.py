@@ -129,6 +129,10 @@ class Stopwatch:
         module.register_forward_hook(lambda *_: self.lap(within))
 
 
+def no_lap(part):
+    """What the loops give in place of `Stopwatch.lap`."""
+
+
 def product_speed(device, precision):
     """FLOP/s of torch's product of two square matrices at this precision, once: the yardstick."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

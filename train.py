@@ -30,7 +30,7 @@ from common import (
 from data import GraspData, add_data_flags, epoch_batches, load_dataset
 from evaluate import constant_predictions, evaluate_suites, report, table
 from model import FINE_TUNING, PRESETS, GraspModel, load_encoder, load_strictly, read_checkpoint, save_checkpoint
-from speed import Stopwatch, measure, report as report_speed, training_flops
+from speed import Stopwatch, measure, no_lap, report as report_speed, training_flops
 from splits import add_split_flags, make_split
 from synthesize import ensure_root
 
@@ -216,10 +216,6 @@ def batches(data, rows, args, first, device):
             yield scenes, index, object_index
         first = max(0, first - len(batch_list))
         epoch += 1
-
-
-def no_lap(part):
-    """A stopwatch that does not run."""
 
 
 def compute_loss(model, clouds, object_index, poses, joints, args, generator):

@@ -10,6 +10,7 @@ from conftest import fails
 from torch.utils.flop_counter import FlopCounterMode
 
 import model
+import pretrain_jepa
 import speed
 import train
 
@@ -38,6 +39,19 @@ def test_flops_of_a_training_step(pool):
         assert theirs <= ours <= theirs + 3 * 2 * 2 * 4 * TINY.patches * TINY.width
     else:
         assert ours == theirs
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_flops_of_a_pretraining_step(seed):
+    torch.manual_seed(0)
+    jepa, generator = model.PointJEPA(TINY), torch.Generator().manual_seed(seed)
+    args = pretrain_jepa.parse(["--preset", "tiny"])
+    optimizer, shapes = pretrain_jepa.build_optimizer(jepa, args), []
+    jepa.predictor.register_forward_pre_hook(lambda _, inputs: shapes.extend((inputs[0].shape[1], *inputs[2].shape[1:3])))
+    theirs = counted(lambda: pretrain_jepa.pretraining_step(jepa, optimizer, torch.rand(3, TINY.points, 3), 0.9, args, generator))
+    rotation = 2 * 3 * TINY.points * 3 * 3  # of the augmentation, which is data, not network
+    fused = 2 * 2 * 3 * TINY.depth * TINY.patches**2 * TINY.width  # attention of the targets, unknown to the counter
+    assert speed.pretraining_flops(TINY, 3, *shapes) == theirs - rotation + fused
 
 
 def test_stopwatch_gives_every_second_to_one_part():
@@ -72,6 +86,18 @@ def test_benchmark_of_training(tmp_path, capsys):
     assert len(others) == 2 and "encoder" not in row["shares"]
 
 
+def test_benchmark_of_pretraining(tmp_path):
+    argv = f"--preset tiny --benchmark --steps 1 --batch 4 --quiet --precision bf16 --json {tmp_path}/speed.json --out {tmp_path}/none.pt".split()
+    report = pretrain_jepa.main(argv)
+    assert report == json.loads((tmp_path / "speed.json").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
+    assert [(row["precision"], row["threads"], row["batch"]) for row in report["rows"]] == [("bf16", 1, 4), ("bf16", 2, 4)]
+    for row in report["rows"]:
+        assert list(row["shares"]) == ["data", "grouping", "tokenizer", "targets", "encoder", "predictor", "backward", "optimiser"]
+        assert sum(row["shares"].values()) == pytest.approx(1) and row["clouds_per_s"] > 0
+
+
 def test_benchmark_flags_are_not_settings(tmp_path, capsys):
-    assert "benchmark" in fails(train.main, ["--json", str(tmp_path / "speed.json")], capsys)
-    assert not {"benchmark", "json"} & set(train.settings_of(train.parse(["--benchmark"])))
+    for script in (train, pretrain_jepa):
+        assert "benchmark" in fails(script.main, ["--json", str(tmp_path / "speed.json")], capsys)
+        assert script.settings_of(script.parse(["--benchmark", "--json", "x"])) == script.settings_of(script.parse([]))

@@ -153,7 +153,8 @@ def farthest_point_sample(clouds, count, generator=None):
     nearest = clouds.new_full((batch, num_points), math.inf)  # squared distance to the chosen set
     last = torch.zeros(batch, dtype=torch.long, device=clouds.device)
     if generator is not None:
-        last = torch.randint(num_points, (batch,), generator=generator, device=generator.device).to(clouds.device)
+        last = torch.randint(num_points, (batch,), generator=generator, device=generator.device)
+        last = last.to(clouds.device, non_blocking=True)  # blocking would wait for the GPU
     chosen = [last]
     for _ in range(count - 1):
         center = coordinates.gather(2, last[:, None, None].expand(-1, 3, -1))  # (B, 3, 1)
@@ -826,7 +827,7 @@ class PointJEPA(nn.Module):
         order = sequence_patches(centers)  # (B, G)
         centers = gather_points(centers, order)
         patches = gather_points(patches.flatten(2), order).view_as(patches)
-        hidden, visible = (index.to(clouds.device) for index in self.sample_blocks(generator))
+        hidden, visible = (index.to(clouds.device, non_blocking=True) for index in self.sample_blocks(generator))
         tokens, position = self.encoder.embed(patches), self.encoder.position(centers)  # (B, G, D) each
         targets = self.make_targets(tokens, position)[:, hidden]  # (B, M, T, D)
         context = self.encoder.transformer(tokens[:, visible], position[:, visible])  # (B, C, D)

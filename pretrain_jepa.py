@@ -97,10 +97,10 @@ def augment(clouds, config, generator):
     # DEVIATION: every sample draws its own; the original draws once per batch.
     """
     scale = 0.8 + 0.4 * torch.rand(len(clouds), 1, 3, generator=generator)
-    clouds = clouds * scale.to(clouds.device)
+    clouds = clouds * scale.to(clouds.device, non_blocking=True)
     clouds = clouds - clouds.mean(1, keepdim=True)
     clouds = normalize_clouds(clouds, config)[0]
-    angle = 2 * torch.pi * torch.rand(len(clouds), generator=generator).to(clouds.device)
+    angle = 2 * torch.pi * torch.rand(len(clouds), generator=generator).to(clouds.device, non_blocking=True)
     cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(angle), torch.zeros_like(angle)
     rows = {
         "z": (cos, -sin, zero, sin, cos, zero, zero, zero, one),
@@ -289,7 +289,7 @@ def fit(jepa, pool, args, device, generator, optimizer, paths, progress):
             index = next(stream)
             rate, tau = rate_at(step, args.steps, args.lr), tau_at(step, args.steps, tau_start)
             optimizer.param_groups[0]["lr"] = rate
-            batch = clouds[torch.from_numpy(index).to(device)]
+            batch = clouds[torch.from_numpy(index).to(device, non_blocking=True)]
             loss, targets, predictions, finite = pretraining_step(jepa, optimizer, batch, tau, args, generator)
             healthy = healthy & finite
             if device.type == "cpu":  # a look at a CUDA value waits for it

@@ -227,7 +227,7 @@ def onednn_product(x, weight, bias=None):
 class OneDnnLinear(torch.autograd.Function):
     """F.linear with products by oneDNN, which PyTorch itself takes for bfloat16 only.
 
-    For float32 it takes MKL, which does not use the wide instructions (AVX-512) of AMD processors: half the speed.
+    For float32 it takes MKL, which on an AMD processor with AVX-512 was measured at less than half the speed.
     """
 
     @staticmethod

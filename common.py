@@ -7,6 +7,7 @@ and the learning-rate schedule shared by pretraining and fine-tuning.
 import argparse
 import contextlib
 import csv
+import ctypes
 import functools
 import hashlib
 import json
@@ -140,12 +141,25 @@ def warmup_cosine(step, steps, warmup, start=0.0, end=0.0):
     return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def keep_freed_memory():
+    """Let the C library keep what is freed, where it is glibc.
+
+    It would give blocks of some MB back to the system at once, and every step would have them mapped and cleared anew.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(-4, 0)  # M_MMAP_MAX: no mappings for single blocks
+            mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink
+
+
 def set_up_torch(device="auto", threads=None):
     """Choose the device ("auto" takes CUDA where there is one), set threads, flush denormals; -> torch.device."""
     import torch  # here, so that scripts without a network start fast
 
     if threads:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device here; use --device cpu or auto")
@@ -178,3 +192,10 @@ def add_machine_flags(parser):
     group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: fp32 on CPU, bf16 on CUDA")
     group.add_argument("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
     group.add_argument("--quiet", action="store_true", help="no progress bars")
+    group.add_argument("--benchmark", action="store_true", help="instead of training, measure the step on random clouds: time, its parts, FLOP/s; --precision and --threads: only those")
+    group.add_argument("--json", metavar="FILE", help="write what --benchmark measures here too")
+
+
+def check_machine_flags(args):
+    if args.json and not args.benchmark:
+        raise UserError("--json goes with --benchmark; a run writes its own files")

@@ -4,6 +4,7 @@
     python pretrain_jepa.py --clouds FOLDER --out my_encoder.pt   meshes or .npy clouds of your own
     python pretrain_jepa.py --start OFFICIAL.ckpt --out my.pt     go on from the file that the authors publish
     python pretrain_jepa.py --picture FILE.png                    patches, blocks and features of four objects
+    python pretrain_jepa.py --benchmark                           how fast the pretraining step is here
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 
 Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time, curve) and, for
@@ -21,8 +22,8 @@ import torch
 from tqdm import tqdm
 
 from common import (
-    Parser, UserError, add_machine_flags, atomic, autocast, command, deferred_interrupt, number,
-    set_up_torch, stable_seed, warmup_cosine, write_csv, write_json,
+    Parser, UserError, add_machine_flags, atomic, autocast, check_machine_flags, command, deferred_interrupt,
+    number, set_up_torch, stable_seed, warmup_cosine, write_csv, write_json,
 )  # fmt: skip
 from data import MESH_NAMES, stamp
 from evaluate import read_cloud
@@ -30,6 +31,7 @@ from model import (
     PRESETS, PRETRAINING, PointJEPA, jepa_from, load_encoder, load_strictly, normalize_clouds, read_checkpoint,
     sample_blocks, save_checkpoint, sequence_patches, squared_distances, to_z_up,
 )  # fmt: skip
+from speed import Stopwatch, measure, no_lap, pretraining_flops, report as report_speed
 from synthesize import TRAIN_SYNSETS, VERSION, pretraining_cloud
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "small.pt"
@@ -95,10 +97,10 @@ def augment(clouds, config, generator):
     # DEVIATION: every sample draws its own; the original draws once per batch.
     """
     scale = 0.8 + 0.4 * torch.rand(len(clouds), 1, 3, generator=generator)
-    clouds = clouds * scale.to(clouds.device)
+    clouds = clouds * scale.to(clouds.device, non_blocking=True)
     clouds = clouds - clouds.mean(1, keepdim=True)
     clouds = normalize_clouds(clouds, config)[0]
-    angle = 2 * torch.pi * torch.rand(len(clouds), generator=generator).to(clouds.device)
+    angle = 2 * torch.pi * torch.rand(len(clouds), generator=generator).to(clouds.device, non_blocking=True)
     cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(angle), torch.zeros_like(angle)
     rows = {
         "z": (cos, -sin, zero, sin, cos, zero, zero, zero, one),
@@ -217,7 +219,7 @@ def load_start(args):
 
 def settings_of(args):
     """What a resumed run must repeat."""
-    return {k: v for k, v in vars(args).items() if k not in ("out", "picture", "encoder", "resume", "overwrite", "quiet", "threads", "log_every", "save_every")}
+    return {k: v for k, v in vars(args).items() if k not in ("out", "picture", "encoder", "resume", "overwrite", "quiet", "threads", "log_every", "save_every", "benchmark", "json")}
 
 
 def load_last(path, args, jepa, optimizer, generator):
@@ -244,6 +246,34 @@ def save_last(path, args, jepa, optimizer, generator, step, seconds, curve):
     })  # fmt: skip
 
 
+def build_optimizer(jepa, args):
+    """AdamW on all that trains; the learning rate is set before every step."""
+    return torch.optim.AdamW([p for p in jepa.parameters() if p.requires_grad], lr=0.0, weight_decay=args.weight_decay, fused=True)
+
+
+def pretraining_step(jepa, optimizer, clouds, tau, args, generator, lap=no_lap):
+    """One step of optimiser and EMA on clouds (B, N, 3) m; -> loss, targets, predictions, whether all was finite.
+
+    On the CPU, where looking costs nothing, a step that is not finite leaves the weights as they are. `lap` is told
+    the name of each part as it ends, which is how --benchmark measures; the model's own parts it watches from outside.
+    """
+    clouds = augment(clouds, jepa.config, generator)
+    lap("data")
+    with autocast(clouds.device, args.precision):
+        loss, targets, predictions = jepa(clouds, generator)
+    lap("predictor")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    lap("backward")
+    norm = torch.nn.utils.get_total_norm([p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None])
+    finite = torch.isfinite(loss.detach() + norm)
+    if clouds.device.type != "cpu" or finite:
+        optimizer.step()
+        jepa.update_target(tau)
+    lap("optimiser")
+    return loss, targets, predictions, finite
+
+
 def fit(jepa, pool, args, device, generator, optimizer, paths, progress):
     """The loop; -> (seconds, curve). Each curve row: step, loss, tau, lr, clouds/s, target and prediction spread."""
     step, seconds, curve = progress
@@ -251,26 +281,19 @@ def fit(jepa, pool, args, device, generator, optimizer, paths, progress):
     clouds = torch.from_numpy(pool).to(device)
     stream = batches(len(pool), args, step)
     started, marked, marked_step = time.perf_counter() - seconds, time.perf_counter(), step
-    parameters = optimizer.param_groups[0]["params"]
     healthy = torch.ones((), dtype=torch.bool, device=device)
     jepa.train()
     bar = tqdm(total=args.steps, initial=step, desc="pretraining", unit="step", disable=args.quiet or None)
     with bar, deferred_interrupt() as interrupted:
         while step < args.steps:
             index = next(stream)
-            batch = augment(clouds[torch.from_numpy(index).to(device)], jepa.config, generator)
             rate, tau = rate_at(step, args.steps, args.lr), tau_at(step, args.steps, tau_start)
             optimizer.param_groups[0]["lr"] = rate
-            with autocast(device, args.precision):
-                loss, targets, predictions = jepa(batch, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            healthy = healthy & torch.isfinite(loss.detach() + norm)
+            batch = clouds[torch.from_numpy(index).to(device, non_blocking=True)]
+            loss, targets, predictions, finite = pretraining_step(jepa, optimizer, batch, tau, args, generator)
+            healthy = healthy & finite
             if device.type == "cpu":  # a look at a CUDA value waits for it
                 check_finite(healthy, step, index, paths["last"])
-            optimizer.step()
-            jepa.update_target(tau)
             step += 1
             bar.update()
             done = step == args.steps
@@ -322,6 +345,7 @@ def parse(argv):
     for flag in ("start", "resume", "overwrite"):
         if args.picture and getattr(args, flag):
             raise UserError(f"--{flag} does not go with --picture, which trains nothing; leave one out")
+    check_machine_flags(args)
     if args.encoder and not args.picture:
         raise UserError("--encoder goes with --picture FILE; give it, or --start to go on from a pretraining")
     if not (args.start or args.picture):
@@ -420,10 +444,39 @@ def picture_command(args):
     print(f"saved {args.picture}")
 
 
+# ---------------------------------------------------------------- --benchmark
+
+
+def benchmark(args, argv, device):
+    """Measure `pretraining_step` on random clouds; -> the report."""
+    config = load_start(args)[0].config if args.start else resolve_config(args)
+    generator = torch.Generator().manual_seed(0)
+    jepa = PointJEPA(config).to(device)
+    optimizer = build_optimizer(jepa, args)
+    optimizer.param_groups[0]["lr"] = args.lr
+    clouds = torch.rand(4 * args.batch, config.points, 3, generator=generator).to(device)
+    stream, watch, seen = batches(len(clouds), args, 0), Stopwatch(device), []
+    watch.around(jepa.encoder.embed, "grouping", "tokenizer")
+    watch.around(jepa.encoder.transformer, "targets", "encoder")
+    # the blocks are drawn anew in every step, and so is the work
+    jepa.predictor.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0].shape[1], *inputs[2].shape[1:3])))
+
+    def step(precision):
+        args.precision = precision
+        batch = clouds[torch.from_numpy(next(stream)).to(device)]
+        pretraining_step(jepa, optimizer, batch, 0.999, args, generator, watch.lap)
+        return args.batch, pretraining_flops(config, args.batch, *seen.pop())
+
+    rows = measure([({"batch": args.batch}, step)], watch, args, device, "clouds")
+    return report_speed("pretrain_jepa.py", rows, "clouds", config, argv, args, device)
+
+
 @command
 def main(argv=None):
     args = parse(argv)
     device = set_up_torch(args.device, args.threads)
+    if args.benchmark:
+        return benchmark(args, argv, device)
     if args.picture:
         return picture_command(args)
     out = Path(args.out)
@@ -445,7 +498,7 @@ def main(argv=None):
     torch.manual_seed(stable_seed("pretrain-weights", args.seed))
     generator = torch.Generator().manual_seed(stable_seed("masks", args.seed))
     jepa = (jepa or PointJEPA(config)).to(device)
-    optimizer = torch.optim.AdamW([p for p in jepa.parameters() if p.requires_grad], lr=0.0, weight_decay=args.weight_decay, fused=True)
+    optimizer = build_optimizer(jepa, args)
     progress = 0, 0.0, []
     if unfinished:
         progress = load_last(paths["last"], args, jepa, optimizer, generator)

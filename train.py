@@ -3,11 +3,13 @@
     python train.py --budget 0.1 --init jepa        pretrained encoder, 10 % of the training objects
     python train.py --budget 0.1 --init scratch     the same without pretraining
     python train.py --budget 0.1 --pool none        the pose-only baseline
+    python train.py --benchmark                     how fast the training step is here
 
 A run is a folder, runs/<name>/: config.json, metrics.csv, result.json, best.pt, last.pt.
 Only validation is reported here; the test suites are evaluate.py's.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -22,12 +24,13 @@ import torch
 from tqdm import tqdm
 
 from common import (
-    Parser, UserError, add_machine_flags, autocast, command, deferred_interrupt, number,
+    Parser, UserError, add_machine_flags, autocast, check_machine_flags, command, deferred_interrupt, number,
     read_json, set_up_torch, stable_seed, warmup_cosine, write_csv, write_json,
 )  # fmt: skip
-from data import add_data_flags, epoch_batches, load_dataset
+from data import GraspData, add_data_flags, epoch_batches, load_dataset
 from evaluate import constant_predictions, evaluate_suites, report, table
 from model import FINE_TUNING, PRESETS, GraspModel, load_encoder, load_strictly, read_checkpoint, save_checkpoint
+from speed import Stopwatch, measure, no_lap, report as report_speed, training_flops
 from splits import add_split_flags, make_split
 from synthesize import ensure_root
 
@@ -35,7 +38,7 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the encoders that ship, o
 NETWORK_FLAGS = ("group", "radius", "points", "patches", "patch_size")  # not given: the preset's or the checkpoint's
 POOLS = ("attention", "mean", "max", "mean_max", "hand", "none")
 # what a run is called by and how it is watched; everything else is its identity
-NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet")
+NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "benchmark", "json")
 LOG_EVERY = 20  # steps between looks at the loss where looking means waiting for the GPU
 
 
@@ -96,6 +99,7 @@ def parse(argv):
         except UserError as error:
             raise UserError(f"{args.config}, or a flag beside it: {error}") from None
     args.eval_every = args.eval_every or max(1, args.steps // 20)
+    check_machine_flags(args)
     if args.jepa_ckpt and args.init != "jepa":
         raise UserError("--jepa-ckpt contradicts --init scratch; add --init jepa or leave it out")
     return args
@@ -220,6 +224,29 @@ def compute_loss(model, clouds, object_index, poses, joints, args, generator):
     return model.loss(joints_hat.float(), logits.float(), joints, args.alpha)
 
 
+def training_step(model, optimizer, batch, clouds, poses, joints, args, generator, lap=no_lap):
+    """One optimiser step on the grasps of `batch`; -> loss, whether it and its gradient are finite: scalars on the device.
+
+    On the CPU, where looking costs nothing, a step that is not finite leaves the weights as they are. `lap` is told
+    the name of each part as it ends, which is how --benchmark measures; the model's own parts it watches from outside.
+    """
+    scenes, index, object_index = batch
+    clouds, poses, joints = clouds[scenes], poses[index], joints[index]
+    lap("batch")
+    with autocast(clouds.device, args.precision):
+        loss = compute_loss(model, clouds, object_index, poses, joints, args, generator)
+    lap("pooling + head")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    lap("backward")
+    norm = torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    finite = torch.isfinite(loss.detach() + norm)
+    if clouds.device.type != "cpu" or finite:
+        optimizer.step()
+    lap("optimiser")
+    return loss.detach(), finite
+
+
 # ---------------------------------------------------------------- the run
 
 
@@ -292,7 +319,6 @@ def check_finite(healthy, step, scenes, data, folder):
 def fit(model, optimizer, data, split, args, folder, device, generator, progress):
     """The training loop; returns when all steps are done, raises KeyboardInterrupt once a Ctrl-C is saved."""
     clouds, poses, joints = (torch.from_numpy(array).to(device) for array in (data.clouds, data.poses, data.joints))
-    parameters = [p for p in model.parameters() if p.requires_grad]
     stream = batches(data, split.rows["train"], args, progress.step, device)
     loss_sum = torch.tensor(progress.loss_sum, device=device)  # stays on the device between looks
     healthy = torch.ones((), dtype=torch.bool, device=device)
@@ -301,26 +327,21 @@ def fit(model, optimizer, data, split, args, folder, device, generator, progress
     bar = tqdm(total=args.steps, initial=progress.step, desc="training", unit="step", disable=args.quiet or None)
     with bar, deferred_interrupt() as interrupted:
         while progress.step < args.steps:
-            scenes, index, object_index = next(stream)
+            batch = next(stream)
             factor = set_learning_rates(optimizer, progress.step, args)
-            with autocast(device, args.precision):
-                loss = compute_loss(model, clouds[scenes], object_index, poses[index], joints[index], args, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            healthy = healthy & torch.isfinite(loss.detach() + norm)
+            loss, finite = training_step(model, optimizer, batch, clouds, poses, joints, args, generator)
+            healthy = healthy & finite
             if device.type == "cpu" or progress.step % LOG_EVERY == 0:  # a look at a CUDA value waits for it
-                check_finite(healthy, progress.step, scenes, data, folder)
-            optimizer.step()
+                check_finite(healthy, progress.step, batch[0], data, folder)
             progress.step += 1
             progress.loss_count += 1
-            loss_sum += loss.detach()
+            loss_sum += loss
             progress.seconds = time.perf_counter() - started
             bar.update()
             last, stop = progress.step == args.steps, bool(interrupted)
             evaluate, save = progress.step % args.eval_every == 0 or last, progress.step % args.save_every == 0 or last
             if evaluate or save or stop:
-                check_finite(healthy, progress.step, scenes, data, folder)
+                check_finite(healthy, progress.step, batch[0], data, folder)
             if evaluate:
                 rmse = validate(model, data, split, device, folder, progress, loss_sum.item() / progress.loss_count, factor, args)
                 loss_sum.zero_()
@@ -350,10 +371,64 @@ def finish(model, data, split, args, folder, device, progress):
     return result
 
 
+# ---------------------------------------------------------------- --benchmark
+
+BENCHMARK_GRASPS = (1, 16, 64)  # per object
+
+
+def random_data(num_scenes, points, joints, grasps):
+    """Data without a dataset: clouds and wrist positions within 20 cm, `grasps` to a scene."""
+    rng = np.random.default_rng(0)
+    scene = np.arange(num_scenes).repeat(grasps)
+    poses = rng.normal(size=(len(scene), 7))
+    poses = np.concatenate([0.1 * poses[:, :3], poses[:, 3:] / np.linalg.norm(poses[:, 3:], axis=1, keepdims=True)], 1)
+    return GraspData(
+        root="random", scenes=[f"random/{i}/0" for i in range(num_scenes)], mesh_hashes=[], scene=scene, row=scene, scores=scene,
+        clouds=rng.uniform(0, 0.2, (num_scenes, points, 3)).astype(np.float32), poses=poses.astype(np.float32),
+        joints=rng.normal(size=(len(scene), joints)).astype(np.float32), joint_names=[], excluded=[], num_low=0, fingerprint="",
+    )  # fmt: skip
+
+
+def benchmark(args, argv, device):
+    """Measure `training_step` on random data, with few and many grasps per object; -> the report."""
+    config, _ = resolve_network(args)
+    data = random_data(4 * args.objects_per_batch, config.points, config.joints, max(BENCHMARK_GRASPS))
+    clouds, poses, joints = (torch.from_numpy(array).to(device) for array in (data.clouds, data.poses, data.joints))
+    generator = torch.Generator().manual_seed(0)
+    model = GraspModel(config).to(device)
+    optimizer = build_optimizer(model, args)
+    set_learning_rates(optimizer, 0, args)
+    training_mode(model, args)
+    watch = Stopwatch(device)
+    if args.compile:
+        model.compile()
+    elif config.pool != "none":
+        watch.around(model.encoder.embed, "grouping", "tokenizer")
+        watch.around(model.encoder.transformer, None, "encoder")
+
+    def variant(grasps):
+        own = argparse.Namespace(**vars(args) | {"grasps_per_object": grasps})
+        stream = batches(data, np.arange(len(data.scene)), own, 0, device)
+        stream = (batch for batch in stream if len(batch[0]) == args.objects_per_batch)  # an epoch's last ones may not be full
+
+        def step(precision):
+            own.precision = precision
+            batch = next(stream)
+            training_step(model, optimizer, batch, clouds, poses, joints, own, generator, watch.lap)
+            return len(batch[1]), training_flops(model, len(batch[0]), len(batch[1]))
+
+        return {"objects": args.objects_per_batch, "grasps_per_object": grasps}, step
+
+    rows = measure([variant(grasps) for grasps in BENCHMARK_GRASPS], watch, args, device, "grasps")
+    return report_speed("train.py", rows, "grasps", config, argv, args, device)
+
+
 @command
 def main(argv=None):
     args = parse(argv)
     device = set_up_torch(args.device, args.threads)
+    if args.benchmark:
+        return benchmark(args, argv, device)
     folder = run_folder(args)
     config, encoder = resolve_network(args)
 

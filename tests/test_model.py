@@ -95,6 +95,15 @@ def test_knn_against_brute_force():
             assert (0.0, 0.0, 0.0) in expected
 
 
+def test_smallest_and_squared_distances():
+    left, right = torch.randn(2, 5, 3), torch.randn(2, 40, 3)
+    distances = model.squared_distances(left, right)
+    torch.testing.assert_close(distances, (left[:, :, None] - right[:, None]).square().sum(3))
+    for count in (1, 7, 40):
+        index = model.smallest(distances, count)
+        assert torch.equal(index.sort(2).values, distances.argsort(2)[..., :count].sort(2).values)
+
+
 def test_ball_against_brute_force():
     clouds, radius, size = clouds_of(2, 60), 0.06, 5
     centers = model.gather_points(clouds, model.farthest_point_sample(clouds, 10))
@@ -198,6 +207,32 @@ def test_order_of_points_in_a_patch_changes_nothing():
     patches = torch.randn(2, 3, 8, 3)
     shuffled = patches[:, :, torch.randperm(8, generator=seeded())]
     torch.testing.assert_close(embed(shuffled), embed(patches), atol=1e-6, rtol=0)
+
+
+def test_max_over_points_gives_the_gradient_to_the_winners():
+    features = torch.randn(5, 7, 4, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(5, 4, dtype=torch.float64)
+    results = [model.max_over_points(features), features.max(1).values]
+    gradients = [torch.autograd.grad((result * weights).sum(), features)[0] for result in results]
+    assert torch.equal(*results) and torch.equal(*gradients)
+
+
+@pytest.mark.skipif(not model.ONEDNN, reason="this PyTorch is built without oneDNN")
+@pytest.mark.parametrize("shape", [(9, 6), (2, 5, 6), (2500, 6)])  # the last one's gradient is made in pieces
+def test_linear_by_onednn_equals_the_plain_one_gradients_included(shape):
+    """float32 is all that it does: compared with float64, to float32's precision."""
+    torch.manual_seed(0)
+    wide = torch.randn(4, 12)
+    inputs = [torch.randn(shape), wide[:, 6:], torch.randn(4)]  # half of a weight, as the tokenizer uses it
+    weights, results = torch.randn(*shape[:-1], 4), []
+    for dtype, bias in [(dtype, bias) for bias in (True, False) for dtype in (torch.float32, torch.float64)]:
+        own = [tensor.to(dtype).requires_grad_() for tensor in inputs[: 2 + bias]]
+        out = model.linear(*own)
+        assert type(out.grad_fn).__name__.startswith("OneDnn") == (dtype is torch.float32)
+        results.append([out, *torch.autograd.grad((out * weights.to(dtype)).sum(), own)])
+    for ours, theirs in (results[:2], results[2:]):
+        for left, right in zip(ours, theirs):
+            torch.testing.assert_close(left.double(), right, atol=1e-4, rtol=1e-5)
 
 
 def naive_block(block, x, heads):

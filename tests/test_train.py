@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,3 +189,13 @@ def test_help_is_fast():
     start = time.perf_counter()
     out = subprocess.run([sys.executable, train.__file__, "--help"], capture_output=True, text=True, check=True).stdout
     assert time.perf_counter() - start < 10 and "default: 0.0001" not in out and "--lr-backbone" in out
+
+
+@pytest.mark.slow
+def test_compiled_run(box_root, tmp_path):
+    """`--compile` trains, to nearly the numbers of the plain run: compiled code rounds otherwise and draws its own dropout."""
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler here")
+    result = train.main(arguments(box_root, tmp_path, "--compile", "--steps", 2, "--eval-every", 2))
+    plain = train.main(arguments(box_root, tmp_path, "--steps", 2, "--eval-every", 2))
+    assert result["suites"]["val"]["top_logit_rmse"] == pytest.approx(plain["suites"]["val"]["top_logit_rmse"], rel=0.02)

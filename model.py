@@ -73,8 +73,8 @@ class ModelConfig:
     drop_path: float = FINE_TUNING["drop_path"]
     # pretraining: how targets are normalised, the shares of the free patches that the context may take, the predictor
     target_norm: str = "instance"  # instance or layer (the original), see PointJEPA.make_targets
-    context_low: float = 0.4
-    context_high: float = 0.75
+    context_low: float = 0.85  # 0.4 and 0.75 in the original, see the README
+    context_high: float = 1.0
     predictor_width: int = 96
     predictor_depth: int = 4
     predictor_heads: int = 3
@@ -112,7 +112,7 @@ PRESETS = {
                         predictor_width=16, predictor_depth=1, predictor_heads=2),
     "small": ModelConfig(),
     "paper": ModelConfig(points=1024, patches=64, patch_size=32, width=384, depth=12, w1=128, w2=256, w3=512,
-                         target_norm="layer", predictor_width=192, predictor_depth=6, predictor_heads=6),
+                         target_norm="layer", context_low=0.4, context_high=0.75, predictor_width=192, predictor_depth=6, predictor_heads=6),
 }  # fmt: skip
 
 
@@ -875,7 +875,8 @@ def official_config(content, path):
     settings = {"points": hyper.get("transformation_subsample_points", 1024),
                 "patches": hyper.get("tokenizer_num_groups", 64), "patch_size": hyper.get("tokenizer_group_size", 32),
                 "group": "knn" if radius is None else "ball", "radius": radius or 0.0,
-                "normalize": "unit_sphere", "up": "y", "target_norm": "layer", "heads": hyper.get("encoder_heads", 6),
+                "normalize": "unit_sphere", "up": "y", "target_norm": "layer", "context_low": 0.4, "context_high": 0.75,
+                "heads": hyper.get("encoder_heads", 6),
                 "predictor_heads": hyper.get("predictor_heads", 6)}  # fmt: skip
     needed = {"encoder_dim": sizes["width"], "encoder_depth": sizes["depth"],
               "predictor_embed_dim": sizes["predictor_width"], "predictor_depth": sizes["predictor_depth"],

@@ -170,9 +170,9 @@ def build_parser():
     group.add_argument("--context-high", type=number(float, above=0, high=1), metavar="SHARE", help="largest such share (default: the preset's or the file's; 0.75 in the paper)")
 
     group = parser.add_argument_group("training")
-    group.add_argument("--steps", type=number(int, 1), default=2500, metavar="N", help="optimiser steps")
+    group.add_argument("--steps", type=number(int, 1), default=9000, metavar="N", help="optimiser steps")
     group.add_argument("--batch", type=number(int, 2), default=64, metavar="N", help="clouds per step")
-    group.add_argument("--lr", type=number(float, above=0), default=3e-4, help="peak learning rate; the paper takes 1e-3 with batches of 512")
+    group.add_argument("--lr", type=number(float, above=0), default=1e-3, help="peak learning rate")
     group.add_argument("--weight-decay", type=number(float, 0), default=0.05, help="AdamW's, on all parameters")
     group.add_argument("--tau", type=number(float, 0, 1), help="EMA momentum at the start (default: scaled to --steps; with --start, where that run's schedule had come to)")
     group.add_argument("--save-every", type=number(int, 1), default=500, metavar="N", help="steps between checkpoints for --resume")

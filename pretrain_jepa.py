@@ -39,7 +39,7 @@ PAPER_STEPS = 40_500
 WARMUP_SHARE = 30 / 500  # of the paper's 500 epochs
 FIRST_RATE, LAST_RATE = 1e-5, 1e-6  # where the learning rate starts and ends
 LAST_TAU = 0.99999
-NETWORK_FLAGS = ("normalize", "up", "points", "patches", "patch_size", "target_norm", "context_low", "context_high")  # not given: the preset's or the file's
+NETWORK_FLAGS = ("width", "depth", "normalize", "up", "points", "patches", "patch_size", "target_norm", "context_low", "context_high")  # not given: the preset's or the file's
 PRESET_FIELDS = ("width", "depth", "heads", "w1", "w2", "w3", "predictor_width", "predictor_depth", "predictor_heads")
 COLLAPSED = 0.05  # standard deviation per feature; targets have 1 by construction when healthy
 
@@ -91,12 +91,12 @@ def folder_pool(folder, num_points, quiet):
     return np.stack([read_cloud(path, num_points, longest=1e6) for path in bar])  # of any unit: clouds are normalised
 
 
-def augment(clouds, config, generator):
-    """Scale each axis by 0.8-1.2, centre, normalise, rotate about the up axis; (B, N, 3) -> (B, N, 3).
+def augment(clouds, config, generator, jitter=0.2):
+    """Scale each axis by 1 - jitter to 1 + jitter, centre, normalise, rotate about the up axis; (B, N, 3) -> (B, N, 3).
 
     # DEVIATION: every sample draws its own; the original draws once per batch.
     """
-    scale = 0.8 + 0.4 * torch.rand(len(clouds), 1, 3, generator=generator)
+    scale = 1 - jitter + 2 * jitter * torch.rand(len(clouds), 1, 3, generator=generator)
     clouds = clouds * scale.to(clouds.device, non_blocking=True)
     clouds = clouds - clouds.mean(1, keepdim=True)
     clouds = normalize_clouds(clouds, config)[0]
@@ -153,11 +153,14 @@ def build_parser():
     group = parser.add_argument_group("shapes")
     group.add_argument("--clouds", default="synthetic", metavar="WHERE", help="'synthetic', or a folder of meshes or .npy clouds")
     group.add_argument("--num-clouds", type=number(int, 1), default=20000, metavar="N", help="synthetic shapes to make; they are augmented anew each time")
+    group.add_argument("--jitter", type=number(float, 0, 0.9), default=0.2, metavar="SHARE", help="augmentation: every axis is scaled by 1 - SHARE to 1 + SHARE")
     group.add_argument("--synsets", nargs="+", choices=tuple(TRAIN_SYNSETS), default=list(TRAIN_SYNSETS), metavar="SYNSET", help="categories of the synthetic shapes (default: the twelve that train)")
 
     group = parser.add_argument_group("network")
     group.add_argument("--preset", choices=tuple(PRESETS), help="network size (default: small, or the file's)")
     group.add_argument("--start", metavar="FILE", help="go on from this .last.pt of another run, or from the official Point-JEPA file: its network and weights, predictor and EMA included; a fresh optimiser")
+    group.add_argument("--width", type=number(int, 1), metavar="N", help="features per token, a multiple of the preset's heads (default: the preset's or the file's)")
+    group.add_argument("--depth", type=number(int, 1), metavar="N", help="blocks of the encoder (default: the preset's or the file's)")
     group.add_argument("--normalize", choices=("unit_sphere", "metric"), help="what the encoder sees (default: the preset's or the file's)")
     group.add_argument("--up", choices=("z", "y"), help="vertical axis of the clouds, which the augmentation rotates about (default: the preset's or the file's)")
     group.add_argument("--points", type=number(int, 1), metavar="N", help="points per cloud (default: the preset's or the file's)")
@@ -257,7 +260,7 @@ def pretraining_step(jepa, optimizer, clouds, tau, args, generator, lap=no_lap):
     On the CPU, where looking costs nothing, a step that is not finite leaves the weights as they are. `lap` is told
     the name of each part as it ends, which is how --benchmark measures; the model's own parts it watches from outside.
     """
-    clouds = augment(clouds, jepa.config, generator)
+    clouds = augment(clouds, jepa.config, generator, args.jitter)
     lap("data")
     with autocast(clouds.device, args.precision):
         loss, targets, predictions = jepa(clouds, generator)

@@ -172,11 +172,21 @@ def test_augmentation_in_order_and_each_sample_its_own(up, normalize):
     assert np.histogram(angles, bins=4, range=(-math.pi, math.pi))[0].min() > 80  # 125 expected in each quarter
 
 
+def test_jitter_is_a_setting():
+    config = dataclasses.replace(model.PRESETS["tiny"], normalize="metric", scale=1.0)
+    cloud = torch.randn(1, 64, 3, generator=torch.Generator().manual_seed(1))
+    centred = cloud - cloud.mean(1, keepdim=True)
+    heights = [pretrain_jepa.augment(cloud, config, torch.Generator().manual_seed(i), jitter)[..., 2] / centred[..., 2] for jitter in (0, 0.5) for i in range(200)]
+    ratios = torch.stack(heights)[:, 0, :].median(1).values  # (400,): what the vertical axis is scaled by
+    assert torch.allclose(ratios[:200], torch.ones(200), atol=1e-5)
+    assert 0.5 <= ratios[200:].min() < 0.55 and 1.45 < ratios[200:].max() <= 1.5
+
+
 def test_up_and_normalize_travel_with_the_checkpoint(shapes, box_root, tmp_path, capsys):
     out = tmp_path / "encoder.pt"
-    pretrain_jepa.main(arguments(shapes, out, "--up", "y", "--normalize", "metric", "--patches", 10))
+    pretrain_jepa.main(arguments(shapes, out, "--up", "y", "--normalize", "metric", "--patches", 10, "--width", 24, "--depth", 1))
     config = model.load_encoder(out).config
-    assert (config.up, config.normalize, config.patches) == ("y", "metric", 10)
+    assert (config.up, config.normalize, config.patches, config.width, config.depth) == ("y", "metric", 10, 24, 1)
     train.main(f"--data {box_root} --runs {tmp_path} --name run --init jepa --jepa-ckpt {out} --steps 2 --quiet".split())
     network = model.load_run(tmp_path / "run").config
     assert all(getattr(network, name) == getattr(config, name) for name in model.ENCODER_FIELDS)

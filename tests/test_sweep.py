@@ -243,6 +243,8 @@ def test_encoders_and_their_cards(box_root, tmp_path):
     assert 1 <= float(rows[1]["rank_tokens"]) <= 32 and rows[1]["probe_2"]
     before = (tmp_path / "grid.csv").read_text()
     assert sweep.main(argv) == rows and (tmp_path / "grid.csv").read_text() == before
+    fewer = [*argv[:2], *arguments(box_root, tmp_path, "--seeds", "1", "--budgets", "1")[1:]]
+    assert sweep.main(fewer) == rows and (tmp_path / "grid.csv").read_text() == before
 
 
 def test_benchmark_has_its_baselines(box_root, tmp_path):

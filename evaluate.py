@@ -261,17 +261,17 @@ def effective_rank(features):
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def ridge_classifier(features, labels, num_classes):
-    """A linear classifier, ridge regression to one-hot labels: features (n, D), labels (n,) -> a function to labels.
+def ridge(features, targets):
+    """Ridge regression from features (n, D) to targets (n, T) -> a function from features to predictions.
 
     The penalty is a tenth of D, of the mean squared length of a standardised feature vector: equal for all encoders
     and shots. Chosen on val of data/full, where penalties from a tenth to a hundred times this one rank encoders the same.
     """
-    mean, targets = features.mean(0), np.eye(num_classes)[labels]
+    mean, offset = features.mean(0), targets.mean(0)
     x = features - mean
-    dual = np.linalg.solve(x @ x.T + 0.1 * features.shape[1] * np.eye(len(x)), targets - targets.mean(0))  # (n, classes)
+    dual = np.linalg.solve(x @ x.T + 0.1 * features.shape[1] * np.eye(len(x)), targets - offset)  # (n, T)
     weights = x.T @ dual
-    return lambda others: ((others - mean) @ weights + targets.mean(0)).argmax(1)
+    return lambda others: (others - mean) @ weights + offset
 
 
 def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10, seed=0):
@@ -292,16 +292,44 @@ def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10, se
         rng = np.random.default_rng(stable_seed("probe", seed, shots, draw))
         chosen = np.concatenate([rng.choice(names[s], shots, replace=False) for s in kept])
         train = pool & np.isin(objects, chosen)
-        classify = ridge_classifier(features[train], labels[train], len(kept))
-        accuracies.append((classify(features[test]) == labels[test]).mean())
+        predict = ridge(features[train], np.eye(len(kept))[labels[train]])
+        accuracies.append((predict(features[test]).argmax(1) == labels[test]).mean())
     return float(np.mean(accuracies)), len(kept)
 
 
-def probe(encoder, data, split, shots=(2, 5, 20), draws=10, device="cpu", seed=0):
-    """Linear probe for the category on mean + max pooled frozen features, and the features' effective ranks.
+def slab_widths(clouds, slabs=4):
+    """Widths in x and y of the slabs of equal height that a cloud is cut into: (C, N, 3) m -> (C, 2·slabs), in radii."""
+    centred = clouds - clouds.mean(1, keepdims=True)
+    height = clouds[..., 2] - clouds[..., 2].min(1, keepdims=True)  # (C, N)
+    slab = np.minimum(slabs * height / height.max(1, keepdims=True), slabs - 1).astype(int)
+    inside = [(slab == i)[..., None] for i in range(slabs)]
+    low, high = (np.concatenate([pick(np.where(mask, centred[..., :2], fill), 1) for mask in inside], 1)
+                 for pick, fill in ((np.min, np.inf), (np.max, -np.inf)))  # fmt: skip
+    return np.maximum(high - low, 0) / np.linalg.norm(centred, axis=2).max(1, keepdims=True)
+
+
+def few_object_fit(features, targets, objects, pool, val, count, draws=10, seed=0):
+    """Share of the variance of targets (C, T) over val scenes that a linear probe of `count` objects explains, or nan.
+
+    Arguments as in `few_shot_accuracy`; the mean over targets and draws.
+    """
+    names, shares = np.unique(objects[pool]), []
+    if len(names) < count:
+        return math.nan
+    for draw in range(draws):
+        chosen = np.random.default_rng(stable_seed("probe-shape", seed, count, draw)).choice(names, count, replace=False)
+        train = pool & np.isin(objects, chosen)
+        errors = ridge(features[train], targets[train])(features[val]) - targets[val]
+        shares.append(1 - (errors**2).mean(0) / targets[val].var(0))
+    return float(np.mean(shares))
+
+
+def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, device="cpu", seed=0):
+    """Linear probes for category and shape on mean + max pooled frozen features, and the features' effective ranks.
 
     Trained on objects of the split's whole pool, standardised with the pool's statistics, evaluated on val, never on
-    test. -> dict: probe_<n> and categories_<n> for n of `shots`, rank_tokens and rank_pooled over val scenes.
+    test. -> dict: probe_<n> and categories_<n> for n of `shots`, shape_<n> (how well `slab_widths` are explained)
+    for n of `counts`, rank_tokens and rank_pooled over val scenes.
     """
     tokens = encode_scenes(encoder, data.clouds, device)  # (C, G, D)
     pooled = np.concatenate([tokens.mean(1), tokens.max(1)], axis=1).astype(np.float64)  # (C, 2·D)
@@ -312,6 +340,9 @@ def probe(encoder, data, split, shots=(2, 5, 20), draws=10, device="cpu", seed=0
     result = {}
     for n in shots:
         result[f"probe_{n}"], result[f"categories_{n}"] = few_shot_accuracy(features, synsets, objects, pool, val, n, draws, seed)
+    widths = slab_widths(data.clouds)
+    for n in counts:
+        result[f"shape_{n}"] = few_object_fit(features, widths, objects, pool, val, n, draws, seed)
     width = tokens.shape[2]
     return result | {"rank_tokens": effective_rank(tokens[val].reshape(-1, width)), "rank_pooled": effective_rank(pooled[val])}
 

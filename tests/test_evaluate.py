@@ -254,12 +254,34 @@ def test_probe_ignores_test_objects_and_feeds_the_encoder_as_the_model_does(boxe
     with torch.no_grad():
         tokens = model.encode(torch.from_numpy(data.clouds))[0].numpy()
     assert np.array_equal(evaluate.encode_scenes(model.encoder, data.clouds, "cpu"), tokens)
-    result = evaluate.probe(model.encoder, data, split, shots=(2, 3))
-    assert 0 <= result["probe_2"] <= 1 and result["categories_2"] == 2 and 1 <= result["rank_tokens"] <= 32
+    result = evaluate.probe(model.encoder, data, split, shots=(2, 3), counts=(3,))
+    assert 0 <= result["probe_2"] <= 1 and result["categories_2"] == 2 and 1 <= result["rank_tokens"] <= 32 and result["shape_3"] <= 1
     clouds = data.clouds.copy()
     away = np.isin(data.objects, split.suites["test"] + split.suites["test_category"])
     clouds[away] = np.random.default_rng(0).normal(size=clouds[away].shape)
-    assert evaluate.probe(model.encoder, dataclasses.replace(data, clouds=clouds), split, shots=(2, 3)) == result
+    assert evaluate.probe(model.encoder, dataclasses.replace(data, clouds=clouds), split, shots=(2, 3), counts=(3,)) == result
+
+
+def test_slab_widths_against_a_loop():
+    clouds = np.random.default_rng(0).normal(size=(5, 200, 3)) * [0.03, 0.05, 0.1] + 0.2
+    clouds[0, :, 2] = np.where(clouds[0, :, 2] > 0.2, 0.4, 0.0)  # nothing in the slabs between
+    for cloud, widths in zip(clouds, evaluate.slab_widths(clouds)):
+        radius = np.sqrt(((cloud - cloud.mean(0)) ** 2).sum(1)).max()
+        edges = np.linspace(cloud[:, 2].min(), cloud[:, 2].max(), 5)
+        for i in range(4):
+            slab = cloud[(cloud[:, 2] >= edges[i]) & ((cloud[:, 2] < edges[i + 1]) | (i == 3))]
+            expected = np.ptp(slab[:, :2], axis=0) / radius if len(slab) else [0, 0]
+            assert np.allclose(widths[2 * i : 2 * i + 2], expected)
+
+
+def test_shape_probe_explains_what_is_linear_and_nothing_of_noise():
+    _, objects, pool, val = scenes()
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(len(objects), 6))
+    linear = features @ rng.normal(size=(6, 3)) + 1
+    assert evaluate.few_object_fit(features, linear, objects, pool, val, 30) > 0.98
+    assert evaluate.few_object_fit(features, rng.normal(size=(len(objects), 3)), objects, pool, val, 30) < 0.2
+    assert math.isnan(evaluate.few_object_fit(features, linear, objects, pool, val, 37))
 
 
 def test_effective_rank():

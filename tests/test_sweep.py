@@ -116,11 +116,13 @@ def test_a_row_of_another_encoder_is_not_taken(box_root, tmp_path, capsys):
 
 
 def test_rows_of_an_earlier_version_stay(box_root, tmp_path):
-    """results/first.csv has fewer columns than a row has now."""
-    (tmp_path / "grid.csv").write_text((ROOT / "results" / "first.csv").read_text())
+    """A CSV with fewer columns than a row has now."""
+    columns = "command,top_logit_rmse,best_of_k_rmse,selection_gap,coverage_15,low_95,high_95,training_mean,best_step,train_objects,seconds,device,threads"
+    old = [f"python train.py --budget 1 --pool none --seed {seed},{rmse},0.2,0.19,0.83,0.391,0.419,0.358,1800,24,13,cpu,1" for seed, rmse in enumerate((0.38, 0.39, 0.4))]
+    (tmp_path / "grid.csv").write_text("\n".join([columns, *old]) + "\n")
     rows = sweep.main(arguments(box_root, tmp_path))
-    assert len(rows) == 12 and rows[0]["fingerprint"] == "" and rows[-1]["fingerprint"]
-    assert "| 3 | 0.3961 ± 0.0147 | 0.391 to 0.419 | 0.2022 ± 0.0126 | 0.1939 ± 0.0273 | 0.834 ± 0.030 | 13 |" in (tmp_path / "grid.md").read_text()
+    assert len(rows) > 3 and rows[0]["fingerprint"] == "" and rows[-1]["fingerprint"]
+    assert "| 3 | 0.3900 ± 0.0100 | 0.391 to 0.419 | 0.2000 ± 0.0000 | 0.1900 ± 0.0000 | 0.830 ± 0.000 | 13 |" in (tmp_path / "grid.md").read_text()
 
 
 def test_errors(box_root, tmp_path, capsys):

@@ -32,7 +32,7 @@ from model import (
     sample_blocks, save_checkpoint, sequence_patches, squared_distances, to_z_up,
 )  # fmt: skip
 from speed import Stopwatch, measure, no_lap, pretraining_flops, report as report_speed
-from synthesize import TRAIN_SYNSETS, VERSION, pretraining_cloud
+from synthesize import NO_SYNSET, TRAIN_SYNSETS, VERSION, pretraining_cloud
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "small.pt"
 PAPER_STEPS = 40_500
@@ -52,7 +52,7 @@ def synthetic_pool(count, num_points, seed, up, synsets, quiet):
 
     Kept in data/pretraining, since making them costs some milliseconds each.
     """
-    tag = "all" if len(synsets) == len(TRAIN_SYNSETS) else "-".join(synsets)
+    tag = "all" if set(synsets) == set(TRAIN_SYNSETS) else "-".join(sorted(set(synsets)))
     path = Path("data/pretraining") / f"v{VERSION}-{count}x{num_points}-{up}-seed{seed}-{tag}.npy"
     if path.exists():
         return read_pool(path, (count, num_points, 3))
@@ -154,7 +154,7 @@ def build_parser():
     group.add_argument("--clouds", default="synthetic", metavar="WHERE", help="'synthetic', or a folder of meshes or .npy clouds")
     group.add_argument("--num-clouds", type=number(int, 1), default=20000, metavar="N", help="synthetic shapes to make; they are augmented anew each time")
     group.add_argument("--jitter", type=number(float, 0, 0.9), default=0.2, metavar="SHARE", help="augmentation: every axis is scaled by 1 - SHARE to 1 + SHARE")
-    group.add_argument("--synsets", nargs="+", choices=tuple(TRAIN_SYNSETS), default=list(TRAIN_SYNSETS), metavar="SYNSET", help="categories of the synthetic shapes (default: the twelve that train)")
+    group.add_argument("--synsets", nargs="+", choices=(*TRAIN_SYNSETS, NO_SYNSET), default=list(TRAIN_SYNSETS), metavar="SYNSET", help=f"categories of the synthetic shapes, '{NO_SYNSET}' for simple parts put together at random (default: the twelve categories that train)")
 
     group = parser.add_argument_group("network")
     group.add_argument("--preset", choices=tuple(PRESETS), help="network size (default: small, or the file's)")

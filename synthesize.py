@@ -370,6 +370,27 @@ def cap(rng, u):
         yield ball((0, 0, h), u(0.005, 0.012))
 
 
+def assembly(rng, u):
+    """No category: two to five simple parts stuck to each other at random."""
+    joints = [np.zeros(3)]
+    for _ in range(rng.integers(2, 6)):
+        start, kind = joints[rng.integers(len(joints))], rng.integers(4)
+        sides = 0.015 * 8 ** rng.random(3)  # 15 to 120 mm
+        if kind == 0:
+            vertices, faces = block(*sides, power=u(2, 8), bevel=u(0.05, 0.4))
+        elif kind == 1:
+            vertices, faces = ball(np.zeros(3), sides[0] / 2, squash=u(0.4, 1.6))
+        elif kind == 2:
+            vertices, faces = rod((0, 0, -sides[2]), (0, 0, sides[2]), sides[:2] / 5, power=squareness(rng))
+        else:
+            outside = spline(*np.stack((u(0.2, 1, 4) * sides[0] / 2, np.linspace(-0.5, 0.5, 4) * sides[2]), -1))
+            vertices, faces = lathe(solid(outside, *outside[[0, -1], 1]), squareness(rng))
+        turn = Rotation.from_rotvec(rng.normal(size=3))
+        offset = turn.apply([0, 0, u(-0.5, 0.5) * np.ptp(vertices[:, 2])])
+        joints += [start + 2 * offset]
+        yield turn.apply(vertices) + start + offset, faces
+
+
 # synset -> (maker, shortest and longest length in m, weight in `full`)
 CATEGORIES = {
     "03797390": (mug, 0.075, 0.14, 280), "02876657": (bottle, 0.12, 0.25, 250), "02880940": (bowl, 0.09, 0.17, 150),
@@ -379,6 +400,7 @@ CATEGORIES = {
     "03948459": (pistol, 0.12, 0.22, 40), "02954340": (cap, 0.12, 0.2, 30)}
 HELD_OUT_SYNSETS = {"03948459": "pistol", "02954340": "cap"}
 TRAIN_SYNSETS = {s: entry[0].__name__ for s, entry in CATEGORIES.items() if s not in HELD_OUT_SYNSETS}
+NO_SYNSET = "assembly"  # shapes of no category, for pretraining alone
 LENGTHS, MAX_MIDDLE = (0.05, 0.25), 0.15  # m: longest and middle side that the hand can work on
 RESTS = ((0, 0), (np.pi / 2, 0), (-np.pi / 2, 0), (0, np.pi / 2), (0, -np.pi / 2), (np.pi, 0))  # turns about x, y
 REST_CHANCES = (0.5, 0.1, 0.1, 0.1, 0.1, 0.1)
@@ -390,7 +412,7 @@ def procedural_mesh(synset, rng):
 
     Closed parts, concatenated (they overlap; no boolean operations), then bent out of the category's ordinary shape.
     """
-    maker, shortest, longest, _ = CATEGORIES[synset]
+    maker, shortest, longest, _ = (assembly, *LENGTHS, 0) if synset == NO_SYNSET else CATEGORIES[synset]
     vertices, faces = zip(*maker(rng, rng.uniform))
     starts = np.cumsum([0, *map(len, vertices)])
     faces = np.concatenate([part + start for part, start in zip(faces, starts)])
@@ -438,7 +460,8 @@ def pose_scene(vertices, rng, resize=True):
 def pretraining_cloud(seed, index, num_points, up="z", synsets=None):
     """Cloud (num_points, 3) float32, m, of shape `index` of the pretraining pool, which no dataset shares.
 
-    up: the axis that points up ("z", or "y" as Point-JEPA has it). synsets: default the 12 training categories.
+    up: the axis that points up ("z", or "y" as Point-JEPA has it). synsets: default the 12 training categories;
+    NO_SYNSET among them stands for shapes of no category.
     """
     rng = np.random.default_rng(stable_seed("pretrain", seed, index))
     names = sorted(synsets or TRAIN_SYNSETS)

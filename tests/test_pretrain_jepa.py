@@ -172,6 +172,14 @@ def test_augmentation_in_order_and_each_sample_its_own(up, normalize):
     assert np.histogram(angles, bins=4, range=(-math.pi, math.pi))[0].min() > 80  # 125 expected in each quarter
 
 
+def test_pools_of_other_categories_are_other_pools(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    everything, some = list(pretrain_jepa.TRAIN_SYNSETS), [pretrain_jepa.NO_SYNSET, *list(pretrain_jepa.TRAIN_SYNSETS)[1:]]
+    pools = [pretrain_jepa.synthetic_pool(6, 16, 0, "z", synsets, True) for synsets in (everything, everything[::-1], some, some[:1])]
+    assert np.array_equal(pools[0], pools[1]) and not any(np.array_equal(pools[0], pool) for pool in pools[2:])
+    assert len(list(tmp_path.glob("data/pretraining/*.npy"))) == 3
+
+
 def test_jitter_is_a_setting():
     config = dataclasses.replace(model.PRESETS["tiny"], normalize="metric", scale=1.0)
     cloud = torch.randn(1, 64, 3, generator=torch.Generator().manual_seed(1))

@@ -43,7 +43,7 @@ def tree(root):
 # ---------------------------------------------------------------- objects
 
 
-@pytest.mark.parametrize("synset", SYNSETS)
+@pytest.mark.parametrize("synset", [*SYNSETS, synthesize.NO_SYNSET])
 def test_objects_are_closed_parts_of_usable_size(synset):
     shapes = []
     for seed in range(6):
@@ -83,6 +83,8 @@ def test_pretraining_clouds_are_seeded_and_never_held_out(monkeypatch):
     for index in range(150):
         synthesize.pretraining_cloud(0, index, 16)
     assert set(drawn) == set(synthesize.TRAIN_SYNSETS) and len(drawn) == 150
+    synthesize.pretraining_cloud(0, 0, 16, synsets=[synthesize.NO_SYNSET])
+    assert drawn[-1] == synthesize.NO_SYNSET
 
 
 # ---------------------------------------------------------------- geometry

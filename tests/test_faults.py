@@ -11,6 +11,7 @@ import pickle
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import fails, write_root
+from tqdm import tqdm
 
 import data
 import evaluate
@@ -47,6 +49,7 @@ def start(action, log):
     try:
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        tqdm.set_lock(threading.RLock())  # its own is shared with forks: a child killed in it would lock out all others
         sys.stdout = sys.stderr = open(log, "a", buffering=1)
         action()
         code = 0

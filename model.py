@@ -520,7 +520,7 @@ class GraspModel(nn.Module):
             features = [self.pool(tokens, metres, object_index, poses)]  # (B, D)
         else:
             pooled = self.pool(tokens) if self.config.pool == "attention" else pool_tokens(tokens, self.config.pool)
-            features = [pooled[object_index]]  # (B, D)
+            features = [pooled.index_select(0, object_index)]  # (B, D); the backward of [] adds up in no fixed order
         if self.sees_size:
             features.append(torch.cat([centroid, radius], 1)[object_index] / LENGTH)  # (B, 4)
         # DEVIATION: lengths enter the head in units of LENGTH, not metres: positions of some 0.05 among embedding

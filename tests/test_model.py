@@ -593,3 +593,23 @@ def test_a_pickle_with_code_is_not_run(tmp_path, capsys):
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the trap is real
     assert marker.exists()
+
+
+@pytest.mark.parametrize("pool", ["attention", "mean_max", "hand"])
+def test_gradients_are_the_same_to_the_bit_with_two_threads(pool):
+    """Grasps of all objects mixed: two threads add to the gradient of the same embedding."""
+    threads, generator = torch.get_num_threads(), torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    grasp_model = model.GraspModel(dataclasses.replace(model.PRESETS["tiny"], pool=pool)).eval()
+    tokens = torch.randn(8, 8, 32, generator=generator).requires_grad_()
+    centers, centroid, radius = torch.rand(8, 8, 3, generator=generator), torch.zeros(8, 3), torch.ones(8, 1)
+    index, poses = torch.randint(0, 8, (2048,), generator=generator), torch.randn(2048, 7, generator=generator)
+    try:
+        torch.set_num_threads(2)
+        seen = set()
+        for _ in range(20):
+            joints, logits = grasp_model.decode((tokens, centers, centroid, radius), index, poses)
+            seen.add(torch.autograd.grad(joints.square().sum() + logits.square().sum(), tokens)[0].numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(seen) == 1

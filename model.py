@@ -10,6 +10,7 @@
     O  clouds in a batch        G  patches = tokens            J  joint angles, rad
     M  target blocks            S  points per patch            D, H  width, heads
     T  tokens per target block  C  context tokens              P  pose (7): xyz m, quaternion xyzw
+    Q  probes of the surface
 
 Where only clouds are in play (encoder, pretraining) their number is written B as well. Clouds and
 poses are in metres in the frame of the mesh, z up; the encoder itself sees normalised clouds.
@@ -38,14 +39,18 @@ from common import UserError, atomic
 
 POSITION_HIDDEN = 128  # hidden width of the positional encoding, in all published weights
 LENGTH = 0.05  # m: the network's unit of what it sees of the hand, so that wrist positions vary by about one
+# (Q, 3) m, hand frame: a grid in the room that palm and fingers can close on
+PROBES = torch.cartesian_prod(torch.linspace(-0.055, 0.055, 4), torch.linspace(0.01, 0.17, 5), torch.linspace(0.01, 0.13, 4))
+REACH = 0.06  # m: what is farther from a probe counts as just as far
 FINE_TUNING = {"dropout": 0.1, "attention_dropout": 0.1, "drop_path": 0.1}
 PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 
 
 # ---------------------------------------------------------------- configuration
 CHOICES = {"group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
-           "target_norm": ("instance", "layer"), "pool": ("attention", "mean", "max", "mean_max", "none", "hand"),
-           "loss": ("wta", "mdn")}  # fmt: skip
+           "target_norm": ("instance", "layer"), "loss": ("wta", "mdn"),
+           "pool": ("attention", "mean", "max", "mean_max", "hand", "hand_surface", "surface", "none")}  # fmt: skip
+NO_ENCODER = ("surface", "none")  # poolings of no tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,7 +426,7 @@ class PointEncoder(nn.Module):
 
 # ---------------------------------------------------------------- pooling
 def pool_tokens(tokens, kind):
-    """Pool without weights: tokens (O, G, D) -> (O, D), (O, 2·D) for mean_max, (O, 0) for none."""
+    """Pool without weights: tokens (O, G, D) -> (O, D), (O, 2·D) for mean_max, (O, 0) for any other kind."""
     parts = [tokens[:, 0, :0]]
     if kind in ("mean", "mean_max"):
         parts.append(tokens.mean(1))
@@ -472,6 +477,23 @@ class HandPool(nn.Module):
         return self.out((weights.transpose(1, 2) @ hidden).flatten(1))  # (B, D)
 
 
+@torch.no_grad()
+def surface_distances(clouds, object_index, poses):
+    """How far the surface is from the probes that move with each hand: what a hand full of range sensors would see.
+
+    clouds (O, N, 3) m, object_index (B,), poses (B, 7) -> distances (B, Q) m to the nearest point of the cloud.
+    """
+    # DEVIATION: ours; the paper's object embedding does not know where the hand is
+    probes, found = PROBES.to(clouds), []
+    with torch.autocast(clouds.device.type, enabled=False):  # bfloat16 would be off by a centimetre
+        for rows, pose in zip(object_index.split(16), poses.split(16)):  # what fits the cache: three times faster than all at once
+            seen = (clouds[rows] - pose[:, None, :3]) @ rotation_matrix(pose[:, 3:])  # (16, N, 3) hand frame
+            products = probes.expand(len(pose), -1, -1) @ seen.transpose(1, 2)  # (16, Q, N)
+            squared = torch.add(seen.square().sum(2)[:, None], products, alpha=-2).amin(2) + probes.square().sum(1)
+            found.append(squared)  # (16, Q)
+    return torch.cat(found).clamp(min=0).sqrt()
+
+
 # ---------------------------------------------------------------- grasp model and losses
 class GraspModel(nn.Module):
     """Cloud and wrist pose -> K hypotheses of the joints and their logits (Sec. III).
@@ -484,10 +506,11 @@ class GraspModel(nn.Module):
     def __init__(self, config, joint_mean=None):
         super().__init__()
         self.config, self.joint_names = config, None
-        self.encoder = nn.Identity() if config.pool == "none" else PointEncoder(config)
-        pools = {"attention": AttentionPool, "hand": HandPool}
+        self.encoder = nn.Identity() if config.pool in NO_ENCODER else PointEncoder(config)
+        pools = {"attention": AttentionPool, "hand": HandPool, "hand_surface": HandPool}
         self.pool = pools[config.pool](config.width) if config.pool in pools else None
-        embedding = {"none": 0, "mean_max": 2 * config.width}.get(config.pool, config.width)
+        embedding = {"none": 0, "surface": 0, "mean_max": 2 * config.width}.get(config.pool, config.width)
+        embedding += len(PROBES) if "surface" in config.pool else 0
         sizes = [embedding + (4 if self.sees_size else 0) + 7, 512, 256, 128]
         layers = []
         for size_in, size_out in zip(sizes, sizes[1:]):
@@ -501,21 +524,21 @@ class GraspModel(nn.Module):
     @property
     def sees_size(self):
         """Whether the head gets centroid and radius: a unit sphere hides them, and the hand has one size."""
-        return self.config.normalize == "unit_sphere" and self.config.pool != "none"
+        return self.config.normalize == "unit_sphere" and self.config.pool not in NO_ENCODER
 
     def encode(self, clouds, generator=None):
-        """clouds (O, N, 3) m -> tokens (O, G, D), centers (O, G, 3) units z up, centroid (O, 3) m, radius (O, 1) m."""
+        """clouds (O, N, 3) m -> tokens (O, G, D), centers (O, G, 3) units z up, centroid (O, 3) m, radius (O, 1) m, clouds."""
         config = self.config
-        clouds, centroid, radius = normalize_clouds(clouds, config)
-        if config.pool == "none":
-            return clouds[:, :1, :1], clouds[:, :1], centroid, radius  # stand-ins that nothing reads
-        tokens, centers = self.encoder(from_z_up(clouds, config.up), generator)
-        return tokens, to_z_up(centers, config.up), centroid, radius
+        units, centroid, radius = normalize_clouds(clouds, config)
+        if config.pool in NO_ENCODER:
+            return units[:, :1, :1], units[:, :1], centroid, radius, clouds  # tokens and centers that nothing reads
+        tokens, centers = self.encoder(from_z_up(units, config.up), generator)
+        return tokens, to_z_up(centers, config.up), centroid, radius, clouds
 
     def decode(self, encoded, object_index, poses):
         """What `encode` returned, object_index (B,), poses (B, 7) -> joints (B, K, J) rad, logits (B, K)."""
-        tokens, centers, centroid, radius = encoded
-        if self.config.pool == "hand":
+        tokens, centers, centroid, radius, clouds = encoded
+        if isinstance(self.pool, HandPool):
             metres = centers * radius[:, None] + centroid[:, None]  # (O, G, 3) mesh frame
             features = [self.pool(tokens, metres, object_index, poses)]  # (B, D)
         else:
@@ -523,6 +546,8 @@ class GraspModel(nn.Module):
             features = [pooled.index_select(0, object_index)]  # (B, D); the backward of [] adds up in no fixed order
         if self.sees_size:
             features.append(torch.cat([centroid, radius], 1)[object_index] / LENGTH)  # (B, 4)
+        if "surface" in self.config.pool:
+            features.append(3 * surface_distances(clouds, object_index, poses).clamp(max=REACH) / REACH - 1)  # (B, Q)
         # DEVIATION: lengths enter the head in units of LENGTH, not metres: positions of some 0.05 among embedding
         # values of order one are hardly learnt, and models with an embedding then fall behind pose-only ones
         features += [poses[:, :3] / LENGTH, poses[:, 3:]]  # (B, 3), (B, 4)

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from common import write_json
-from model import POSITION_HIDDEN, linear
+from model import NO_ENCODER, POSITION_HIDDEN, PROBES, HandPool, linear
 
 SECONDS = 12  # per precision and number of threads; at least two rounds of steps
 PRODUCT = 1024  # size of the square matrices whose product is the yardstick
@@ -60,7 +60,7 @@ def pooling_flops(model, objects, grasps):
         forward = linear_flops(tokens, width, 2 * width) + 2 * linear_flops(objects, width, width)  # keys and values; query, out
         forward += 2 * 2 * tokens * width
         return forward, 2 * forward
-    if config.pool == "hand":
+    if isinstance(model.pool, HandPool):
         rows, hidden, heads = grasps * config.patches, model.pool.score.in_features, model.pool.score.out_features
         inputs = linear_flops(rows, 4, hidden) + linear_flops(grasps, 9, hidden)  # coordinates: no gradient
         forward = inputs + linear_flops(tokens, width, hidden) + linear_flops(rows, hidden, hidden, heads)
@@ -76,14 +76,16 @@ def training_flops(model, objects, grasps):
     forward, backward = pooling_flops(model, objects, grasps)
     head = linear_flops(grasps, *[layer.in_features for layer in model.head if hasattr(layer, "in_features")], model.head[-1].out_features)
     total = forward + backward + 3 * head
-    if config.pool != "none":
+    if "surface" in config.pool:  # turning the points into the hand's frame, and their products with the probes
+        total += 2 * grasps * config.points * (9 + 3 * len(PROBES))
+    if config.pool not in NO_ENCODER:
         parts = [tokenizer_flops(config, objects), position_flops(objects * config.patches, config.width)]
         blocks = transformer_flops(objects, config.patches, config.width, config.depth)
         trained = any(parameter.requires_grad for parameter in model.encoder.parameters())
         total += blocks + sum(forward for forward, _ in parts)
         total += trained * (2 * blocks + sum(backward for _, backward in parts))
     else:
-        total -= linear_flops(grasps, 7, model.head[0].out_features)  # the pose needs no gradient
+        total -= linear_flops(grasps, model.head[0].in_features, model.head[0].out_features)  # bare coordinates need no gradient
     return total
 
 

@@ -37,7 +37,7 @@ import evaluate
 import train
 from common import Parser, UserError, atomic, command, number, read_json, stable_seed, write_csv
 from data import load_dataset, read_bytes
-from model import PRESETS, PointEncoder, load_encoder, save_checkpoint
+from model import CHOICES, NO_ENCODER, PRESETS, PointEncoder, load_encoder, save_checkpoint
 from splits import make_split
 from synthesize import ensure_root
 
@@ -51,7 +51,7 @@ AXES = {  # what each sweep varies; a list of grids
     # the paper's six choices, a frozen backbone, and higher rates so that scratch's best is not at the edge
     "lr-grid": [TENTH | {"--init": "jepa,scratch", "--lr-backbone": "0,1e-5,7e-5,1e-4,3e-4,1e-3", "--lr-head": "1e-3,2e-3"}],
     "k": [TENTH | {"--k": "1,2,3,5,8,16"}],
-    "pool": [TENTH | {"--pool": "attention,mean,max,mean_max,hand,none"}],
+    "pool": [TENTH | {"--pool": ",".join(CHOICES["pool"])}],
     "loss": [TENTH | {"--loss": "wta,mdn"}],
     "benchmark": [{"--budget": "0.1,1", "--pool": "none"}, {"--budget": "0.1,1", "--init": "jepa", "--pool": "attention,hand", "--k": "5,1"}],
     "encoders": [TENTH],
@@ -120,11 +120,11 @@ def plan(grids, given, seeds, args):
 
 
 def plan_table1(given, rates, args):
-    """table1's runs: --init and --pack choose among its own; every seed of the first before the next."""
+    """table1's runs at `rates` (init -> pairs); --init and --pack choose among its own; every seed of the first before the next."""
     found = []
     for pack in given.get("--pack", "A,B").split(","):
         for init in given.get("--init", "jepa,scratch").split(","):
-            for backbone, head in dict.fromkeys((PAPER, rates.get(init, PAPER))):
+            for backbone, head in rates[init]:
                 own = {"--pack": pack, "--init": init, "--lr-backbone": backbone, "--lr-head": head}
                 found += plan([{"--budget": PACKS.get(pack, "1")}], given | own, args.seeds, args)
     return sorted(found, key=lambda flags: args.seeds.index(flags["--seed"]))
@@ -140,6 +140,20 @@ def best_rates(rows):
     """Initialisation -> rates of its trial with the lowest val RMSE; nothing without trials."""
     finished = [row for row in rows if row["top_logit_rmse"]]
     return dict(rates_in(row) for row in sorted(finished, key=lambda row: -float(row["top_logit_rmse"])))  # the last wins
+
+
+def rates_of_table1(given, out, args):
+    """Initialisation -> its pairs of rates: the given one, or the paper's and the best of its trials, which run here."""
+    inits, fixed = given.get("--init", "jepa,scratch").split(","), [given.get(flag) for flag in ("--lr-backbone", "--lr-head")]
+    if any(fixed):
+        if not all(fixed) or "," in "".join(fixed):
+            raise UserError("table1 takes one --lr-backbone and one --lr-head, or neither and runs its trials")
+        return {init: [tuple(fixed)] for init in inits}
+    shared = {flag: value for flag, value in given.items() if flag not in ("--budget", "--pack")}
+    trials = plan(AXES["lr-grid"], shared, args.seeds[:1], args)
+    done = run_all(trials, args.rates or str(Path(out).with_name("lr-grid")), args)
+    best = best_rates([row for row in done if row["command"] in {spelt(flags) for flags in trials}])
+    return {init: list(dict.fromkeys((PAPER, best.get(init, PAPER)))) for init in inits}
 
 
 def random_encoder(config, runs):
@@ -191,7 +205,7 @@ def encoder_file(flags):
 
 def encoder_tag(flags):
     """Eight digits of the content of the encoder that a run starts from, "" for scratch."""
-    if flags.get("--init") != "jepa" or flags.get("--pool") == "none":
+    if flags.get("--init") != "jepa" or flags.get("--pool") in NO_ENCODER:
         return ""
     return hashlib.sha256(read_bytes(encoder_file(flags))).hexdigest()[:8]
 
@@ -673,13 +687,7 @@ def main(argv=None):
     if args.kind == "encoders":
         rows = run_encoders(files, given, args, out)
     elif args.kind == "table1":
-        if set(given) & {"--lr-backbone", "--lr-head"}:
-            raise UserError("--lr-backbone, --lr-head: table1 takes the paper's rates and the best of its trials; leave them out")
-        shared = {flag: value for flag, value in given.items() if flag not in ("--budget", "--pack")}
-        trials = plan(AXES["lr-grid"], shared, args.seeds[:1], args)
-        done = run_all(trials, args.rates or str(Path(out).with_name("lr-grid")), args)
-        rates = best_rates([row for row in done if row["command"] in {spelt(flags) for flags in trials}])
-        rows = run_all(plan_table1(given, rates, args), out, args, SUITES)
+        rows = run_all(plan_table1(given, rates_of_table1(given, out, args), args), out, args, SUITES)
     else:
         todo = plan(AXES[args.kind], given, args.seeds, args)
         rows = run_all(todo, out, args)

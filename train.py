@@ -29,14 +29,13 @@ from common import (
 )  # fmt: skip
 from data import GraspData, add_data_flags, epoch_batches, load_dataset
 from evaluate import constant_predictions, evaluate_suites, report, table
-from model import FINE_TUNING, PRESETS, GraspModel, load_encoder, load_strictly, read_checkpoint, save_checkpoint
+from model import CHOICES, FINE_TUNING, NO_ENCODER, PRESETS, GraspModel, load_encoder, load_strictly, read_checkpoint, save_checkpoint
 from speed import Stopwatch, measure, no_lap, report as report_speed, training_flops
 from splits import add_split_flags, make_split
 from synthesize import ensure_root
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the encoders that ship, one file per preset
 NETWORK_FLAGS = ("group", "radius", "points", "patches", "patch_size")  # not given: the preset's or the checkpoint's
-POOLS = ("attention", "mean", "max", "mean_max", "hand", "none")
 # what a run is called by and how it is watched; everything else is its identity
 NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "benchmark", "json")
 LOG_EVERY = 20  # steps between looks at the loss where looking means waiting for the GPU
@@ -55,7 +54,7 @@ def build_parser():
     group.add_argument("--jepa-ckpt", metavar="FILE", help="encoder for --init jepa (default: the one that ships for the preset)")
     group.add_argument("--preset", choices=tuple(PRESETS), help="network size (default: small, or the checkpoint's)")
     group.add_argument("--k", type=number(int, 1), default=5, metavar="N", help="hypotheses per grasp; 1 is plain regression")
-    group.add_argument("--pool", choices=POOLS, default="attention", help="tokens to object embedding; none: pose only; hand: seen from the hand")
+    group.add_argument("--pool", choices=CHOICES["pool"], default="attention", help="tokens to object embedding; hand: as seen from the hand; hand_surface: and the distances from it to the surface; surface: these alone, no encoder; none: pose only")
     group.add_argument("--group", choices=("knn", "ball"), help="how a patch gathers its points (default: the preset's or the checkpoint's)")
     group.add_argument("--radius", type=number(float, above=0), metavar="M", help="ball radius, in m if clouds are metric, else in cloud radii")
     group.add_argument("--points", type=number(int, 1), metavar="N", help="points per cloud")
@@ -157,7 +156,7 @@ def resolve_network(args):
     """
     given = {name: getattr(args, name) for name in NETWORK_FLAGS if getattr(args, name) is not None}
     head = {"k": args.k, "pool": args.pool, "loss": args.loss}
-    if args.init == "scratch" or args.pool == "none":  # a pose-only model has no encoder to initialise
+    if args.init == "scratch" or args.pool in NO_ENCODER:  # nothing to initialise
         return dataclasses.replace(PRESETS[args.preset or "small"], **given, **head), None
     path = args.jepa_ckpt or shipped_encoder(args.preset or "small")
     encoder = load_encoder(path)
@@ -402,7 +401,7 @@ def benchmark(args, argv, device):
     watch = Stopwatch(device)
     if args.compile:
         model.compile()
-    elif config.pool != "none":
+    elif config.pool not in NO_ENCODER:
         watch.around(model.encoder.embed, "grouping", "tokenizer")
         watch.around(model.encoder.transformer, None, "encoder")
 

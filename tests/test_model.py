@@ -7,15 +7,16 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from torch import nn
 
+import hand
 import model
 from common import UserError
 from model import PRESETS, GraspModel, ModelConfig, PatchEmbed, PointEncoder, TransformerEncoder
 
 TINY = PRESETS["tiny"]
-POOLS = ("attention", "mean", "max", "mean_max", "none", "hand")
 
 
 def seeded(seed=0):
@@ -142,7 +143,7 @@ def test_up_axis():
     assert torch.equal(model.to_z_up(model.from_z_up(points, "y"), "y"), points)
     assert model.from_z_up(points, "z") is points
     network = grasp_model(up="y")
-    _, centers, centroid, radius = network.encode(clouds_of(2))
+    _, centers, centroid, radius, _ = network.encode(clouds_of(2))
     metres = centers * radius[:, None] + centroid[:, None]
     first = clouds_of(2)[:, 0]  # sampling starts at point 0
     torch.testing.assert_close(metres[:, 0], first)
@@ -376,8 +377,29 @@ def test_hand_pool_sees_only_relative_positions():
     torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
 
 
+def test_surface_distances_by_a_tree():
+    clouds, poses, objects = clouds_of(3), poses_of(40), torch.arange(40) % 3
+    distances = model.surface_distances(clouds, objects, poses)
+    assert distances.shape == (40, len(model.PROBES)) and distances.dtype == torch.float32
+    for b in range(40):
+        probes = Rotation.from_quat(poses[b, 3:].numpy()).apply(model.PROBES.numpy()) + poses[b, :3].numpy()  # mesh frame
+        expected, _ = cKDTree(clouds[objects[b]].numpy()).query(probes)
+        torch.testing.assert_close(distances[b], torch.from_numpy(expected).float(), atol=1e-5, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.surface_distances(clouds, objects, poses), distances)
+
+
+def test_probes_fill_the_room_in_which_a_hand_closes():
+    """The grid lies within 1 cm of the fingers' reach: every tip sphere of random postures is near some probe."""
+    low, high = torch.tensor(hand.LIMITS).T
+    joints = low + torch.rand(200, 12, generator=seeded()) * (high - low)
+    centers = torch.from_numpy(hand.finger_spheres(joints.numpy())[0]).float().flatten(0, 2)
+    nearest = (centers[:, None] - model.PROBES).norm(dim=2).amin(1)
+    assert (nearest < model.REACH).float().mean() > 0.9
+
+
 # ---------------------------------------------------------------- grasp model
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", model.CHOICES["pool"])
 @pytest.mark.parametrize("k", (1, 5))
 def test_grasp_model_shapes_and_object_index(pool, k):
     network = grasp_model(pool=pool, k=k)
@@ -424,7 +446,7 @@ def test_head_sees_lengths_in_its_own_unit_and_the_quaternion():
     network.head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     clouds, poses = clouds_of(1), poses_of(2)
     network(clouds, torch.tensor([0, 0]), poses)
-    _, _, centroid, radius = network.encode(clouds)
+    _, _, centroid, radius, _ = network.encode(clouds)
     assert torch.equal(seen[0][:, -4:], poses[:, 3:])
     torch.testing.assert_close(seen[0][:, -7:-4] * 0.05, poses[:, :3])
     torch.testing.assert_close(seen[0][:, -11:-7] * 0.05, torch.cat([centroid, radius], 1).expand(2, -1))
@@ -451,7 +473,7 @@ def test_frozen_encoder_keeps_its_statistics_and_gets_no_gradient():
     assert network.head[0].weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", model.CHOICES["pool"])
 @pytest.mark.parametrize("loss", ("wta", "mdn"))
 def test_every_parameter_learns(pool, loss):
     network = grasp_model(pool=pool, loss=loss, dropout=0.0, attention_dropout=0.0, drop_path=0.0).train()
@@ -608,7 +630,7 @@ def test_gradients_are_the_same_to_the_bit_with_two_threads(pool):
         torch.set_num_threads(2)
         seen = set()
         for _ in range(20):
-            joints, logits = grasp_model.decode((tokens, centers, centroid, radius), index, poses)
+            joints, logits = grasp_model.decode((tokens, centers, centroid, radius, centers), index, poses)
             seen.add(torch.autograd.grad(joints.square().sum() + logits.square().sum(), tokens)[0].numpy().tobytes())
     finally:
         torch.set_num_threads(threads)

@@ -25,7 +25,7 @@ def counted(step):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("pool", ("mean", "mean_max", "none", "hand", "attention"))
+@pytest.mark.parametrize("pool", model.CHOICES["pool"])
 def test_flops_of_a_training_step(pool):
     args = train.parse(["--preset", "tiny", "--pool", pool])
     network = model.GraspModel(dataclasses.replace(TINY, pool=pool))

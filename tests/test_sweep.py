@@ -36,7 +36,7 @@ def test_expand():
     assert [flags["--k"] for flags in sweep.expand({"--k": "1,2,5"}, smoke=True)] == ["1", "5"]
 
 
-@pytest.mark.parametrize("kind, runs", [("lr-grid", 24), ("k", 6), ("pool", 6), ("loss", 2), ("benchmark", 20)])
+@pytest.mark.parametrize("kind, runs", [("lr-grid", 24), ("k", 6), ("pool", 8), ("loss", 2), ("benchmark", 20)])
 def test_planned_runs(kind, runs):
     args = parsed(kind)
     commands = [sweep.spelt(flags) for flags in sweep.plan(sweep.AXES[kind], {}, args.seeds, args)]
@@ -46,16 +46,25 @@ def test_planned_runs(kind, runs):
 
 def test_planned_runs_of_table1():
     args = parsed("table1")
-    rates = {"jepa": ("1e-4", "1e-3"), "scratch": ("3e-4", "2e-3")}
+    rates = {"jepa": [sweep.PAPER, ("1e-4", "1e-3")], "scratch": [sweep.PAPER, ("3e-4", "2e-3")]}
     todo = sweep.plan_table1({}, rates, args)
     assert len({sweep.spelt(flags) for flags in todo}) == len(todo) == (4 + 3) * 2 * 2 * 3
     assert {(f["--init"], f["--lr-backbone"]) for f in todo} == {("jepa", "1e-5"), ("jepa", "1e-4"), ("scratch", "1e-5"), ("scratch", "3e-4")}
     assert [f["--seed"] for f in todo] == sorted(f["--seed"] for f in todo)
-    assert len(sweep.plan_table1({}, {"jepa": sweep.PAPER, "scratch": sweep.PAPER}, args)) == 42  # one run serves both
+    assert len(sweep.plan_table1({}, {"jepa": [sweep.PAPER], "scratch": [sweep.PAPER]}, args)) == 42  # one run serves both
     ours = sweep.plan_table1({"--init": "jepa", "--jepa-ckpt": "x.pt", "--budget": "0.1", "--pack": "A"}, rates, args)
     assert len(ours) == 6 and all(f["--jepa-ckpt"] == "x.pt" for f in ours)
     both = sweep.plan_table1({"--jepa-ckpt": "x.pt"}, rates, args)
     assert all(("--jepa-ckpt" in f) == (f["--init"] == "jepa") for f in both)
+
+
+def test_rates_of_table1(box_root, tmp_path):
+    given = {"--lr-backbone": "0", "--lr-head": "2e-3"}
+    assert sweep.rates_of_table1(given, "x", parsed("table1")) == {"jepa": [("0", "2e-3")], "scratch": [("0", "2e-3")]}  # and nothing runs
+    assert sweep.rates_of_table1(given | {"--init": "jepa"}, "x", parsed("table1")) == {"jepa": [("0", "2e-3")]}
+    rows = sweep.main(arguments(box_root, tmp_path, "--pack", "A", "--budget", "1", "--lr-backbone", "0", "--lr-head", "2e-3", kind="table1"))
+    assert len(rows) == 2 and not (tmp_path / "lr-grid.csv").exists()
+    assert "Own best rates (backbone, head): jepa 0, 2e-3; scratch 0, 2e-3" in (tmp_path / "grid.md").read_text()
 
 
 def trial(init, backbone, head, rmse, **more):

@@ -178,7 +178,7 @@ def test_nan_stops_at_once_and_keeps_the_last_checkpoint(box_root, tmp_path, mon
     assert saved["progress"]["step"] == 4 and all(torch.isfinite(v).all() for v in saved["model"].values())
 
 
-@pytest.mark.parametrize("pool", train.POOLS)
+@pytest.mark.parametrize("pool", train.CHOICES["pool"])
 def test_every_pool_and_loss_trains(box_root, tmp_path, pool):
     loss = "mdn" if pool == "mean" else "wta"
     result = train.main(arguments(box_root, tmp_path, "--pool", pool, "--loss", loss, "--steps", 2, "--k", 2))

@@ -545,6 +545,11 @@ def improvement(new, old):
     return [percent[0], "" if percent[1] == "nan" else f"{percent[1]} to {percent[2]}"]
 
 
+def scratch_as_jepa(groups):
+    """The arms from scratch under the keys of those that they are to be compared with."""
+    return {(*key[:3], "jepa"): group for key, group in groups.items() if key[3] == "scratch"}
+
+
 def table1_text(rows, out, against):
     """table1 as Markdown: a table per suite, then relative improvements with paired intervals."""
     groups, errors = arms(rows), read_errors(out)
@@ -553,12 +558,14 @@ def table1_text(rows, out, against):
         prefix = "" if suite == "val" else f"{suite}_"
         lines = [[pack, f"{budget:g}", label, init, count_runs(group), *cells(group, prefix)] for (pack, budget, label, init), group in groups.items()]
         text.append(f"## {suite}\n\n" + markdown("pack | budget | rates | init | runs | top-logit RMSE (rad) | best-of-K | gap | coverage@15°", lines))
-    comparisons = {"jepa over scratch": (errors, {(*key[:3], "jepa"): group for key, group in groups.items() if key[3] == "scratch"})}
+    comparisons = {"jepa over scratch": (errors, scratch_as_jepa(groups))}
     if against:
-        others = read_rows(against + ".csv")
+        others, name = arms(read_rows(against + ".csv")), Path(against).name
         if not others:
             raise UserError(f"--against {against}: no {against}.csv there; give the --out of another table1")
-        comparisons[f"over {Path(against).name}"] = read_errors(against), arms(others)
+        comparisons[f"over {name}"] = read_errors(against), others
+        if not scratch_as_jepa(groups):  # one scratch serves all encoders
+            comparisons[f"jepa over scratch of {name}"] = read_errors(against), scratch_as_jepa(others)
     for name, (old_errors, old) in comparisons.items():
         lines = []
         for suite in ("val", "test", "test_category"):

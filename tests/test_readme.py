@@ -56,7 +56,7 @@ def small(script, argv, places, box_root, count):
     names = {"RUN": places / "run", "ROOT": box_root, "FOLDER": places / "clouds", "mug.obj": places / "mug.obj",
              "my_encoder.pt": places / "tiny.pt", "F.npz": places / "predictions.npz", "FILE.png": places / "picture.png",
              "results/pretraining/patches.png": places / "patches.png", "pretrain_pointjepa_epoch=499-step=40500.ckpt": places / "official.ckpt"}  # fmt: skip
-    names |= {word: places / "tiny.pt" for word in argv if re.fullmatch(r"runs/(context|trial)_.*\.pt", word)}  # encoders of the table
+    names |= {word: places / "tiny.pt" for word in argv if re.fullmatch(r"runs/(context|trial|assembly).*\.pt", word)}  # encoders of the table
     argv = [str(names.get(word, word)) for word in argv]
     if "--pose" in argv and "x" in argv:
         argv[argv.index("x") :] = "0.1 0 -1e-1 0 0 0 1".split()

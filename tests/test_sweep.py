@@ -13,6 +13,7 @@ from conftest import fails
 
 import sweep
 import train
+from common import UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -206,6 +207,19 @@ def test_table1_by_hand(tmp_path, monkeypatch):
     assert "| test | A and B | 0.1 | paper's | jepa | 50.0 | 50.0 to 50.0 |" in gain and "scratch |" not in gain
     # own best: jepa has seed 0 only, scratch the mean of seeds 0 and 1, 1.5 times as much: 1 - sqrt(1/4/1.5)
     assert f"| val | A | 0.1 | own best | jepa | {100 * (1 - math.sqrt(1 / 6)):.1f} |" in gain
+
+
+def test_table1_against_another(tmp_path, monkeypatch):
+    """Another encoder's arm, without a scratch of its own: half the error of the other table's jepa, a quarter of its scratch."""
+    rows, errors = handmade()
+    monkeypatch.setattr(sweep, "read_errors", lambda out: errors if Path(out).name == "old" else {key: (*e[:2], e[2] / 4) for key, e in errors.items()})
+    sweep.save_rows(tmp_path / "old.csv", rows)
+    text = sweep.table1_text([row for row in rows if "--init jepa" in row["command"]], str(tmp_path / "new"), str(tmp_path / "old"))
+    _, over, scratch = text.split("## Relative")
+    assert "RMSE over old" in over and "| test | B | 0.1 | paper's | jepa | 50.0 | 50.0 to 50.0 |" in over
+    assert "jepa over scratch of old" in scratch and "| test | B | 0.1 | paper's | jepa | 75.0 | 75.0 to 75.0 |" in scratch
+    with pytest.raises(UserError, match="none.csv"):
+        sweep.table1_text(rows, "new", str(tmp_path / "none"))
 
 
 def test_table1_figures_from_rows(tmp_path):

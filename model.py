@@ -49,7 +49,7 @@ PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 # ---------------------------------------------------------------- configuration
 CHOICES = {"group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
            "target_norm": ("instance", "layer"), "loss": ("wta", "mdn"),
-           "pool": ("attention", "mean", "max", "mean_max", "hand", "hand_surface", "surface", "none")}  # fmt: skip
+           "pool": ("attention", "mean", "max", "mean_max", "hand", "attention_surface", "surface", "none")}  # fmt: skip
 NO_ENCODER = ("surface", "none")  # poolings of no tokens
 
 
@@ -507,7 +507,7 @@ class GraspModel(nn.Module):
         super().__init__()
         self.config, self.joint_names = config, None
         self.encoder = nn.Identity() if config.pool in NO_ENCODER else PointEncoder(config)
-        pools = {"attention": AttentionPool, "hand": HandPool, "hand_surface": HandPool}
+        pools = {"attention": AttentionPool, "attention_surface": AttentionPool, "hand": HandPool}
         self.pool = pools[config.pool](config.width) if config.pool in pools else None
         embedding = {"none": 0, "surface": 0, "mean_max": 2 * config.width}.get(config.pool, config.width)
         embedding += len(PROBES) if "surface" in config.pool else 0
@@ -538,11 +538,11 @@ class GraspModel(nn.Module):
     def decode(self, encoded, object_index, poses):
         """What `encode` returned, object_index (B,), poses (B, 7) -> joints (B, K, J) rad, logits (B, K)."""
         tokens, centers, centroid, radius, clouds = encoded
-        if isinstance(self.pool, HandPool):
+        if self.config.pool == "hand":
             metres = centers * radius[:, None] + centroid[:, None]  # (O, G, 3) mesh frame
             features = [self.pool(tokens, metres, object_index, poses)]  # (B, D)
         else:
-            pooled = self.pool(tokens) if self.config.pool == "attention" else pool_tokens(tokens, self.config.pool)
+            pooled = self.pool(tokens) if self.pool is not None else pool_tokens(tokens, self.config.pool)
             features = [pooled.index_select(0, object_index)]  # (B, D); the backward of [] adds up in no fixed order
         if self.sees_size:
             features.append(torch.cat([centroid, radius], 1)[object_index] / LENGTH)  # (B, 4)

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from common import write_json
-from model import NO_ENCODER, POSITION_HIDDEN, PROBES, HandPool, linear
+from model import NO_ENCODER, POSITION_HIDDEN, PROBES, linear
 
 SECONDS = 12  # per precision and number of threads; at least two rounds of steps
 PRODUCT = 1024  # size of the square matrices whose product is the yardstick
@@ -56,11 +56,11 @@ def pooling_flops(model, objects, grasps):
     """Attention or hand pooling of a GraspModel -> forward, backward."""
     config = model.config
     width, tokens = config.width, objects * config.patches
-    if config.pool == "attention":
+    if config.pool.startswith("attention"):
         forward = linear_flops(tokens, width, 2 * width) + 2 * linear_flops(objects, width, width)  # keys and values; query, out
         forward += 2 * 2 * tokens * width
         return forward, 2 * forward
-    if isinstance(model.pool, HandPool):
+    if config.pool == "hand":
         rows, hidden, heads = grasps * config.patches, model.pool.score.in_features, model.pool.score.out_features
         inputs = linear_flops(rows, 4, hidden) + linear_flops(grasps, 9, hidden)  # coordinates: no gradient
         forward = inputs + linear_flops(tokens, width, hidden) + linear_flops(rows, hidden, hidden, heads)

@@ -54,7 +54,7 @@ def build_parser():
     group.add_argument("--jepa-ckpt", metavar="FILE", help="encoder for --init jepa (default: the one that ships for the preset)")
     group.add_argument("--preset", choices=tuple(PRESETS), help="network size (default: small, or the checkpoint's)")
     group.add_argument("--k", type=number(int, 1), default=5, metavar="N", help="hypotheses per grasp; 1 is plain regression")
-    group.add_argument("--pool", choices=CHOICES["pool"], default="attention", help="tokens to object embedding; hand: as seen from the hand; hand_surface: and the distances from it to the surface; surface: these alone, no encoder; none: pose only")
+    group.add_argument("--pool", choices=CHOICES["pool"], default="attention", help="tokens to object embedding; hand: as seen from the hand; attention_surface: also distances from the hand to the surface; surface: these alone, no encoder; none: pose only")
     group.add_argument("--group", choices=("knn", "ball"), help="how a patch gathers its points (default: the preset's or the checkpoint's)")
     group.add_argument("--radius", type=number(float, above=0), metavar="M", help="ball radius, in m if clouds are metric, else in cloud radii")
     group.add_argument("--points", type=number(int, 1), metavar="N", help="points per cloud")

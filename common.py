@@ -153,7 +153,7 @@ def keep_freed_memory():
             mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink
 
 
-def set_up_torch(device="auto", threads=None):
+def set_up_torch(device="auto", threads=None, precision="auto"):
     """Choose the device ("auto" takes CUDA where there is one), set threads, flush denormals; -> torch.device."""
     import torch  # here, so that scripts without a network start fast
 
@@ -163,7 +163,18 @@ def set_up_torch(device="auto", threads=None):
     torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device here; use --device cpu or auto")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if precision == "bf16" and not computes_bf16(chosen):
+        print("warning: --precision bf16: this processor has no instructions for bfloat16 and takes some ten times as long; leave the flag out for fp32", file=sys.stderr)
+    return chosen
+
+
+def computes_bf16(device):
+    """Whether `device` has instructions for bfloat16; without them a step was measured to take ten times as long as in float32."""
+    import torch
+
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in builds without oneDNN
+    return device.type == "cuda" or (supported is not None and supported())
 
 
 def autocast(device, precision):
@@ -189,7 +200,7 @@ def add_machine_flags(parser):
     """The flags about the machine, the same in both training scripts."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: fp32 on CPU, bf16 on CUDA")
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: fp32 on CPU, bf16 on CUDA; bf16 on a CPU needs AVX-512 or AMX to pay")
     group.add_argument("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
     group.add_argument("--quiet", action="store_true", help="no progress bars")
     group.add_argument("--benchmark", action="store_true", help="instead of training, measure the step on random clouds: time, its parts, FLOP/s; --precision and --threads: only those")

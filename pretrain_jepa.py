@@ -477,7 +477,7 @@ def benchmark(args, argv, device):
 @command
 def main(argv=None):
     args = parse(argv)
-    device = set_up_torch(args.device, args.threads)
+    device = set_up_torch(args.device, args.threads, args.precision)
     if args.benchmark:
         return benchmark(args, argv, device)
     if args.picture:

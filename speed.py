@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from tqdm import tqdm
 
-from common import write_json
+from common import computes_bf16, write_json
 from model import NO_ENCODER, POSITION_HIDDEN, PROBES, linear
 
 SECONDS = 12  # per precision and number of threads; at least two rounds of steps
@@ -157,8 +157,8 @@ def peak_memory(device):
 
 
 def machine_settings(args, device):
-    """(precision, threads) to measure: fp32 and bf16, 1 and 2 threads, unless the flags name one."""
-    precisions = ("fp32", "bf16") if args.precision == "auto" else (args.precision,)
+    """(precision, threads) to measure: fp32, bf16 where it pays, 1 and 2 threads, unless the flags name one."""
+    precisions = (args.precision,) if args.precision != "auto" else ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
     threads = (args.threads or torch.get_num_threads(),) if args.threads or device.type == "cuda" else (1, 2)
     return [(precision, count) for precision in precisions for count in threads]
 

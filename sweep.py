@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import evaluate
 import train
-from common import Parser, UserError, atomic, command, number, read_json, stable_seed, write_csv
+from common import Parser, UserError, atomic, command, number, read_json, set_up_torch, stable_seed, write_csv
 from data import load_dataset, read_bytes
 from model import CHOICES, NO_ENCODER, PRESETS, PointEncoder, load_encoder, save_checkpoint
 from splits import make_split
@@ -685,6 +685,8 @@ def main(argv=None):
         raise UserError("--rates and --against go with table1; leave them out")
     if args.budgets:
         given["--budget"] = args.budgets
+    if not args.tables and "bf16" in given.get("--precision", "").split(","):
+        set_up_torch(given.get("--device", "auto"), precision="bf16")  # its warning: the runs' own go to their logs
     args.seeds = args.seeds or ("0" if args.smoke else SEEDS.get(args.kind, "0")).split(",")
     out = args.out or (f"runs/smoke/{args.kind}" if args.smoke else f"results/{'pretraining' if args.kind == 'encoders' else args.kind}")
     for signum in (signal.SIGTERM, signal.SIGHUP):  # a killed sweep stops its runs too; nohup's choice stands

@@ -1,9 +1,13 @@
 import math
 import os
 import signal
+import time
 
 import pytest
+import torch
+import torch.nn.functional as F
 
+import common
 from common import Parser, UserError, atomic, command, deferred_interrupt, number, read_json, stable_seed, warmup_cosine, write_json
 
 
@@ -92,3 +96,31 @@ def test_deferred_interrupt_waits_for_the_loop():
         os.kill(os.getpid(), signal.SIGINT)
         assert pressed == [True]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_slow_bf16_is_announced(monkeypatch, capsys):
+    """Which processor runs the test must not matter."""
+    monkeypatch.setattr(common, "computes_bf16", lambda device: False)
+    for precision in ("auto", "fp32"):
+        common.set_up_torch("cpu", precision=precision)
+    assert capsys.readouterr().err == ""
+    common.set_up_torch("cpu", precision="bf16")
+    assert "warning: --precision bf16" in capsys.readouterr().err
+    monkeypatch.setattr(common, "computes_bf16", lambda device: True)
+    common.set_up_torch("cpu", precision="bf16")
+    assert capsys.readouterr().err == ""
+
+
+def test_bf16_pays_where_it_is_said_to():
+    """A product in software takes seven times as long as in float32 or more; with instructions about as long or less."""
+
+    def fastest(dtype):
+        square, times = torch.ones(512, 512, dtype=dtype), []
+        for _ in range(5):
+            begun = time.perf_counter()
+            F.linear(square, square)
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    assert common.computes_bf16(torch.device("cpu")) == (fastest(torch.bfloat16) < 3 * fastest(torch.float32))
+    assert common.computes_bf16(torch.device("cuda"))

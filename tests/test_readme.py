@@ -93,7 +93,13 @@ def generated(places, box_root):
     shutil.copy(mesh, places / "meshes" / "can.obj")
 
 
-@pytest.mark.parametrize("count, command", list(enumerate(commands())), ids=lambda value: value if isinstance(value, str) else "")
+def marked(count, command):
+    """Sweeps, benchmarks and the card have quick tests of their own."""
+    marks = pytest.mark.slow if re.search(r"sweep\.py|--benchmark|--card", command) else ()
+    return pytest.param(count, command, id=command, marks=marks)
+
+
+@pytest.mark.parametrize("count, command", [marked(*pair) for pair in enumerate(commands())])
 def test_command(count, command, places, generated, box_root):
     script, *argv = shlex.split(command)[1:]
     SCRIPTS[script].main(small(script, argv, places, box_root, count))

@@ -109,6 +109,13 @@ def test_grid_resumes_where_it_stopped(box_root, tmp_path, monkeypatch):
     assert len(calls) == 5 and (tmp_path / "grid.md").read_text() == text
 
 
+@pytest.mark.parametrize("kind, runs", [("lr-grid", 8), ("k", 2), ("pool", 2), ("loss", 2)])
+def test_smoke(kind, runs, box_root, tmp_path):
+    rows = sweep.main(arguments(box_root, tmp_path, kind=kind))
+    assert len(rows) == runs and all(0 < float(row["top_logit_rmse"]) < 10 for row in rows)
+    assert {path.suffix for path in tmp_path.glob("grid.*")} == {".csv", ".md", ".png"}
+
+
 def test_a_diverged_run_keeps_its_row(box_root, tmp_path):
     rows = sweep.main(arguments(box_root, tmp_path, "--lr-head", "1e-3,1e30"))
     assert rows[0]["failed"] == "" and "not finite" in rows[1]["failed"] and rows[1]["top_logit_rmse"] == ""

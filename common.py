@@ -154,7 +154,7 @@ def keep_freed_memory():
 
 
 def set_up_torch(device="auto", threads=None, precision="auto"):
-    """Choose the device ("auto" takes CUDA where there is one), set threads, flush denormals; -> torch.device."""
+    """Choose the device ("auto" takes CUDA where there is one), set threads, flush denormals, warn of slow bf16; -> torch.device."""
     import torch  # here, so that scripts without a network start fast
 
     if threads:

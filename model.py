@@ -48,7 +48,7 @@ PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 
 # ---------------------------------------------------------------- configuration
 CHOICES = {"group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
-           "target_norm": ("instance", "layer"), "loss": ("wta", "mdn"),
+           "target_norm": ("instance", "layer"), "loss": ("wta", "mdn", "hedged"),
            "pool": ("attention", "mean", "max", "mean_max", "hand", "attention_surface", "surface", "none")}  # fmt: skip
 NO_ENCODER = ("surface", "none")  # poolings of no tokens
 
@@ -98,6 +98,8 @@ class ModelConfig:
                 raise UserError(f"{field.name} must be one of {', '.join(CHOICES[field.name])}, not {value!r}")
             if field.type is int and value < 1:
                 raise UserError(f"{field.name} must be at least 1, not {value}")
+        if self.loss == "hedged" and self.k < 2:
+            raise UserError("the loss hedged needs a k of at least 2: one hypothesis is the average")
         if not all(0 <= rate < 1 for rate in (self.dropout, self.attention_dropout, self.drop_path)):
             raise UserError("dropout, attention_dropout and drop_path must be in [0, 1)")
         if self.width % self.heads or self.predictor_width % self.predictor_heads:
@@ -484,7 +486,7 @@ def surface_distances(clouds, object_index, poses):
     clouds (O, N, 3) m, object_index (B,), poses (B, 7) -> distances (B, Q) m to the nearest point of the cloud.
     """
     # DEVIATION: ours; the paper's object embedding does not know where the hand is
-    probes, found = PROBES.to(clouds), []
+    probes, found = PROBES.to(clouds, non_blocking=True), []  # blocking would wait for the GPU
     with torch.autocast(clouds.device.type, enabled=False):  # bfloat16 would be off by a centimetre
         # on a CPU what fits the cache, three times faster than all at once; a GPU wants few and large pieces
         size = 16 if clouds.device.type == "cpu" else 512
@@ -564,7 +566,7 @@ class GraspModel(nn.Module):
         """The training loss that the configuration names, a scalar."""
         if self.config.loss == "mdn":
             return mdn_loss(joints_hat, logits, joints, self.log_sigma)
-        return wta_loss(joints_hat, logits, joints, alpha)
+        return (hedged_loss if self.config.loss == "hedged" else wta_loss)(joints_hat, logits, joints, alpha)
 
 
 def wta_loss(joints_hat, logits, joints, alpha):
@@ -584,6 +586,18 @@ def mdn_loss(joints_hat, logits, joints, log_sigma):
     scaled = (joints_hat - joints[:, None]) * (-log_sigma).exp()  # (B, K, J)
     log_density = -(0.5 * scaled.square() + log_sigma + 0.5 * math.log(2 * math.pi)).sum(2)  # (B, K)
     return -(logits.log_softmax(1) + log_density).logsumexp(1).mean() / joints.shape[1]
+
+
+def hedged_loss(joints_hat, logits, joints, alpha):
+    """Winner takes all among hypotheses 1…K-1, while 0 learns the average; the logits learn whose error is lowest.
+
+    Arguments as in `wta_loss`, K at least 2.
+    """
+    # DEVIATION: ours. Which hypothesis wins is often a matter of chance, and then the one of the largest share of
+    # the wins is a bet, while the average has the lowest expected squared error, which is what is reported
+    errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
+    expected = (logits.softmax(1) * errors.detach()).sum(1)  # (B,) of a hypothesis drawn by the logits
+    return (errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected).mean()
 
 
 # ---------------------------------------------------------------- checkpoints

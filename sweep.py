@@ -52,7 +52,7 @@ AXES = {  # what each sweep varies; a list of grids
     "lr-grid": [TENTH | {"--init": "jepa,scratch", "--lr-backbone": "0,1e-5,7e-5,1e-4,3e-4,1e-3", "--lr-head": "1e-3,2e-3"}],
     "k": [TENTH | {"--k": "1,2,3,5,8,16"}],
     "pool": [TENTH | {"--pool": ",".join(CHOICES["pool"])}],
-    "loss": [TENTH | {"--loss": "wta,mdn"}],
+    "loss": [TENTH | {"--loss": ",".join(CHOICES["loss"])}],
     "benchmark": [{"--budget": "0.1,1", "--pool": "none"}, {"--budget": "0.1,1", "--init": "jepa", "--pool": "attention,hand", "--k": "5,1"}],
     "encoders": [TENTH],
 }  # fmt: skip

@@ -62,8 +62,8 @@ def build_parser():
     group.add_argument("--patch-size", type=number(int, 1), metavar="N", help="points per patch")
 
     group = parser.add_argument_group("training")
-    group.add_argument("--loss", choices=("wta", "mdn"), default="wta", help="winner-takes-all, or mixture density")
-    group.add_argument("--alpha", type=number(float, 0), default=0.1, help="weight of the logits' cross-entropy in the wta loss")
+    group.add_argument("--loss", choices=CHOICES["loss"], default="wta", help="winner-takes-all; mixture density; hedged: one hypothesis learns the average, and the logits choose by expected error")
+    group.add_argument("--alpha", type=number(float, 0), default=0.1, help="weight of the logits' part in the losses wta and hedged")
     group.add_argument("--lr-backbone", type=number(float, 0), default=1e-5, help="peak learning rate of tokenizer and transformer; 0 freezes them")
     group.add_argument("--lr-head", type=number(float, 0), default=1e-3, help="peak learning rate of pooling and head")
     group.add_argument("--weight-decay", type=number(float, 0), default=0.02, help="AdamW's weight decay")

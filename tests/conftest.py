@@ -1,5 +1,6 @@
 """A small dataset that needs no generator, and the scripts' common flags for tests."""
 
+import os
 import signal
 
 import numpy as np
@@ -8,6 +9,32 @@ import torch
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
 torch.set_num_threads(1)  # tiny networks: a second thread only waits
+
+
+GPU = torch.cuda.is_available()
+DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def gpu_is_hidden():
+    """Scripts take a GPU where there is one, but what the tests compare to the bit is the CPU's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # for processes of their own
+        yield
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The GPU, seen again; the test is skipped where there is none."""
+    if not GPU:
+        pytest.skip("no CUDA device here")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if DEVICES is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", DEVICES)
+    return torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)

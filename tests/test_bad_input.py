@@ -457,7 +457,7 @@ def flag_cases():
     for flags, name in (
         ("--patches 65", "patches"), ("--patch-size 65", "patch_size"), ("--points 7", "points"), ("--group ball", "radius"),
         ("--jepa-ckpt x.pt", "--jepa-ckpt"), ("--init jepa", "--jepa-ckpt"), ("--init jepa --jepa-ckpt nowhere.pt", "nowhere.pt"),
-        ("--warmup 1.5", "--warmup"), ("--unknown", "--unknown"), ("extra", "extra"), ("--from nowhere.json", "nowhere.json"),
+        ("--warmup 1.5", "--warmup"), ("--loss hedged --k 1", "hedged"), ("--unknown", "--unknown"), ("extra", "extra"), ("--from nowhere.json", "nowhere.json"),
         ("--seed -1", "--seed"),
     ):  # fmt: skip
         yield "train", tuple(flags.split()), name

@@ -474,7 +474,7 @@ def test_frozen_encoder_keeps_its_statistics_and_gets_no_gradient():
 
 
 @pytest.mark.parametrize("pool", model.CHOICES["pool"])
-@pytest.mark.parametrize("loss", ("wta", "mdn"))
+@pytest.mark.parametrize("loss", ("wta", "mdn", "hedged"))
 def test_every_parameter_learns(pool, loss):
     network = grasp_model(pool=pool, loss=loss, dropout=0.0, attention_dropout=0.0, drop_path=0.0).train()
     joints, logits = network(clouds_of(4), torch.arange(4).repeat(8), poses_of(32))
@@ -503,6 +503,39 @@ def test_wta_loss_of_one_hypothesis_is_the_mean_squared_error():
     joints_hat, joints = torch.randn(6, 1, 12), torch.randn(6, 12)
     loss = model.wta_loss(joints_hat, torch.randn(6, 1), joints, 0.1)
     torch.testing.assert_close(loss, F.mse_loss(joints_hat[:, 0], joints))
+
+
+def test_hedged_loss_by_hand():
+    torch.manual_seed(0)
+    joints_hat, logits, joints = torch.randn(6, 5, 12, requires_grad=True), torch.randn(6, 5, requires_grad=True), torch.randn(6, 12)
+    total, winners = 0.0, []
+    for b in range(6):
+        errors = [sum((joints_hat[b, k, j] - joints[b, j]).item() ** 2 for j in range(12)) / 12 for k in range(5)]
+        winners.append(1 + errors[1:].index(min(errors[1:])))
+        chances = [math.exp(value) for value in logits[b].tolist()]
+        total += (errors[0] + errors[winners[-1]] + 0.3 * sum(c * e for c, e in zip(chances, errors)) / sum(chances)) / 6
+    loss = model.hedged_loss(joints_hat, logits, joints, 0.3)
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    loss.backward()
+    moved = joints_hat.grad.abs().sum(2) > 0
+    assert moved.nonzero().tolist() == [[b, k] for b, winner in enumerate(winners) for k in (0, winner)]
+
+
+def test_hedged_loss_finds_average_and_modes():
+    """Two equally likely poses, 0 and 1, of which nothing tells: the choice is their average, and both are covered."""
+    torch.manual_seed(0)
+    joints_hat = (0.5 + 0.1 * torch.randn(3, 12)).requires_grad_()
+    logits = torch.zeros(3, requires_grad=True)
+    joints = (torch.arange(64) % 2).float()[:, None].expand(-1, 12)
+    optimizer = torch.optim.Adam([joints_hat, logits], lr=0.05)
+    for _ in range(300):
+        loss = model.hedged_loss(joints_hat.expand(64, -1, -1), logits.expand(64, -1), joints, 0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert logits.argmax() == 0
+    torch.testing.assert_close(joints_hat[0], torch.full((12,), 0.5), atol=0.02, rtol=0)
+    torch.testing.assert_close(joints_hat[1:].mean(1).sort().values, torch.tensor([0.0, 1.0]), atol=0.02, rtol=0)
 
 
 def test_mdn_loss_against_torch_distributions():

@@ -57,21 +57,21 @@ def test_flops_of_a_pretraining_step(seed):
     assert speed.pretraining_flops(TINY, 3, *shapes) == theirs - rotation + fused
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_steps_do_not_wait_for_the_gpu():
-    device, generator = torch.device("cuda"), torch.Generator()
-    args = train.parse(["--preset", "tiny"])
-    network, jepa = model.GraspModel(TINY).to(device), model.PointJEPA(TINY).to(device)
+@pytest.mark.parametrize("pool", ("attention", "hand", "attention_surface"))
+def test_steps_do_not_wait_for_the_gpu(gpu, pool):
+    device, generator = gpu, torch.Generator()
+    args, jepa_args = train.parse(["--preset", "tiny"]), pretrain_jepa.parse(["--preset", "tiny"])
+    network, jepa = model.GraspModel(dataclasses.replace(TINY, pool=pool)).to(device), model.PointJEPA(TINY).to(device)
     data = train.random_data(4, TINY.points, 12, 3)
     arrays = [torch.from_numpy(array).to(device) for array in (data.clouds, data.poses, data.joints)]
     stream = train.batches(data, np.arange(len(data.scene)), args, 0, device)
-    optimizers = train.build_optimizer(network, args), pretrain_jepa.build_optimizer(jepa, pretrain_jepa.parse([]))
+    optimizers = train.build_optimizer(network, args), pretrain_jepa.build_optimizer(jepa, jepa_args)
     for mode in ("default", "error"):  # the first steps may wait: libraries load
         batch = next(stream)
         torch.cuda.set_sync_debug_mode(mode)
         try:
             train.training_step(network, optimizers[0], batch, *arrays, args, generator)
-            pretrain_jepa.pretraining_step(jepa, optimizers[1], arrays[0], 0.9, args, generator)
+            pretrain_jepa.pretraining_step(jepa, optimizers[1], arrays[0], 0.9, jepa_args, generator)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -37,7 +37,7 @@ def test_expand():
     assert [flags["--k"] for flags in sweep.expand({"--k": "1,2,5"}, smoke=True)] == ["1", "5"]
 
 
-@pytest.mark.parametrize("kind, runs", [("lr-grid", 24), ("k", 6), ("pool", 8), ("loss", 2), ("benchmark", 20)])
+@pytest.mark.parametrize("kind, runs", [("lr-grid", 24), ("k", 6), ("pool", 8), ("loss", 3), ("benchmark", 20)])
 def test_planned_runs(kind, runs):
     args = parsed(kind)
     commands = [sweep.spelt(flags) for flags in sweep.plan(sweep.AXES[kind], {}, args.seeds, args)]

@@ -491,10 +491,10 @@ def surface_distances(clouds, object_index, poses):
         # on a CPU what fits the cache, three times faster than all at once; a GPU wants few and large pieces
         size = 16 if clouds.device.type == "cpu" else 512
         for rows, pose in zip(object_index.split(size), poses.split(size)):
-            seen = (clouds[rows] - pose[:, None, :3]) @ rotation_matrix(pose[:, 3:])  # (16, N, 3) hand frame
-            products = probes.expand(len(pose), -1, -1) @ seen.transpose(1, 2)  # (16, Q, N)
+            seen = (clouds[rows] - pose[:, None, :3]) @ rotation_matrix(pose[:, 3:])  # (size, N, 3) hand frame
+            products = probes.expand(len(pose), -1, -1) @ seen.transpose(1, 2)  # (size, Q, N)
             squared = torch.add(seen.square().sum(2)[:, None], products, alpha=-2).amin(2) + probes.square().sum(1)
-            found.append(squared)  # (16, Q)
+            found.append(squared)  # (size, Q)
     return torch.cat(found).clamp(min=0).sqrt()
 
 
@@ -566,7 +566,9 @@ class GraspModel(nn.Module):
         """The training loss that the configuration names, a scalar."""
         if self.config.loss == "mdn":
             return mdn_loss(joints_hat, logits, joints, self.log_sigma)
-        return (hedged_loss if self.config.loss == "hedged" else wta_loss)(joints_hat, logits, joints, alpha)
+        if self.config.loss == "hedged":
+            return hedged_loss(joints_hat, logits, joints, alpha)
+        return wta_loss(joints_hat, logits, joints, alpha)
 
 
 def wta_loss(joints_hat, logits, joints, alpha):

@@ -15,16 +15,15 @@ import hashlib
 import io
 import json
 import os
-import stat
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from common import Parser, UserError, atomic, command, number, stable_seed
+from plumbing.common import Parser, UserError, atomic, command, number, stable_seed
+from plumbing.reading import MAX_LENGTH, MESH_TYPES, bad_row, parse_mesh, read_array, read_bytes, stamp, subfolders
 
-MESH_NAMES = tuple(f"mesh{extension}" for extension in (".obj", ".stl", ".ply", ".off", ".glb"))
-MAX_LENGTH = 2.0  # m; a longer mesh or a wrist further away is taken for millimetres
+MESH_NAMES = tuple("mesh" + extension for extension in MESH_TYPES)
 MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
 CACHE_VERSION = 1
 
@@ -53,48 +52,7 @@ class GraspData:
         return [name.rsplit("/", 1)[0] for name in self.scenes]
 
 
-# ---------------------------------------------------------------- meshes
-
-
-def parse_mesh(content, name):
-    """Vertices (V, 3) float64 in m and faces (F, 3) int64 of a mesh file's bytes, exactly as stored.
-
-    All bodies of the file, unprocessed; opening from memory and without materials means that nothing
-    the file refers to is opened. Raises `UserError` naming `name`.
-    """
-    import trimesh  # here, since only a first read needs it
-
-    try:
-        mesh = trimesh.load_mesh(
-            io.BytesIO(content), file_type=Path(name).suffix[1:].lower(), process=False, skip_materials=True
-        )
-        vertices = np.asarray(mesh.vertices, dtype=np.float64).reshape(-1, 3)
-        faces = np.asarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
-    except Exception as error:  # trimesh's readers raise whatever their parsing meets
-        raise UserError(f"{name}: cannot be read as a mesh ({type(error).__name__}: {error}); export it again") from None
-    if not len(faces):
-        raise UserError(f"{name}: the mesh has no faces; export it with triangles")
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise UserError(f"{name}: a face refers to vertex {faces.max()} of {len(vertices)}; export the mesh again")
-    if not np.isfinite(vertices).all():
-        raise UserError(f"{name}: vertex {int(np.argmin(np.isfinite(vertices).all(1)))} is not finite; export the mesh again")
-    length = np.ptp(vertices[faces.ravel()], axis=0).max()
-    if length > MAX_LENGTH:
-        raise UserError(f"{name}: {length:.4g} m long, the limit is {MAX_LENGTH:g} m; is it in millimetres? Scale it by 0.001")
-    return vertices, faces
-
-
-def read_mesh(path):
-    """Vertices (V, 3) float64 in m and faces (F, 3) int64 of a mesh file; raises `UserError`."""
-    return parse_mesh(read_bytes(path), str(path))
-
-
-def read_bytes(path):
-    """A file's content, with a user error where it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+# ---------------------------------------------------------------- clouds
 
 
 def sample_surface(vertices, faces, count, seed):
@@ -126,6 +84,25 @@ def mesh_cloud(content, name, num_points):
         raise UserError(f"{name}: {error}") from None
 
 
+def read_cloud(path, num_points, longest=MAX_LENGTH):
+    """Cloud (N, 3) float32 in m from a mesh file or an .npy of at least N points (thinned by a fixed draw)."""
+    content = read_bytes(path)
+    if Path(path).suffix.lower() != ".npy":
+        if Path(path).suffix.lower() not in MESH_TYPES:
+            raise UserError(f"{path}: not a mesh ({' '.join(MESH_TYPES)}) and not a cloud (.npy); give one of these")
+        return mesh_cloud(content, str(path), num_points)[0]
+    cloud = read_array(path, 3)
+    if len(cloud) < num_points:
+        raise UserError(f"{path}: {len(cloud)} points; this run needs at least {num_points}")
+    length = np.ptp(cloud, axis=0).max()
+    if not 0 < length <= longest:
+        raise UserError(
+            f"{path}: {length:.4g} m long; it must be over 0 and at most {longest:g} m (is it in millimetres?)"
+        )
+    seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+    return cloud[np.random.default_rng(seed).permutation(len(cloud))[:num_points]].astype(np.float32)
+
+
 # ---------------------------------------------------------------- recordings
 
 
@@ -151,11 +128,6 @@ def check_poses(poses, name):
     return np.concatenate([poses[:, :3], canonical_quaternion(poses[:, 3:] / norm[:, None])], axis=1)
 
 
-def bad_row(mask):
-    """Index of the first row of a boolean array (n, ...) with a true entry."""
-    return int(mask.reshape(len(mask), -1).any(1).argmax())
-
-
 def parse_recording(content, name):
     """Poses (n, 7), joints (n, J), scores (n,) float32 and joint names (list or None) of a recording.npz's bytes.
 
@@ -163,15 +135,24 @@ def parse_recording(content, name):
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {key: np.asarray(archive[key]) for key in archive.files if key in ("grasps", "scores", "qualities", "joint_names")}
+            arrays = {
+                key: np.asarray(archive[key])
+                for key in archive.files
+                if key in ("grasps", "scores", "qualities", "joint_names")
+            }
     except Exception as error:  # numpy, zipfile and zlib raise whatever they meet
-        reason = "pickled objects are never read" if "allow_pickle" in str(error) else "not an .npz archive, or cut short"
+        reason = (
+            "pickled objects are never read" if "allow_pickle" in str(error) else "not an .npz archive, or cut short"
+        )
         raise UserError(f"{name}: {reason}; write it with numpy.savez(file, grasps=..., scores=...)") from None
     if "scores" not in arrays and "qualities" in arrays:
         arrays["scores"] = arrays["qualities"]
     for key in ("grasps", "scores"):
         if key not in arrays:
-            raise UserError(f"{name}: has no array '{key}', only {sorted(arrays) or 'others'}; write it with numpy.savez(file, grasps=..., scores=...)")
+            raise UserError(
+                f"{name}: has no array '{key}', only {sorted(arrays) or 'others'}; "
+                "write it with numpy.savez(file, grasps=..., scores=...)"
+            )
         if arrays[key].dtype.kind not in "fiu":
             raise UserError(f"{name}: '{key}' has type {arrays[key].dtype}; it must hold real numbers")
     with np.errstate(over="ignore"):  # of longer floats: infinite then, and refused below
@@ -179,7 +160,9 @@ def parse_recording(content, name):
     if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
         raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1")
     if scores.shape != grasps.shape[:1]:
-        raise UserError(f"{name}: 'scores' has shape {scores.shape}; with {len(grasps)} grasps it must be ({len(grasps)},)")
+        raise UserError(
+            f"{name}: 'scores' has shape {scores.shape}; with {len(grasps)} grasps it must be ({len(grasps)},)"
+        )
     for key, array in (("grasps", grasps), ("scores", scores)):
         wild = ~(np.abs(array) < np.finfo(np.float32).max)
         if wild.any():
@@ -187,7 +170,9 @@ def parse_recording(content, name):
     joints = grasps[:, 7:]
     wild = np.abs(joints) > MAX_ANGLE
     if wild.any():
-        raise UserError(f"{name}: 'grasps' row {bad_row(wild)}: a joint is {joints[wild][0]:.4g} rad; joints are in radians")
+        raise UserError(
+            f"{name}: 'grasps' row {bad_row(wild)}: a joint is {joints[wild][0]:.4g} rad; joints are in radians"
+        )
     names = arrays.get("joint_names")
     if names is not None and (names.dtype.kind != "U" or names.shape != joints.shape[1:]):
         raise UserError(f"{name}: 'joint_names' must be {joints.shape[1]} strings")
@@ -210,29 +195,10 @@ def scan(root):
                 recording = "recording.npz" if "recording.npz" in files else None
                 if mesh or recording:
                     name = f"{Path(synset).name}/{Path(obj).name}/{Path(scene).name}"
-                    found.append((name, mesh and os.path.join(scene, mesh), recording and os.path.join(scene, recording)))
+                    found.append(
+                        (name, mesh and os.path.join(scene, mesh), recording and os.path.join(scene, recording))
+                    )
     return sorted(found)
-
-
-def subfolders(path):
-    """Paths of the folders in `path`, hidden ones left out."""
-    try:
-        return [entry.path for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-
-
-def stamp(path, root):
-    """[size, time in ns] of a file, the key of its cache entry; a link that leaves the root is refused."""
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    if os.path.realpath(path) != os.path.abspath(path) and not Path(path).resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{path}: is a link that leads out of {root}; copy the file there instead")
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: is not a file; put a mesh or a recording there")
-    return [status.st_size, status.st_mtime_ns]
 
 
 def read_scene(name, mesh, recording, num_points, root):
@@ -255,7 +221,9 @@ def read_root(root, num_points, cached, skip_bad, quiet):
     found, entries, excluded = scan(root), [], []
     if not found:
         raise UserError(f"{root}: no scenes; expected {root}/<synset>/<object>/<scene>/mesh.obj and recording.npz")
-    for name, mesh, recording in tqdm(found, desc="reading meshes and grasps", unit="scene", disable=quiet or None, delay=2):
+    for name, mesh, recording in tqdm(
+        found, desc="reading meshes and grasps", unit="scene", disable=quiet or None, delay=2
+    ):
         try:
             old = cached.get(name)
             if old and mesh and recording and [stamp(mesh, root), stamp(recording, root)] == old["stamps"]:
@@ -403,10 +371,13 @@ def epoch_batches(scene, objects_per_batch, grasps_per_object, seed):
         next_batch[own] = b + 1
         while first_open < len(batches) and len(batches[first_open]) == objects_per_batch:
             first_open += 1
-    return [
-        (scene[[c[0] for c in batches[b]]], np.concatenate(batches[b]), np.repeat(np.arange(len(batches[b])), [len(c) for c in batches[b]]))
-        for b in rng.permutation(len(batches))
-    ]  # fmt: skip
+    return [batch_arrays(scene, batches[b]) for b in rng.permutation(len(batches))]
+
+
+def batch_arrays(scene, chunks):
+    """A batch of chunks (grasp indices, each of one scene): scenes (O,), grasp index (B,), object_index (B,)."""
+    object_index = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])
+    return scene[[chunk[0] for chunk in chunks]], np.concatenate(chunks), object_index
 
 
 # ---------------------------------------------------------------- python data.py ROOT
@@ -415,14 +386,21 @@ def epoch_batches(scene, objects_per_batch, grasps_per_object, seed):
 def add_data_flags(parser):
     """The flags that say which dataset is read and how, the same in every script."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data", default="data/synthetic", metavar="ROOT", help="dataset folder; data/synthetic (mini) and data/full are made on first use")
+    group.add_argument(
+        "--data",
+        default="data/synthetic",
+        metavar="ROOT",
+        help="dataset folder; data/synthetic (mini) and data/full are made on first use",
+    )
     add_reading_flags(group)
 
 
 def add_reading_flags(group):
     """The flags about reading a dataset, wherever its folder is named."""
     group.add_argument("--min-score", type=number(float), default=1.5, help="grasps with a lower score are dropped")
-    group.add_argument("--skip-bad", action="store_true", help="leave bad scenes out and list them, instead of stopping at the first")
+    group.add_argument(
+        "--skip-bad", action="store_true", help="leave bad scenes out and list them, instead of stopping at the first"
+    )
     group.add_argument("--cache-dir", metavar="DIR", help="where to keep the cache file (default: ROOT/.cache)")
 
 
@@ -431,10 +409,13 @@ def describe(data):
     extents = np.ptp(data.clouds, axis=1)  # (C, 3)
     per_object = collections.Counter(np.asarray(data.objects)[data.scene].tolist())
     counts = np.array(list(per_object.values()))
+    synsets = {name.split("/")[0] for name in data.objects}
+    sides = zip("xyz", extents.min(0), extents.max(0))
     lines = [
-        f"{data.root}: {len(set(data.objects))} objects of {len({o.split('/')[0] for o in data.objects})} synsets, {len(data.scenes)} scenes",
-        f"grasps kept   {len(data.scene)} (per object {counts.min()}-{counts.max()}, median {int(np.median(counts))}), {data.num_low} under the minimum score",
-        f"extents (m)   x {extents[:, 0].min():.3f}-{extents[:, 0].max():.3f}  y {extents[:, 1].min():.3f}-{extents[:, 1].max():.3f}  z {extents[:, 2].min():.3f}-{extents[:, 2].max():.3f}",
+        f"{data.root}: {len(set(data.objects))} objects of {len(synsets)} synsets, {len(data.scenes)} scenes",
+        f"grasps kept   {len(data.scene)} (per object {counts.min()}-{counts.max()}, median {int(np.median(counts))}), "
+        f"{data.num_low} under the minimum score",
+        "extents (m)   " + "  ".join(f"{axis} {low:.3f}-{high:.3f}" for axis, low, high in sides),
         f"scores        {data.scores.min():.2f} to {data.scores.max():.2f}, median {np.median(data.scores):.2f}",
         "joint (rad)        min     mean      max",
     ]

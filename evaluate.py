@@ -1,13 +1,12 @@
 """Metrics of a trained run (Sec. III-E), predictions for one object, and pictures.
 
-    python evaluate.py RUN                          val metrics of a run, per suite and per synset
-    python evaluate.py RUN --suite test             the test suite: look once, choose nothing on it
-    python evaluate.py RUN --mesh mug.obj --pose x y z qx qy qz qw     joints for one wrist pose, as JSON
-    python evaluate.py RUN --picture FILE.png       six grasps, recorded beside predicted
-    python evaluate.py --predictions F.npz          the metrics of saved predictions
+python evaluate.py RUN                          val metrics of a run, per suite and per synset
+python evaluate.py RUN --suite test             the test suite: look once, choose nothing on it
+python evaluate.py RUN --mesh mug.obj --pose x y z qx qy qz qw     joints for one wrist pose, as JSON
+python evaluate.py RUN --picture FILE.png       six grasps, recorded beside predicted
+python evaluate.py --predictions F.npz          the metrics of saved predictions
 """
 
-import hashlib
 import json
 import math
 import sys
@@ -15,23 +14,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from common import Parser, UserError, atomic, command, number, read_json, set_up_torch, stable_seed, write_json
-from data import MAX_LENGTH, MESH_NAMES, check_poses, load_dataset, mesh_cloud, read_bytes, read_mesh
-from hand import JOINT_NAMES
-from model import LENGTH, from_z_up, load_run, normalize_clouds
+from data import MESH_NAMES, check_poses, load_dataset, read_cloud
+from model import load_run
+from plumbing.common import Parser, UserError, atomic, command, number, read_json, write_json
+from plumbing.reading import read_array, read_mesh
+from plumbing.roots import ensure_root
+from plumbing.training import set_up_torch
 from splits import SUITES, make_split
-from synthesize import draw_grasps, ensure_root
+from synthetic.draw import draw_grasps
+from synthetic.hand import JOINT_NAMES
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
 DEGREES = (10, 15, 20)
-SETTINGS = {"data": str, "min_score": (int, float), "skip_bad": bool, "cache_dir": (str, type(None)), "pack": str,
-            "budget": (int, float), "held_out": (list, type(None))}  # of a run's config.json, what its data depends on
-CONTRADICTING = (("predictions", "mesh"), ("predictions", "save_predictions"), ("predictions", "data"),
-                 ("predictions", "picture"), ("mesh", "picture"), ("mesh", "json"), ("mesh", "save_predictions"), ("mesh", "data"))  # fmt: skip
+SETTINGS = {
+    "data": str,
+    "min_score": (int, float),
+    "skip_bad": bool,
+    "cache_dir": (str, type(None)),
+    "pack": str,
+    "budget": (int, float),
+    "held_out": (list, type(None)),
+}  # of a run's config.json, what its data depends on
+CONTRADICTING = {  # flag -> the flags that do not go with it
+    "predictions": ("mesh", "save_predictions", "data", "picture"),
+    "mesh": ("picture", "json", "save_predictions", "data"),
+}
 
 # ---------------------------------------------------------------- metrics
 
@@ -92,33 +102,7 @@ def bootstrap(statistics, objects, seed=0, draws=2000):
     return {name: np.percentile(value, (2.5, 97.5)).tolist() for name, value in from_means(means).items()}
 
 
-def paired_improvement(new, old, grasps, objects, seed=0, draws=2000):
-    """By what share `new` lowers the RMSE of `old`, and its 95 % interval over objects: three floats.
-
-    new, old (n,) mean squared errors (rad²) over the `grasps` (n,) grasps of `objects` (n,) ids; an object that
-    stands there twice, say in two packs, is drawn as one. Every draw takes the same objects for both, so that what
-    makes an object hard for either cancels. The interval leaves out training variance; nan under 8 objects.
-    """
-    ids, index = np.unique(np.asarray(objects), return_inverse=True)
-    a, b = (np.bincount(index, weights=grasps * errors) for errors in (new, old))  # (O,) sums over an object's grasps
-    improvement = float(1 - math.sqrt(a.sum() / b.sum()))
-    if len(ids) < MIN_OBJECTS:
-        return improvement, math.nan, math.nan
-    weights = resample(len(ids), seed, draws)
-    low, high = np.percentile(1 - np.sqrt((weights @ a) / (weights @ b)), (2.5, 97.5))
-    return improvement, float(low), float(high)
-
-
-def per_object(predictions):
-    """Squared error of the top logit by object: ids (O,), grasps (O,), mean squared error (O,) in rad²."""
-    arrays = (torch.as_tensor(predictions[name]).float() for name in ("joints_pred", "logits", "joints_true"))
-    squared = sample_statistics(*arrays)["top_logit_rmse"].numpy()
-    ids, index = np.unique(predictions["object"], return_inverse=True)
-    grasps = np.bincount(index)
-    return ids, grasps, np.bincount(index, weights=squared) / grasps
-
-
-def report(predictions, seed=0):
+def summarize(predictions, seed=0):
     """Metrics, intervals and per-synset metrics of one set of predictions (a dict of arrays, see `predict`)."""
     joints_hat, logits, joints = (
         torch.as_tensor(predictions[name]).float() for name in ("joints_pred", "logits", "joints_true")
@@ -138,17 +122,16 @@ def report(predictions, seed=0):
     return result
 
 
-def table(results):
-    """Aligned rows of results, name -> `report`: what the README shows, in rad and shares."""
+def metrics_table(results):
+    """Aligned rows of results, name -> `summarize`: what the README shows, in rad and shares."""
     width = max(14, *map(len, results))
     lines = [f"{'':<{width}}  grasps   top-logit RMSE (rad)    best-of-K      gap   cov@10°  cov@15°  cov@20°"]
     for name, r in results.items():
         low, high = r.get("interval_95", {}).get("top_logit_rmse", (math.nan, math.nan))
         interval = f"[{low:.3f}, {high:.3f}]" if low == low else ""
         cover = "".join(f"{r[f'coverage_{degrees}']:9.3f}" for degrees in DEGREES)
-        lines.append(
-            f"{name:<{width}} {r['num_grasps']:7d}   {r['top_logit_rmse']:.4f} {interval:<16} {r['best_of_k_rmse']:9.4f} {r['selection_gap']:9.4f}{cover}"
-        )
+        errors = f"{r['top_logit_rmse']:.4f} {interval:<16} {r['best_of_k_rmse']:9.4f} {r['selection_gap']:9.4f}"
+        lines.append(f"{name:<{width}} {r['num_grasps']:7d}   {errors}{cover}")
     return "\n".join(lines)
 
 
@@ -188,32 +171,12 @@ def constant_predictions(data, train_rows, rows):
     """The training mean as if it were a model with K = 1: the weakest baseline."""
     joints = data.joints[rows]
     mean = np.repeat(data.joints[train_rows].mean(0)[None, None], len(rows), axis=0)  # (n, 1, J)
-    return {"joints_pred": mean, "logits": np.zeros((len(rows), 1)), "joints_true": joints, "object": np.asarray(data.objects)[data.scene[rows]]}
-
-
-def nearest_predictions(data, train_rows, rows, chunk=64):
-    """The joints of the nearest training grasp as if they were a model with K = 1: what memory alone can do.
-
-    Nearest among the same synset's (among all where it has none): distance between wrists in units of 5 cm plus the
-    angle between rotations in rad, both poses in the frames of their meshes.
-    """
-    synset = np.array([name.split("/")[0] for name in data.scenes])[data.scene]
-    chosen = np.empty(len(rows), dtype=np.int64)  # row of the nearest training grasp
-    for name in np.unique(synset[rows]):
-        mine = np.flatnonzero(synset[rows] == name)
-        candidates = train_rows[synset[train_rows] == name]
-        candidates = candidates if len(candidates) else train_rows
-        theirs = data.poses[candidates].astype(np.float64)
-        for first in range(0, len(mine), chunk):
-            part = mine[first : first + chunk]
-            poses = data.poses[rows[part]].astype(np.float64)
-            cosine = np.abs(poses[:, 3:] @ theirs[:, 3:].T).clip(max=1)  # of half the angle; q and -q are one rotation
-            distance = cdist(poses[:, :3], theirs[:, :3]) / LENGTH + 2 * np.arccos(cosine)  # (chunk, candidates)
-            chosen[part] = candidates[distance.argmin(1)]
     return {
-        "joints_pred": data.joints[chosen][:, None], "logits": np.zeros((len(rows), 1)),
-        "joints_true": data.joints[rows], "object": np.asarray(data.objects)[data.scene[rows]],
-    }  # fmt: skip
+        "joints_pred": mean,
+        "logits": np.zeros((len(rows), 1)),
+        "joints_true": joints,
+        "object": np.asarray(data.objects)[data.scene[rows]],
+    }
 
 
 def read_predictions(path):
@@ -225,10 +188,15 @@ def read_predictions(path):
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception:  # numpy, zipfile and zlib raise whatever they meet
-        raise UserError(f"{path}: not a file of predictions (.npz with joints_pred, logits, joints_true); make it with --save-predictions") from None
+        raise UserError(
+            f"{path}: not a file of predictions (.npz with joints_pred, logits, joints_true); "
+            "make it with --save-predictions"
+        ) from None
     n = len(joints_hat) if joints_hat.ndim == 3 else 0
     if not n or logits.shape != joints_hat.shape[:2] or joints.shape != (n, joints_hat.shape[2]):
-        raise UserError(f"{path}: shapes {joints_hat.shape}, {logits.shape}, {joints.shape} must be (n, K, J), (n, K), (n, J)")
+        raise UserError(
+            f"{path}: shapes {joints_hat.shape}, {logits.shape}, {joints.shape} must be (n, K, J), (n, K), (n, J)"
+        )
     for name in ("joints_pred", "logits", "joints_true"):
         if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
             raise UserError(f"{path}: '{name}' must hold finite floating-point numbers")
@@ -236,115 +204,6 @@ def read_predictions(path):
         if arrays[name].shape != (n,):
             raise UserError(f"{path}: '{name}' has shape {arrays[name].shape}; it must be ({n},)")
     return arrays
-
-
-# ---------------------------------------------------------------- what a frozen encoder knows
-
-
-@torch.no_grad()
-def encode_scenes(encoder, clouds, device, chunk=64):
-    """Tokens (C, G, D) float32 of clouds (C, N, 3) m, prepared as `GraspModel.encode` does; the same twice to the bit."""
-    encoder = encoder.to(device).eval()
-    tokens = []
-    for first in range(0, len(clouds), chunk):
-        part = torch.from_numpy(clouds[first : first + chunk]).to(device)
-        part = from_z_up(normalize_clouds(part, encoder.config)[0], encoder.config.up)
-        tokens.append(encoder(part)[0].float().cpu())
-    return torch.cat(tokens).numpy()
-
-
-def effective_rank(features):
-    """exp(entropy) of the normalised singular values of centred features (n, D): 1 … D (Roy and Vetterli 2007)."""
-    variances = np.linalg.eigvalsh(np.atleast_2d(np.cov(np.asarray(features, dtype=np.float64), rowvar=False)))
-    values = np.sqrt(variances[variances > 1e-12 * variances.max()])
-    share = values / values.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def ridge(features, targets):
-    """Ridge regression from features (n, D) to targets (n, T) -> a function from features to predictions.
-
-    The penalty is a tenth of D, of the mean squared length of a standardised feature vector: equal for all encoders
-    and shots. Chosen on val of data/full, where penalties from a tenth to a hundred times this one rank encoders the same.
-    """
-    mean, offset = features.mean(0), targets.mean(0)
-    x = features - mean
-    dual = np.linalg.solve(x @ x.T + 0.1 * features.shape[1] * np.eye(len(x)), targets - offset)  # (n, T)
-    weights = x.T @ dual
-    return lambda others: (others - mean) @ weights + offset
-
-
-def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10, seed=0):
-    """Accuracy of a linear probe trained on `shots` objects per category, and the number of categories.
-
-    features (C, F), synsets and objects (C,) names, pool and val (C,) bool, all per scene. A draw takes `shots` of
-    the pool's objects per category, with all their scenes; accuracy is over val scenes, averaged over the draws.
-    Categories with fewer pool objects are left out, of val too; nan where fewer than two are left.
-    """
-    names = {s: np.unique(objects[pool & (synsets == s)]) for s in np.unique(synsets[pool])}
-    kept = [s for s in names if len(names[s]) >= shots]
-    test = val & np.isin(synsets, kept)
-    if len(kept) < 2 or not test.any():
-        return math.nan, len(kept)
-    labels = np.searchsorted(kept, synsets).clip(max=len(kept) - 1)
-    accuracies = []
-    for draw in range(draws):
-        rng = np.random.default_rng(stable_seed("probe", seed, shots, draw))
-        chosen = np.concatenate([rng.choice(names[s], shots, replace=False) for s in kept])
-        train = pool & np.isin(objects, chosen)
-        predict = ridge(features[train], np.eye(len(kept))[labels[train]])
-        accuracies.append((predict(features[test]).argmax(1) == labels[test]).mean())
-    return float(np.mean(accuracies)), len(kept)
-
-
-def slab_widths(clouds, slabs=4):
-    """Widths in x and y of the slabs of equal height that a cloud is cut into: (C, N, 3) m -> (C, 2·slabs), in radii."""
-    centred = clouds - clouds.mean(1, keepdims=True)
-    height = clouds[..., 2] - clouds[..., 2].min(1, keepdims=True)  # (C, N)
-    slab = np.minimum(slabs * height / height.max(1, keepdims=True), slabs - 1).astype(int)
-    inside = [(slab == i)[..., None] for i in range(slabs)]
-    low, high = (np.concatenate([pick(np.where(mask, centred[..., :2], fill), 1) for mask in inside], 1)
-                 for pick, fill in ((np.min, np.inf), (np.max, -np.inf)))  # fmt: skip
-    return np.maximum(high - low, 0) / np.linalg.norm(centred, axis=2).max(1, keepdims=True)
-
-
-def few_object_fit(features, targets, objects, pool, val, count, draws=10, seed=0):
-    """Share of the variance of targets (C, T) over val scenes that a linear probe of `count` objects explains, or nan.
-
-    Arguments as in `few_shot_accuracy`; the mean over targets and draws.
-    """
-    names, shares = np.unique(objects[pool]), []
-    if len(names) < count:
-        return math.nan
-    for draw in range(draws):
-        chosen = np.random.default_rng(stable_seed("probe-shape", seed, count, draw)).choice(names, count, replace=False)
-        train = pool & np.isin(objects, chosen)
-        errors = ridge(features[train], targets[train])(features[val]) - targets[val]
-        shares.append(1 - (errors**2).mean(0) / targets[val].var(0))
-    return float(np.mean(shares))
-
-
-def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, device="cpu", seed=0):
-    """Linear probes for category and shape on mean + max pooled frozen features, and the features' effective ranks.
-
-    Trained on objects of the split's whole pool, standardised with the pool's statistics, evaluated on val, never on
-    test. -> dict: probe_<n> and categories_<n> for n of `shots`, shape_<n> (how well `slab_widths` are explained)
-    for n of `counts`, rank_tokens and rank_pooled over val scenes.
-    """
-    tokens = encode_scenes(encoder, data.clouds, device)  # (C, G, D)
-    pooled = np.concatenate([tokens.mean(1), tokens.max(1)], axis=1).astype(np.float64)  # (C, 2·D)
-    objects = np.asarray(data.objects)
-    synsets = np.array([name.split("/")[0] for name in objects])
-    pool, val = np.isin(objects, split.pool), np.isin(objects, split.suites["val"])
-    features = (pooled - pooled[pool].mean(0)) / (pooled[pool].std(0) + 1e-9)
-    result = {}
-    for n in shots:
-        result[f"probe_{n}"], result[f"categories_{n}"] = few_shot_accuracy(features, synsets, objects, pool, val, n, draws, seed)
-    widths = slab_widths(data.clouds)
-    for n in counts:
-        result[f"shape_{n}"] = few_object_fit(features, widths, objects, pool, val, n, draws, seed)
-    width = tokens.shape[2]
-    return result | {"rank_tokens": effective_rank(tokens[val].reshape(-1, width)), "rank_pooled": effective_rank(pooled[val])}
 
 
 # ---------------------------------------------------------------- one run
@@ -357,7 +216,9 @@ def open_run(folder, data_root=None, quiet=False):
     settings = config["settings"]
     wrong = [name for name, kind in SETTINGS.items() if not isinstance(settings.get(name, ...), kind)]
     if wrong or not isinstance(config["network"].get("points"), int):
-        raise UserError(f"{path}: not the settings of a run ({', '.join(wrong) or 'points'}); give a folder that train.py wrote")
+        raise UserError(
+            f"{path}: not the settings of a run ({', '.join(wrong) or 'points'}); give a folder that train.py wrote"
+        )
     root = ensure_root(data_root or settings["data"], quiet)
     data = load_dataset(
         root, config["network"]["points"], settings["min_score"], settings["skip_bad"], settings["cache_dir"], quiet
@@ -373,7 +234,7 @@ def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0):
     present = [suite for suite in suites if len(split.rows[suite])]
     for suite in tqdm(present, desc="evaluating", unit="suite", disable=quiet or None, delay=2):
         predictions[suite] = predict(model, data, split.rows[suite], device)
-        results[suite] = report(predictions[suite], seed)
+        results[suite] = summarize(predictions[suite], seed)
     return results, predictions
 
 
@@ -387,40 +248,6 @@ def save_predictions(path, predictions):
 
 
 # ---------------------------------------------------------------- one object
-
-
-def read_cloud(path, num_points, longest=MAX_LENGTH):
-    """Cloud (N, 3) float32 in m from a mesh file or an .npy of at least N points (thinned by a fixed draw)."""
-    content = read_bytes(path)
-    if Path(path).suffix.lower() != ".npy":
-        extensions = [Path(name).suffix for name in MESH_NAMES]
-        if Path(path).suffix.lower() not in extensions:
-            raise UserError(f"{path}: not a mesh ({' '.join(extensions)}) and not a cloud (.npy); give one of these")
-        return mesh_cloud(content, str(path), num_points)[0]
-    cloud = read_array(path, 3)
-    if len(cloud) < num_points:
-        raise UserError(f"{path}: {len(cloud)} points; this run needs at least {num_points}")
-    length = np.ptp(cloud, axis=0).max()
-    if not 0 < length <= longest:
-        raise UserError(f"{path}: {length:.4g} m long; it must be over 0 and at most {longest:g} m (is it in millimetres?)")
-    seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
-    return cloud[np.random.default_rng(seed).permutation(len(cloud))[:num_points]].astype(np.float32)
-
-
-def read_array(path, width):
-    """A finite numeric (n, width) float64 array from an .npy file; raises `UserError`."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except Exception:  # numpy, zipfile and zlib raise whatever they meet
-        raise UserError(f"{path}: not an .npy array of numbers; write it with numpy.save") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != width or not len(array):
-        raise UserError(f"{path}: must hold numbers of shape (n, {width})")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise UserError(f"{path}: row {int(np.argmin(np.isfinite(array).all(1)))} is not finite; leave it out")
-    return array
 
 
 @torch.no_grad()
@@ -446,13 +273,17 @@ def object_command(args, model, device):
     poses = check_poses(poses, name)
     cloud = read_cloud(args.mesh, model.config.points)
     found = predict_object(model, cloud, poses, device)
-    print(json.dumps({"run": args.run, "unit": "rad", "joint_names": model.joint_names, "predictions": found}, indent=2))
+    print(
+        json.dumps({"run": args.run, "unit": "rad", "joint_names": model.joint_names, "predictions": found}, indent=2)
+    )
 
 
 def draw_predictions(model, data, split, suite, path, device, seed=0):
     """Fig. 1 for six objects of a suite: the recorded grasp, and beside it the top-logit prediction for its pose."""
     if model.config.joints != len(JOINT_NAMES):
-        raise UserError(f"--picture: draws the hand of hand.py with {len(JOINT_NAMES)} joints; this run has {model.config.joints}")
+        raise UserError(
+            f"--picture: draws the hand of hand.py with {len(JOINT_NAMES)} joints; this run has {model.config.joints}"
+        )
     rng = np.random.default_rng(seed)
     objects = np.asarray(data.objects)[data.scene]
     chosen = rng.permutation(np.unique(objects[split.rows[suite]]))[:6]
@@ -476,18 +307,38 @@ def draw_predictions(model, data, split, suite, path, device, seed=0):
 def build_parser():
     parser = Parser(__doc__)
     parser.add_argument("run", nargs="?", metavar="RUN", help="folder of a run, as train.py printed it")
-    parser.add_argument("--suite", nargs="+", choices=SUITES, default=["val"], help="which suites; choose everything on val")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="best step on val, or the last one saved")
+    parser.add_argument(
+        "--suite", nargs="+", choices=SUITES, default=["val"], help="which suites; choose everything on val"
+    )
+    parser.add_argument(
+        "--checkpoint", choices=("best", "last"), default="best", help="best step on val, or the last one saved"
+    )
     parser.add_argument("--data", metavar="ROOT", help="the dataset, where it has moved since the training")
-    parser.add_argument("--predictions", metavar="FILE", help="recompute the metrics of a saved .npz instead of running a model")
-    parser.add_argument("--save-predictions", metavar="FILE", help="save joints_pred, logits, joints_true, object, synset, suite (.npz)")
+    parser.add_argument(
+        "--predictions", metavar="FILE", help="recompute the metrics of a saved .npz instead of running a model"
+    )
+    parser.add_argument(
+        "--save-predictions", metavar="FILE", help="save joints_pred, logits, joints_true, object, synset, suite (.npz)"
+    )
     parser.add_argument("--json", metavar="FILE", help="save the metrics")
     parser.add_argument("--mesh", metavar="FILE", help="predict for this mesh, or .npy cloud (n, 3), in metres")
-    parser.add_argument("--pose", type=number(float), nargs=7, metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"), help="one wrist pose in the mesh's frame: metres and a unit quaternion")
+    parser.add_argument(
+        "--pose",
+        type=number(float),
+        nargs=7,
+        metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
+        help="one wrist pose in the mesh's frame: metres and a unit quaternion",
+    )
     parser.add_argument("--poses", metavar="FILE", help=".npy of wrist poses (n, 7)")
-    parser.add_argument("--picture", metavar="FILE", help="draw six grasps of the (first) suite, recorded beside predicted (.png)")
-    parser.add_argument("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="draw six grasps of the (first) suite, recorded beside predicted (.png)"
+    )
+    parser.add_argument(
+        "--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one"
+    )
     parser.add_argument("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
@@ -496,13 +347,15 @@ def build_parser():
 def predictions_command(args):
     """`--predictions`: the metrics of a saved file, overall and per suite."""
     arrays = read_predictions(args.predictions)
-    result = report(arrays, args.seed)
+    result = summarize(arrays, args.seed)
     rows = {"all": result}
     if "suite" in arrays:
         suites = np.unique(arrays["suite"]).tolist()
-        result["suites"] = {s: report({k: v[arrays["suite"] == s] for k, v in arrays.items()}, args.seed) for s in suites}
+        result["suites"] = {
+            s: summarize({k: v[arrays["suite"] == s] for k, v in arrays.items()}, args.seed) for s in suites
+        }
         rows |= result["suites"]
-    print(table(rows))
+    print(metrics_table(rows))
     return result
 
 
@@ -511,9 +364,10 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     if (args.run is None) == (args.predictions is None):
         raise UserError("give either a RUN folder or --predictions FILE (see --help)")
-    for flag, other in CONTRADICTING:
-        if getattr(args, flag) and getattr(args, other):
-            raise UserError(f"--{other.replace('_', '-')} does not go with --{flag}; leave one out")
+    for flag, others in CONTRADICTING.items():
+        for other in others:
+            if getattr(args, flag) and getattr(args, other):
+                raise UserError(f"--{other.replace('_', '-')} does not go with --{flag}; leave one out")
     if (args.pose or args.poses) and not args.mesh:
         raise UserError("--pose and --poses go with --mesh FILE; give it")
     if args.predictions:
@@ -528,9 +382,9 @@ def main(argv=None):
         if not suites:
             raise UserError(f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
         result = {"run": args.run, "checkpoint": args.checkpoint, "suites": suites}
-        print(table(suites))
+        print(metrics_table(suites))
         for suite in suites:
-            print(f"\n{suite} by synset\n" + table(suites[suite]["synsets"]))
+            print(f"\n{suite} by synset\n" + metrics_table(suites[suite]["synsets"]))
         if args.save_predictions:
             save_predictions(args.save_predictions, predictions)
         if args.picture:

@@ -1,4 +1,4 @@
-"""Object-level, stratified, nested splits (Sec. III-D), a pure function of object names and mesh contents.
+"""Object-level, stratified, nested splits (Sec. III-A), a pure function of object names and mesh contents.
 
 Val and test hold 10 % of the objects each and are the same for every budget; a budget is a share of the
 remaining pool, and a larger budget contains every smaller one. Packs A and B are two independent draws.
@@ -15,11 +15,11 @@ import sys
 
 import numpy as np
 
-from common import Parser, UserError, command, number, write_json
+from plumbing.common import Parser, UserError, command, number, write_json
 from data import add_data_flags, load_dataset
-from synthesize import ensure_root
+from plumbing.roots import ensure_root
 
-HELD_OUT = ("03948459", "02954340")  # pistol and cap (Sec. III-D): categories that never train
+HELD_OUT = ("03948459", "02954340")  # pistol and cap, as in the published code: categories that never train
 SUITES = ("train", "val", "test", "test_category", "test_grasp", "test_grasp_train")
 SHARE = 0.1  # of the objects, for val and for test
 
@@ -142,14 +142,21 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
     for suite in ("train", "val"):
         if not suites[suite]:
             left = f"{len(groups) - len(away)} distinct meshes besides {len(away)} held out"
-            raise UserError(f"{data.root}: too few objects for a split ({left}); train, val and test need at least 3: add objects or change --held-out")
+            raise UserError(
+                f"{data.root}: too few objects for a split ({left}); train, val and test need at least 3: "
+                "add objects or change --held-out"
+            )
     held_back = held_back_grasps(data, pack, set(pool))
     test_grasp = collections.defaultdict(list)
     for i in np.flatnonzero(held_back):
         test_grasp[data.scenes[data.scene[i]]].append(int(data.row[i]))
     duplicates = [names for names in groups.values() if len(names) > 1]
     if duplicates:
-        print(f"warning: {data.root}: {sum(map(len, duplicates))} objects share a mesh with another one; those stay on one side (splits.py lists them)", file=sys.stderr)
+        print(
+            f"warning: {data.root}: {sum(map(len, duplicates))} objects share a mesh with another one; "
+            "those stay on one side (splits.py lists them)",
+            file=sys.stderr,
+        )
     split = Split(
         pack, budget, data.fingerprint, suites, pool, dict(sorted(test_grasp.items())),
         duplicates, suite_rows(data, suites, held_back),
@@ -184,7 +191,7 @@ def to_json(split):
     return {name: getattr(split, name) for name in fields}
 
 
-def table(split):
+def counts_table(split):
     """Aligned counts of objects per synset and suite, then grasps per suite."""
     suites = list(split.suites)
     counts = {suite: collections.Counter(map(synset_of, split.suites[suite])) for suite in suites}
@@ -202,8 +209,18 @@ def add_split_flags(parser):
     """The flags that choose a split, the same in every script."""
     group = parser.add_argument_group("split")
     group.add_argument("--pack", choices=("A", "B"), default="A", help="which of two independent draws of val and test")
-    group.add_argument("--budget", type=number(float, above=0, high=1), default=1.0, help="share of the training pool's objects, in (0, 1]")
-    group.add_argument("--held-out", nargs="*", metavar="SYNSET", help=f"synsets that never train (default: {' '.join(HELD_OUT)} where present; nothing after the flag: none)")
+    group.add_argument(
+        "--budget",
+        type=number(float, above=0, high=1),
+        default=1.0,
+        help="share of the training pool's objects, in (0, 1]",
+    )
+    group.add_argument(
+        "--held-out",
+        nargs="*",
+        metavar="SYNSET",
+        help=f"synsets that never train (default: {' '.join(HELD_OUT)} where present; nothing after the flag: none)",
+    )
 
 
 @command
@@ -211,13 +228,18 @@ def main(argv=None):
     parser = Parser(__doc__)
     add_data_flags(parser)
     add_split_flags(parser)
-    parser.add_argument("--seed", type=number(int), default=0, help="accepted for uniformity; a split has no randomness, packs take its place")
+    parser.add_argument(
+        "--seed",
+        type=number(int),
+        default=0,
+        help="accepted for uniformity; a split has no randomness, packs take its place",
+    )
     parser.add_argument("--json", metavar="FILE", help="save the split")
     args = parser.parse_args(argv)
     data = load_dataset(ensure_root(args.data), 512, args.min_score, args.skip_bad, args.cache_dir)
     split = make_split(data, args.pack, args.budget, args.held_out)
     print(f"{data.root}  pack {args.pack}  budget {args.budget:g}  fingerprint {data.fingerprint}")
-    print(table(split))
+    print(counts_table(split))
     print("verified: train, val, test and test_category share no object; no held-back grasp trains")
     if args.json:
         write_json(args.json, to_json(split))

@@ -35,11 +35,11 @@ from tqdm import tqdm
 
 import evaluate
 import train
-from common import Parser, UserError, atomic, command, number, read_json, set_up_torch, stable_seed, write_csv
+from plumbing.common import Parser, UserError, atomic, command, number, read_json, set_up_torch, stable_seed, write_csv
 from data import load_dataset, read_bytes
 from model import CHOICES, NO_ENCODER, PRESETS, PointEncoder, load_encoder, save_checkpoint
 from splits import make_split
-from synthesize import ensure_root
+from plumbing.roots import ensure_root
 
 METRICS = ("top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy")
 SUITES = ("val", "test", "test_grasp", "test_category")  # of table1

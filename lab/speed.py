@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from tqdm import tqdm
 
-from common import computes_bf16, write_json
+from plumbing.common import computes_bf16, write_json
 from model import NO_ENCODER, POSITION_HIDDEN, PROBES, linear
 
 SECONDS = 12  # per precision and number of threads; at least two rounds of steps

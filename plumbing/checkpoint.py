@@ -1,0 +1,265 @@
+"""Files of weights, read without trust: plain tensors and plain types, every key checked, no code in them ever run.
+
+Skip this file when you read for the method; model.load_encoder, load_jepa and load_run are its callers. It also reads
+the file that Point-JEPA's authors publish (Lightning's format, other names, other layouts) without Lightning.
+"""
+
+import dataclasses
+import io
+import pickle
+import sys
+import warnings
+import zipfile
+
+import torch
+
+from plumbing.common import UserError, atomic
+
+
+def save_checkpoint(path, content):
+    """Write a dict of tensors and plain types atomically."""
+    buffer = io.BytesIO()  # torch.save to a full disk is an internal error, not an OSError
+    torch.save(content, buffer)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read_checkpoint(path, *keys):
+    """Read any .pt or .ckpt file into a dict of tensors and plain types that has `keys`; no code in it ever runs."""
+    try:
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of the pickle's protocol: what cannot be read is an error anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the path of a checkpoint") from None
+    except pickle.UnpicklingError:  # a class that torch does not trust: read what there is besides it
+        content = read_inertly(path)
+    except Exception as error:
+        raise UserError(f"{path}: broken or cut short ({type(error).__name__}); fetch or make it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__} where a checkpoint holds a dict; give another file")
+    missing = set(keys) - set(content)
+    if missing:
+        raise UserError(f"{path}: not such a checkpoint, has no {listed(missing)}; give one that these scripts wrote")
+    return content
+
+
+class Inert(dict):
+    """Stands for an object of another class: takes what a pickle does to it, keeps only dict items."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+
+    def ignore(self, *args):
+        pass
+
+    append = extend = add = __setstate__ = ignore
+
+
+class InertUnpickler(pickle.Unpickler):
+    """Rebuilds tensors and plain containers of torch's zip format; every other global becomes an Inert class."""
+
+    DTYPES = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
+              "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+              "ByteStorage": torch.uint8, "BoolStorage": torch.bool}  # fmt: skip
+
+    def __init__(self, archive):
+        self.archive, self.unknown = archive, set()
+        self.root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("/data.pkl")
+        super().__init__(archive.open(f"{self.root}/data.pkl"))
+
+    def persistent_load(self, reference):
+        _, dtype, key, _, count = reference
+        data = self.archive.read(f"{self.root}/data/{key}")
+        return torch.frombuffer(bytearray(data), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+
+    def find_class(self, module, name):
+        def tensor(data, offset, size, stride, *_):
+            return data.as_strided(size, stride, offset)
+
+        known = {"torch._utils._rebuild_tensor_v2": tensor, "collections.OrderedDict": Inert,
+                 "torch._utils._rebuild_parameter": lambda data, *_: data}  # fmt: skip
+        if f"{module}.{name}" in known:
+            return known[f"{module}.{name}"]
+        if module == "torch" and name in self.DTYPES:
+            return self.DTYPES[name]
+        self.unknown.add(f"{module}.{name}")
+        return type(name, (Inert,), {})
+
+
+def read_inertly(path):
+    """Read a checkpoint that names classes of other packages; what is of such a class is dropped, with a warning."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpickler = InertUnpickler(archive)
+            content = unpickler.load()
+        weights = content.get("state_dict", {}).values()
+        content = without_inert(content)
+    except Exception as error:
+        raise UserError(
+            f"{path}: broken, or not a PyTorch checkpoint ({type(error).__name__}); fetch or make it again"
+        ) from None
+    names = ", ".join(sorted(unpickler.unknown))
+    if not all(isinstance(value, torch.Tensor) for value in weights):
+        raise UserError(f"{path}: state_dict holds other things than tensors ({names}); fetch or make it again")
+    if not content:
+        raise UserError(f"{path}: holds objects of code ({names}) and nothing else; give another file")
+    print(f"warning: {path}: ignored values of classes that are not tensors or plain types: {names}", file=sys.stderr)
+    return content
+
+
+def without_inert(value):
+    """A copy of nested containers without objects of unknown class; a dict of unknown class stays, as a dict."""
+
+    def plain(item):
+        return not isinstance(item, type) and (type(item) is Inert or not isinstance(item, Inert) or len(item) > 0)
+
+    if isinstance(value, dict):
+        return {key: without_inert(item) for key, item in value.items() if plain(item)}
+    if isinstance(value, (list, tuple)):
+        return [without_inert(item) for item in value if plain(item)]
+    return value
+
+
+def build(make, config_type, stored, path):
+    """`make(config)` for the configuration `stored` in a checkpoint, a dict; a fault in it names `path`."""
+    try:
+        return make(config_from(config_type, stored))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def config_from(config_type, stored):
+    """The dataclass of that type: every field present and of its type, none too many, whole numbers positive.
+
+    A field that its metadata call {"later": True} may be missing, since it was added after checkpoints had been
+    written: it then takes its default, which means "as before".
+    """
+    fields = {field.name: field for field in dataclasses.fields(config_type)}
+    needed = {name for name, field in fields.items() if not field.metadata.get("later")}
+    stored = stored if isinstance(stored, dict) else {}
+    wrong = (needed - set(stored)) | (set(stored) - set(fields))
+    if wrong:
+        raise UserError(f"its config has missing or unknown fields: {listed(wrong)}; make it again with this version")
+    for name, value in stored.items():
+        kind = fields[name].type
+        if not isinstance(value, (float, int) if kind is float else kind) or (kind is int and value < 1):
+            raise UserError(f"{name} must be a {kind.__name__} (whole numbers at least 1), not {value!r}")
+    return config_type(**stored)
+
+
+def check_kind(content, path):
+    """Which checkpoint of an encoder `read_checkpoint` returned: "jepa", "official" or "encoder"."""
+    for key, kind in (("jepa", "jepa"), ("state_dict", "official"), ("encoder", "encoder")):
+        if key in content:
+            return kind
+    raise UserError(
+        f"{path}: neither a pretraining checkpoint nor the official one; it holds {listed(content)}; "
+        "give one that pretrain_jepa.py wrote"
+    )
+
+
+def check_step(step, path):
+    """The step that a checkpoint holds as an int."""
+    try:
+        return int(step)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # a tensor of several values is a RuntimeError
+        raise UserError(f"{path}: its step is not a number; fetch or make it again") from None
+
+
+def listed(names):
+    names = sorted(map(str, names))
+    return (", ".join(names[:4]) or "none") + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def check_tensors(state, path):
+    """Stop with one line if `state` is not a dict of tensors."""
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
+    ):
+        raise UserError(f"{path}: its weights are not a dict of tensors; give another file")
+
+
+def check_keys(expected, state, path):
+    """Stop with one line if `state` is not a dict of tensors under exactly the expected names."""
+    check_tensors(state, path)
+    missing, leftover = set(expected) - set(state), set(state) - set(expected)
+    if missing or leftover:
+        raise UserError(
+            f"{path}: missing keys: {listed(missing)}; leftover keys: {listed(leftover)}; "
+            "give a checkpoint of this network"
+        )
+
+
+def load_strictly(module, state, path):
+    """Load weights into `module` and put it in eval mode; a wrong key or shape is an error that names it."""
+    expected = module.state_dict()
+    check_keys(expected, state, path)
+    wrong = [f"{name} {tuple(state[name].shape)}" for name in expected if state[name].shape != expected[name].shape]
+    if wrong:
+        raise UserError(f"{path}: shapes contradict its settings: {listed(wrong)}; fetch or make it again")
+    module.load_state_dict(state)
+    return module.eval()
+
+
+# ---------------------------------------------------------------- the official Point-JEPA file, in our names
+OFFICIAL_NAMES = {  # part of our names -> of those in the official checkpoint
+    "encoder.embed.first.": "tokenizer.embedding.encoder.first_conv.",
+    "encoder.embed.second.": "tokenizer.embedding.encoder.second_conv.",
+    "encoder.position.": "positional_encoding.", "encoder.transformer.": "student.", "target.": "teacher.ema_model.",
+    "predictor.transformer.": "predictor.predictor.", "predictor.position.": "predictor.positional_encoding.",
+    "predictor.inward.": "predictor.predictor_embed.", "predictor.outward.": "predictor.predictor_proj.",
+    ".mlp.0.": ".mlp.fc1.", ".mlp.3.": ".mlp.fc2.",
+}  # fmt: skip
+
+
+def official_config(content, path):
+    """Fields of a ModelConfig from an official checkpoint: sizes by tensor shapes, the rest by hyper-parameters."""
+    state, hyper = content["state_dict"], content.get("hyper_parameters") or {}
+    check_tensors(state, path)
+    if not isinstance(hyper, dict):
+        raise UserError(
+            f"{path}: its hyper_parameters are a {type(hyper).__name__}, not a dict; fetch or make it again"
+        )
+
+    def width(name):
+        if name not in state or state[name].ndim == 0:
+            raise UserError(f"{path}: not a Point-JEPA checkpoint, missing {name}")
+        return len(state[name])
+
+    def depth(prefix):
+        return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+
+    pointnet, radius = "tokenizer.embedding.encoder.", hyper.get("tokenizer_group_radius")
+    sizes = {"width": width("student.norm.weight"), "depth": depth("student.blocks."),
+             "w1": width(pointnet + "first_conv.0.weight"), "w2": width(pointnet + "first_conv.3.weight"),
+             "w3": width(pointnet + "second_conv.0.weight"), "predictor_depth": depth("predictor.predictor.blocks."),
+             "predictor_width": width("predictor.predictor_embed.weight")}  # fmt: skip
+    settings = {"points": hyper.get("transformation_subsample_points", 1024),
+                "patches": hyper.get("tokenizer_num_groups", 64), "patch_size": hyper.get("tokenizer_group_size", 32),
+                "group": "knn" if radius is None else "ball", "radius": radius or 0.0,
+                "normalize": "unit_sphere", "up": "y", "target_norm": "layer", "context_low": 0.4, "context_high": 0.75,
+                "heads": hyper.get("encoder_heads", 6),
+                "predictor_heads": hyper.get("predictor_heads", 6)}  # fmt: skip
+    needed = {"encoder_dim": sizes["width"], "encoder_depth": sizes["depth"],
+              "predictor_embed_dim": sizes["predictor_width"], "predictor_depth": sizes["predictor_depth"],
+              "encoder_add_pos_at_every_layer": True, "predictor_add_target_pos": True,
+              "predictor_add_pos_at_every_layer": False}  # fmt: skip
+    for name, value in needed.items():
+        if hyper.get(name, value) != value:
+            raise UserError(f"{path}: its setting {name} = {hyper[name]} contradicts its tensors ({value})")
+    return sizes | settings
+
+
+def official_weights(state, ours, path):
+    """The tensors of an official checkpoint under our names (`ours`), less what the original stores but never uses."""
+    names = {name: name for name in ours}  # ours -> theirs
+    for ours, theirs in OFFICIAL_NAMES.items():
+        names = {name: official.replace(ours, theirs) for name, official in names.items()}
+    copies = [name.replace("ema_model", "online_model") for name in names.values() if "ema_model" in name]
+    unused = ["mask_token", "predictor.predictor_norm.weight", "predictor.predictor_norm.bias", "teacher.initted"]
+    check_keys([*names.values(), *copies, *unused, "teacher.step"], state, path)
+    # its linear layers over points are Conv1d layers: weights (out, in, 1)
+    return {name: state[theirs].flatten(1) if state[theirs].ndim == 3 and "_conv." in theirs else state[theirs]
+            for name, theirs in names.items()}  # fmt: skip

@@ -1,0 +1,132 @@
+"""What every script needs: user errors and their one-line report, atomic writing, argument types, stable seeds."""
+
+import argparse
+import contextlib
+import csv
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can mend; the message names the file or flag and the fix."""
+
+
+def command(main):
+    """Make `main(argv)` a command: user errors are one line and exit code 2, Ctrl-C is 130."""
+
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        try:
+            return main(argv)
+        except (UserError, OSError) as error:
+            text = str(error)
+            if isinstance(error, OSError) and error.strerror:
+                text = f"{error.filename or 'output'}: {error.strerror}; mend that or choose another place"
+            print("error: " + " ".join(text.split()), file=sys.stderr)
+            raise SystemExit(2) from None
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+                raise
+            print(
+                "error: out of memory; take fewer objects or points per batch, or a smaller --preset", file=sys.stderr
+            )
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted; the same command with --resume (where it has one) goes on", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return wrapped
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, with defaults in --help and errors as `UserError`."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc.strip(), allow_abbrev=False, formatter_class=HelpFormatter)
+        # argparse takes "-1e-3" for an option; this pattern lets it through as a number
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+    def error(self, message):
+        raise UserError(f"{message} (see --help)")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of a script's docstring and shows every flag's default."""
+
+    def _get_help_string(self, action):
+        silent = action.default in (None, False, argparse.SUPPRESS) or "default" in (action.help or "")
+        return action.help if silent else super()._get_help_string(action)
+
+
+def number(kind, low=-math.inf, high=math.inf, above=None):
+    """An argparse type: a finite `kind` (int or float) in [low, high], strictly over `above`."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is not {'a whole number' if kind is int else 'a number'}"
+            ) from None
+        if not math.isfinite(value) or value < low or value > high or (above is not None and value <= above):
+            bounds = f"over {above}" if above is not None else f"at least {low}" if low > -math.inf else "finite"
+            bounds += f" and at most {high}" if high < math.inf else ""
+            raise argparse.ArgumentTypeError(f"'{text}' must be {bounds}")
+        return value
+
+    return parse
+
+
+def stable_seed(*parts):
+    """A 63-bit seed from SHA-256 of the parts joined by '/': the same in every version and process."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def atomic(path):
+    """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds, else remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:  # a full disk does not say which file it was
+        error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, content):
+    """Write `content` as readable JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path, rows):
+    """Write dicts of equal keys as a CSV table, atomically."""
+    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_json(path, *objects):
+    """Read a JSON object; a user error names the file if it is missing, broken or lacks one of the `objects` in it."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); restore it or make it again") from None
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in objects):
+        lacking = f" with {' and '.join(objects)}" if objects else ""
+        raise UserError(f"{path}: not a JSON object{lacking}; give a file that these scripts wrote")
+    return content

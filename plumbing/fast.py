@@ -1,0 +1,120 @@
+"""Speed on a CPU, and nothing else: drop-in forms of PyTorch calls. Skip this file when you read for the method.
+
+    linear(x, weight, bias)         F.linear                                    float32 products by oneDNN
+    Linear(in, out)                 nn.Linear                                   the same
+    Dropout(rate)                   nn.Dropout                                  16 random bits per value
+    attention(q, k, v, rate)        F.scaled_dot_product_attention              for a few dozen tokens, with dropout
+    max_over_points(features)       features.amax(1)                            its gradient touches the winners only
+    squared_distances(left, right)  torch.cdist(left, right) ** 2               by differences: no cancellation
+    smallest(values, count)         values.topk(count, largest=False).indices   a partition instead of a sort
+
+tests/test_fast.py holds each against the call beside it, gradients included. On a GPU all of them are that call.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_product(x, weight, bias=None):
+    """x (..., in), weight (out, in) -> x @ weight.T + bias (..., out), float32 on a CPU, by the library oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight.contiguous(), bias, "none", [], "")
+
+
+class OneDnnLinear(torch.autograd.Function):
+    """F.linear with products by oneDNN, which PyTorch itself takes for bfloat16 only.
+
+    For float32 it takes MKL, which on an AMD processor with AVX-512 was measured at less than half the speed.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return onednn_product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        of_x = onednn_product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        grad, x = grad.flatten(0, -2), x.flatten(0, -2)
+        # both must be turned, which is cheap while they fit the processor's cache
+        pieces = zip(grad.split(1024), x.split(1024))
+        of_weight = sum(onednn_product(g.t().contiguous(), rows.t()) for g, rows in pieces)  # (out, in)
+        return of_x, of_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def linear(x, weight, bias=None):
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    if plain or not ONEDNN or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    return OneDnnLinear.apply(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    def forward(self, x):
+        return linear(x, self.weight, self.bias)
+
+
+def dropout(x, rate):
+    if rate == 0 or x.device.type != "cpu":
+        return F.dropout(x, rate)
+    bits = torch.empty(x.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = bits[: x.numel()].view(x.shape) >= round(rate * 2**16) - 2**15
+    return x * kept.to(x.dtype).mul_(1 / (1 - rate))
+
+
+class Dropout(nn.Module):
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        return dropout(x, self.rate) if self.training and self.rate else x
+
+
+def attention(query, key, value, rate=0.0):
+    """(B, H, G, D/H) each -> (B, H, G, D/H); `rate` drops attention weights"""
+    if rate == 0 or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=rate)
+    weights = (query @ key.transpose(2, 3) * query.shape[3] ** -0.5).softmax(3)  # (B, H, G, G)
+    return dropout(weights, rate) @ value
+
+
+class MaxOverPoints(torch.autograd.Function):
+    """(B·G, S, C) -> (B·G, C)"""
+
+    @staticmethod
+    def forward(ctx, features):
+        image = features.unsqueeze(2).permute(0, 3, 1, 2)  # (B·G, C, S, 1), in memory as channels last
+        values, winners = F.max_pool2d(image, (features.shape[1], 1), return_indices=True)  # (B·G, C, 1, 1) each
+        ctx.save_for_backward(winners.flatten(1))
+        ctx.size = features.shape[1]
+        return values.flatten(1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (winners,) = ctx.saved_tensors  # (B·G, C)
+        return grad.new_zeros(len(grad), ctx.size, grad.shape[1]).scatter_(1, winners[:, None], grad[:, None])
+
+
+max_over_points = MaxOverPoints.apply
+
+
+def squared_distances(left, right):
+    """left (B, Q, 3), right (B, R, 3) -> (B, Q, R)"""
+    left, right = (points.transpose(1, 2).contiguous() for points in (left, right))  # (B, 3, ·): long rows are faster
+    total = (left[:, 0, :, None] - right[:, 0, None]).square_()  # (B, Q, R)
+    for axis in (1, 2):
+        total += (left[:, axis, :, None] - right[:, axis, None]).square_()
+    return total
+
+
+def smallest(values, count):
+    """Indices of the `count` smallest along the last dimension, in no order: (..., N) -> (..., count)."""
+    if values.device.type != "cpu":
+        return values.topk(count, largest=False, sorted=False).indices
+    return torch.from_numpy(np.argpartition(values.numpy(), count - 1)[..., :count])  # three times faster than topk

@@ -1,0 +1,174 @@
+"""What both training loops share: machine and precision, schedule, Ctrl-C, the checkpoint to resume from."""
+
+import contextlib
+import ctypes
+import math
+import signal
+import sys
+
+import torch
+
+from plumbing.checkpoint import load_strictly, read_checkpoint, save_checkpoint
+from plumbing.common import UserError, number
+
+SIZE_FIELDS = ("width", "depth", "heads", "w1", "w2", "w3")  # of the encoder: what a preset stands for
+LOOK_EVERY = 20  # steps between looks at whether the loss is finite: on a GPU every look waits for it
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def add_machine_flags(parser):
+    """The flags about the machine, the same in both training scripts; `parser`: an argparse parser."""
+    group = parser.add_argument_group("machine")
+    flag = group.add_argument
+    flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
+    flag(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: fp32 on CPU, bf16 on CUDA; bf16 on a CPU needs AVX-512 or AMX to pay",
+    )
+    flag("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
+    flag("--quiet", action="store_true", help="no progress bars")
+    flag(
+        "--benchmark",
+        action="store_true",
+        help="instead of training, time the step on random clouds; the same as python -m lab.speed",
+    )
+    flag("--json", metavar="FILE", help="write what --benchmark measures here too")
+
+
+def check_machine_flags(args):
+    if args.json and not args.benchmark:
+        raise UserError("--json goes with --benchmark; a run writes its own files")
+
+
+def set_up_torch(device="auto", threads=None, precision="auto"):
+    """Choose the device ("auto" takes CUDA where there is one), set threads, flush denormals; -> torch.device."""
+    if threads:
+        torch.set_num_threads(threads)
+    keep_freed_memory()
+    torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device here; use --device cpu or auto")
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if precision == "bf16" and not computes_bf16(chosen):
+        print(
+            "warning: --precision bf16: this processor has no instructions for bfloat16 and takes some ten times as "
+            "long; leave the flag out for fp32",
+            file=sys.stderr,
+        )
+    return chosen
+
+
+def keep_freed_memory():
+    """Let the C library keep what is freed, where it is glibc.
+
+    It would give blocks of some MB back to the system at once, and every step would have them mapped and cleared anew.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(-4, 0)  # M_MMAP_MAX: no mappings for single blocks
+            mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink
+
+
+def computes_bf16(device):
+    """Whether `device` has instructions for bfloat16; without them a step was measured to take ten times as long."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in builds without oneDNN
+    return device.type == "cuda" or (supported is not None and supported())
+
+
+def autocast(device, precision):
+    """Context of the forward pass: bfloat16 for "bf16", and for "auto" on CUDA; float32 otherwise."""
+    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def warmup_cosine(step, steps, warmup, start=0.0, end=0.0):
+    """Learning-rate factor at `step` of `steps`: linear from `start` to 1 over `warmup` steps, cosine to `end`."""
+    if step < warmup:
+        return start + (1 - start) * step / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+@contextlib.contextmanager
+def deferred_interrupt():
+    """Yield a list that Ctrl-C fills, so that a loop stops between two steps and never inside one."""
+    pressed = []
+    previous = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def first_not_finite(earlier, finite, step):
+    """The first step whose loss or gradient was not finite, -1 for none so far: scalars on the device, unseen."""
+    return torch.where(finite | (earlier >= 0), earlier, step)
+
+
+# ---------------------------------------------------------------- last.pt
+
+
+def save_last(path, content, optimizer, generator, progress):
+    """Everything that --resume needs to go on to the bit.
+
+    content: what makes the network again, its weights and the run's settings; generator: the torch.Generator of the
+    loop; progress: a dict of plain types.
+    """
+    content = content | {
+        "optimizer": optimizer.state_dict(), "progress": progress,
+        "rng": torch.get_rng_state(), "generator": generator.get_state(),
+    }  # fmt: skip
+    if torch.cuda.is_available():
+        content["cuda_rng"] = torch.cuda.get_rng_state()
+    save_checkpoint(path, content)
+
+
+def load_last(path, settings, key, network, optimizer, generator):
+    """Restore what `save_last` saved, the network's weights from content[key]; -> the progress, a dict.
+
+    settings: those of this run, which must be the ones that the file was started with.
+    """
+    content = read_checkpoint(path, key, "settings", "optimizer", "progress", "rng", "generator")
+    check_same_settings(content["settings"], settings, path)
+    load_strictly(network, content[key], path)
+    try:
+        optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["rng"])
+        generator.set_state(content["generator"])
+        if "cuda_rng" in content and torch.cuda.is_available():
+            torch.cuda.set_rng_state(content["cuda_rng"])
+    except Exception as error:  # torch raises whatever does not fit
+        raise UserError(f"{path}: is not of this run ({error}); give --overwrite to start anew") from None
+    return content["progress"]
+
+
+def check_same_settings(old, new, path):
+    """Stop where a run would be resumed with other settings than it was started with; two dicts."""
+    changed = [name for name in new if not isinstance(old, dict) or old.get(name) != new[name]]
+    if changed:
+        raise UserError(f"{path}: was started with other settings ({', '.join(changed)}); repeat them to --resume")
+
+
+def check_flags(given, config, path, preset=None):
+    """Stop where a flag contradicts the configuration that a checkpoint brings along.
+
+    given: flag name -> value of the network flags that were given; preset: (name, its configuration) if one was.
+    """
+    for name, value in given.items():
+        if getattr(config, name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{path}: was pretrained with {name} {getattr(config, name)}, not {value}; leave {flag} out"
+            )
+    if preset and any(getattr(config, name) != getattr(preset[1], name) for name in SIZE_FIELDS):
+        raise UserError(
+            f"{path}: is not of --preset {preset[0]} (width {config.width}, depth {config.depth}); leave --preset out"
+        )

@@ -1,0 +1,149 @@
+"""The card of a dataset: penetration, contacts and scores by code of its own, histograms, pictures.
+
+    python -m synthetic.card data/full --out results/benchmark
+"""
+
+import collections
+import json
+
+import numpy as np
+from scipy.spatial import ConvexHull, cKDTree
+from scipy.spatial.distance import cdist
+from tqdm import tqdm
+
+from data import sample_surface
+from plumbing.common import UserError, write_json
+from plumbing.reading import read_mesh
+from synthetic import hand
+from synthetic.draw import draw_grasps
+from synthetic.grasps import CONTACT, MIN_SCORE, PALM_RADII, SCORE_PER_EPSILON, contact_wrenches, link_gaps
+
+def is_inside(points, triangles):
+    """Points (P, 3) inside a closed surface (F, 3, 3), by its solid angle (van Oosterom and Strackee 1983)."""
+    a, b, c = (triangles[None, :, k] - points[:, None] for k in range(3))  # (P, F, 3)
+    la, lb, lc = (np.linalg.norm(v, axis=2) for v in (a, b, c))
+    volume = (a * np.cross(b, c)).sum(2)
+    span = la * lb * lc + (a * b).sum(2) * lc + (b * c).sum(2) * la + (c * a).sum(2) * lb
+    return np.abs(np.arctan2(volume, span).sum(1)) > np.pi
+
+
+def sphere_gaps(vertices, faces, centers, radii):
+    """Signed gaps (m,) of spheres to a mesh, negative where they penetrate, and the nearest surface points (m, 3).
+
+    By exact geometry. The inside is the union of the closed parts; an open part has a surface only. Spheres
+    further than 3 cm from every part have infinite gaps.
+    """
+    import trimesh  # needed here only
+
+    gaps, nearest = np.full(len(centers), np.inf), np.zeros_like(centers)
+    for part in trimesh.Trimesh(vertices, faces, process=False).split(only_watertight=False, repair=False):
+        triangles, (low, high) = part.triangles.view(np.ndarray), part.bounds
+        close = np.flatnonzero(((centers > low - 0.03) & (centers < high + 0.03)).all(1))
+        if not len(close):
+            continue
+        points, middle = centers[close], triangles.mean(1)
+        size = np.linalg.norm(triangles - middle[:, None], axis=2).max(1)
+        corner = cKDTree(triangles.reshape(-1, 3)).query(points)[0]  # the nearest point is no further away
+        row, face = np.nonzero(cdist(points, middle) <= corner[:, None] + size + 1e-9)
+        found = trimesh.triangles.closest_point(triangles[face], points[row])
+        distance = np.linalg.norm(found - points[row], axis=1)
+        order = np.lexsort((distance, row))  # by point, the nearest first
+        best = order[np.searchsorted(row[order], np.arange(len(points)))]
+        inside = ((points > low) & (points < high)).all(1) & part.is_watertight
+        inside[inside] = is_inside(points[inside], triangles)
+        gap = np.where(inside, -distance[best], distance[best]) - radii[close]
+        better = gap < gaps[close]
+        gaps[close[better]], nearest[close[better]] = gap[better], found[best[better]]
+    return gaps, nearest
+
+
+def hull_epsilon(points, normals, origin, edges=16):
+    """Ferrari-Canny epsilon from the hull of linearised friction cones: points, normals (c, 3)."""
+    wrenches = contact_wrenches(points[None], normals[None], origin)[0].astype(float)
+    angle = np.linspace(0, 2 * np.pi, edges, endpoint=False)[:, None]
+    rim = wrenches[:, None, 0] + np.cos(angle) * wrenches[:, None, 1] + np.sin(angle) * wrenches[:, None, 2]
+    return -ConvexHull(rim.reshape(-1, 6)).equations[:, -1].max()
+
+
+def measure(vertices, faces, grasp):
+    """Penetration (m), touching links (4, 3) and hull epsilon of one grasp (19,), from exact distances."""
+    origin = sample_surface(vertices, faces, 4000, 0).mean(0)
+    centers, radii, _ = hand.hand_drawing(grasp[:7], grasp[7:])
+    gaps, nearest = sphere_gaps(vertices, faces, centers, radii)
+    gap, sphere = link_gaps(gaps[len(PALM_RADII):].reshape(4, 8))
+    links = gap < CONTACT
+    contact = (len(PALM_RADII) + 8 * np.arange(4)[:, None] + sphere)[links]
+    normals = (nearest[contact] - centers[contact]) * np.sign(gaps[contact] + radii[contact])[:, None]
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return -gaps.min(), links, hull_epsilon(nearest[contact], normals, origin) if len(contact) > 2 else np.nan
+
+
+def read_grasps(root):
+    """[(scene folder, grasps (n, 19), scores (n,))] of a root of synthesize.py, a Path."""
+    found = []
+    for path in sorted(root.glob("*/*/*/recording.npz")):
+        with np.load(path) as recording:
+            found.append((path.parent, recording["grasps"], recording["scores"]))
+    if not found:
+        raise UserError(f"{root}: no */*/*/recording.npz in it")
+    return found
+
+
+def write_card(root, out, seed, sample=1000, mixed=600):
+    """OUT/card.json, histograms.png and grasps.png of a root.
+
+    Penetration and contacts are of `sample` kept grasps, scores are compared on `mixed` ones of any score.
+    """
+    from scipy.stats import spearmanr  # slow to import, and needed here only
+
+    scenes = read_grasps(root)
+    rows = [(*scene, row) for scene in scenes for row in range(len(scene[2]))]
+    rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+    kept = [grasp for grasp in rows if grasp[2][grasp[3]] >= MIN_SCORE]
+    sample, scores = len(kept[:sample]), np.array([scores[row] for _, _, scores, row in rows[:mixed]])
+    bar = tqdm(kept[:sample] + rows[:mixed], "measuring", unit="grasp", disable=None)
+    measured = [measure(*read_mesh(folder / "mesh.obj"), grasps[row]) for folder, grasps, _, row in bar]
+    depth, links, exact = map(np.array, zip(*measured))
+    depth, links, held, exact = depth[:sample] * 1000, links[:sample], exact[:sample], exact[sample:]
+    closed = exact > 0
+    card = {
+        "root": root.as_posix(), "scenes": len(scenes), "kept_grasps": len(kept), "grasps_measured": sample,
+        "penetration_mm": {"median": np.median(depth), "p99": np.percentile(depth, 99),
+                           "p99.9": np.percentile(depth, 99.9), "max": depth.max()},
+        "share_thumb_and_finger_touch": (links[:, 0].any(1) & links[:, 1:].any((1, 2))).mean(),
+        "share_three_links_touch": (links.sum((1, 2)) >= 3).mean(),
+        "share_force_closed_by_hull": (held > 0).mean(),
+        "grasps_scored_by_hull": len(exact), "of_these_force_closed": int(closed.sum()),
+        "share_same_sign": ((scores > 0) == closed).mean(),
+        "score_spearman_with_hull": spearmanr(scores[closed], exact[closed]).statistic,
+        "score_over_hull_median": np.median(scores[closed] / exact[closed]) / SCORE_PER_EPSILON}
+    card = json.loads(json.dumps(card, default=float), parse_float=lambda text: round(float(text), 4))
+    write_json(out / "card.json", card)
+    draw_histograms(scenes, out / "histograms.png")
+    draw_grasps([(*read_mesh(folder / "mesh.obj"), grasps[row], f"{'/'.join(folder.parts[-3:])}  score {scores[row]:.1f}")
+                 for folder, grasps, scores, row in kept[:12]], out / "grasps.png")
+    print(json.dumps(card, indent=2))
+
+
+def draw_histograms(scenes, path):
+    """Score, kept grasps per object and the 12 joints of a root [(scene folder, grasps, scores)], as one picture."""
+    from matplotlib.figure import Figure
+
+    scores = np.concatenate([scores for _, _, scores in scenes])
+    joints = np.concatenate([grasps[scores >= MIN_SCORE, 7:] for _, grasps, scores in scenes])
+    per_object = collections.Counter()
+    for folder, _, scene_scores in scenes:
+        per_object[folder.parent] += int((scene_scores >= MIN_SCORE).sum())
+    figure = Figure(figsize=(14, 9), layout="constrained")
+    axes = figure.subplots(4, 4)
+    axes[0, 0].hist(scores, 80, color="tab:gray")
+    axes[0, 0].axvline(MIN_SCORE, color="tab:red")
+    axes[0, 0].set_title(f"score; right of the line ({MIN_SCORE}): kept")
+    axes[0, 1].hist(list(per_object.values()), 40, color="tab:gray")
+    axes[0, 1].set_title("kept grasps per object")
+    for ax in axes[0, 2:]:
+        ax.axis("off")
+    for ax, name, values, limits in zip(axes[1:].T.flat, hand.JOINT_NAMES, joints.T, hand.LIMITS):  # column: finger
+        ax.hist(values, 60, range=limits, color="tab:blue")
+        ax.set_title(f"{name} (rad)")
+    figure.savefig(path, dpi=80)

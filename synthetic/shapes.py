@@ -1,0 +1,442 @@
+"""Procedural household objects: closed parts, fourteen categories, the deformations that set two mugs apart.
+
+    procedural_mesh(synset, rng)    a random object of a category, upright, on z = 0
+    pose_scene(vertices, rng)       its resting pose, yaw and scale in one scene
+    pretraining_cloud(seed, i, N)   a cloud of the pretraining pool, which no dataset shares
+
+Meshes are vertices (V, 3) float64 m and faces (F, 3) int64, z up. Every number drawn here is part of the dataset:
+a change of order or kind of a draw makes other data, and needs another VERSION (plumbing/roots.py).
+"""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from data import sample_surface
+from plumbing.common import stable_seed
+
+# ---------------------------------------------------------------- closed parts: vertices (V, 3) m, faces (F, 3)
+
+
+def skin(rings):
+    """Closed mesh over rings (R, S, 3) with a pole at each end, its faces pointing outwards."""
+    count, size = rings.shape[:2]
+    vertices = np.concatenate((rings.reshape(-1, 3), rings[:1].mean(1), rings[-1:].mean(1)))
+    index = np.arange(count * size).reshape(count, size)
+    after = np.roll(index, -1, axis=1)
+    first, last = np.full(size, count * size), np.full(size, count * size + 1)
+    corners = ((index[:-1], after[:-1], after[1:]), (index[:-1], after[1:], index[1:]),  # quads in two halves
+               (after[0], index[0], first), (index[-1], after[-1], last))
+    faces = np.concatenate([np.stack(triangle, -1).reshape(-1, 3) for triangle in corners])
+    x, y, z = vertices[faces].transpose(1, 0, 2)
+    return (vertices, faces) if np.sum(x * np.cross(y, z)) > 0 else (vertices, faces[:, ::-1])
+
+
+def section(power, segments):
+    """Superellipse of radius 1: power 2 a circle, 8 nearly a square; (S, 2)."""
+    angle = np.linspace(0, 2 * np.pi, segments, endpoint=False)
+    circle = np.stack((np.cos(angle), np.sin(angle)), -1)
+    return circle / (np.abs(circle) ** power).sum(-1, keepdims=True) ** (1 / power)
+
+
+def dense(points, step=0.012):
+    """A polyline (P, d) with points inserted, so that no piece is longer than `step` (m): bends need them."""
+    points = np.asarray(points, dtype=float)
+    pieces = np.maximum(1, np.ceil(np.linalg.norm(np.diff(points, axis=0), axis=1) / step)).astype(int)
+    at = np.concatenate([i + np.arange(n) / n for i, n in enumerate(pieces)] + [[len(pieces)]])
+    return np.stack([np.interp(at, np.arange(len(points)), column) for column in points.T], -1)
+
+
+def spline(*points, pieces=5):
+    """Catmull-Rom curve through P points (d,), `pieces` per interval."""
+    p = np.asarray(points, dtype=float)
+    p = np.concatenate((2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]))
+    t = (np.arange(pieces) / pieces)[:, None]
+    a, b, c, d = (p[k : len(p) - 3 + k, None] for k in range(4))
+    curve = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    return np.concatenate((curve.reshape(-1, p.shape[1]), p[-2:-1]))
+
+
+def lathe(profile, power=2.0, step=0.012, segments=32):
+    """Revolve (radius, z) points about z; the ends are closed on the axis. `power` squares the section."""
+    profile = dense(profile, step)
+    rings = np.empty((len(profile), segments, 3))
+    rings[..., :2] = np.maximum(profile[:, :1], 1e-4)[:, None] * section(power, segments)
+    rings[..., 2] = profile[:, 1:]
+    return skin(rings)
+
+
+def solid(curve, bottom, top):
+    """Profile of a body with this outside (P, 2), from the axis at the bottom to the axis at the top (z)."""
+    return np.concatenate(([[0, bottom]], curve, [[0, top]]))
+
+
+def hollow(outer, wall):
+    """Profile of a vessel with this outside (P, 2), from foot to rim, and this wall thickness."""
+    inner = np.stack((np.maximum(outer[:, 0] - wall, 2e-3), np.maximum(outer[:, 1], wall)), -1)
+    return solid(np.concatenate((outer, inner[::-1])), 0, wall)
+
+
+def block(x, y, z, power=8.0, bevel=0.15, center=(0, 0, 0)):
+    """A box with rounded edges, a disc or a pill: sides x, y, z (m); bevel as a share of the shortest."""
+    b = bevel * min(x, y, z)
+    s = 1 - 2 * b / min(x, y)
+    profile = [(0, -z / 2), (s / 2, -z / 2), (0.5, b - z / 2), (0.5, z / 2 - b), (s / 2, z / 2), (0, z / 2)]
+    vertices, faces = lathe(np.asarray(profile) * (max(x, y), 1), power)
+    return vertices / max(x, y) * (x, y, max(x, y)) + center, faces
+
+
+def tube(path, radius, side=(0, 1, 0), power=2.0, segments=14):
+    """Sweep a section along path (P, 3) that lies in the plane with normal `side`.
+
+    radius: scalar, (P,) or (P, 2) in and across that plane, m.
+    """
+    radius = np.asarray(radius, dtype=float)
+    radius = np.broadcast_to(radius if radius.ndim == 2 else radius.reshape(-1, 1), (len(path), 2))
+    across = np.broadcast_to(np.asarray(side, dtype=float), path.shape)
+    normal = np.cross(across, np.gradient(path, axis=0))
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    s = section(power, segments)
+    offset = radius[:, None, :1] * s[:, :1] * normal[:, None] + radius[:, None, 1:] * s[:, 1:] * across[:, None]
+    return skin(path[:, None] + offset)
+
+
+def rod(start, end, radius, **options):
+    """A straight tube from start to end (3,); radius at both ends: scalar or pair."""
+    path, direction = dense([start, end]), np.subtract(end, start)
+    side = np.eye(3)[np.argmin(np.abs(direction))]
+    side = side - direction * (side @ direction) / (direction @ direction)
+    return tube(path, np.linspace(*np.broadcast_to(radius, 2), len(path)), side / np.linalg.norm(side), **options)
+
+
+def ball(center, radius, squash=1.0):
+    """A sphere (squash 1) or spheroid about z."""
+    angle = np.linspace(-np.pi / 2, np.pi / 2, 13)
+    profile = np.stack((radius * np.cos(angle), radius * squash * np.sin(angle)), -1)
+    vertices, faces = lathe(profile, step=1, segments=24)
+    return vertices + center, faces
+
+
+def arch(x, low, high, reach, thickness, rng, angle=0.0):
+    """A handle: a tube from (x, 0, low) out by `reach` and back to (x, 0, high), turned about z by `angle`."""
+    u, span = rng.uniform, high - low
+    top, bottom = reach * u(0.6, 1.1), reach * u(0.5, 1.1)
+    middle = (low + high) / 2 + u(-0.15, 0.15) * span
+    points = [(x, 0, low), (x + bottom, 0, low + u(-0.2, 0.15) * span), (x + max(top, bottom) * 1.1, 0, middle),
+              (x + top, 0, high + u(-0.15, 0.2) * span), (x, 0, high)]
+    path = spline(*points) if u() < 0.7 else dense(points)
+    vertices, faces = tube(path, np.array([[1.0, u(0.8, 2.0)]]) * thickness, power=u(2, 5))
+    return vertices @ Rotation.from_euler("z", -angle).as_matrix(), faces
+
+
+def squareness(rng, chance=0.4):
+    """Power of a section: round, or with this chance something up to nearly square."""
+    return rng.uniform(2.5, 8) if rng.random() < chance else 2.0
+
+
+# ---------------------------------------------------------------- categories: rng, rng.uniform -> parts, z up, m
+
+
+def mug(rng, u):
+    r, h, wall = u(0.03, 0.05), u(0.06, 0.13), u(0.003, 0.006)
+    outer = spline((r * u(0.7, 1.05), 0), (r * u(0.9, 1.2), h * u(0.25, 0.6)), (r * u(0.85, 1.15), h))
+    yield lathe(hollow(outer, wall), squareness(rng, 0.25))
+    for side in range(rng.choice(3, p=(0.12, 0.76, 0.12))):  # beaker, mug, two-handled cup
+        low, high = h * u(0.12, 0.35), h * u(0.6, 0.9)
+        x = np.interp([low, high], outer[:, 1], outer[:, 0]).min() - wall / 2
+        yield arch(x, low, high, u(0.018, 0.04), u(0.003, 0.007), rng, side * np.pi)
+
+
+def bottle(rng, u):
+    r, h = u(0.02, 0.045), u(0.14, 0.24)
+    neck, shoulder, waist = r * u(0.25, 0.6), h * u(0.5, 0.78), r * u(0.75, 1.05)
+    body = spline((r * u(0.85, 1.0), 0), (waist, shoulder * u(0.35, 0.65)), (r, shoulder),
+                  (neck, h * u(0.82, 0.9)), (neck, h * 0.93))
+    yield lathe(solid(body, 0, h * 0.93), squareness(rng))
+    cap = neck * u(1.0, 1.5)
+    yield block(2 * cap, 2 * cap, h * u(0.08, 0.16), 2, 0.1, (0, 0, h * 0.95))
+    if u() < 0.2:  # spray head or pump
+        yield rod((0, 0, h), (u(0.025, 0.05), 0, h + u(-0.01, 0.01)), (u(0.006, 0.011), 0.005))
+    if u() < 0.2:
+        low, high = shoulder * u(0.25, 0.45), shoulder * u(0.75, 0.95)
+        yield arch(waist * 0.9, low, high, u(0.02, 0.035), u(0.004, 0.008), rng)
+
+
+def bowl(rng, u):
+    r, h, wall = u(0.045, 0.075), u(0.025, 0.08), u(0.003, 0.007)
+    outer = spline((r * u(0.35, 0.75), 0), (r * u(0.75, 0.98), h * u(0.3, 0.6)), (r, h))
+    if u() < 0.3:  # a flat rim
+        outer = np.concatenate((outer, [[r * u(1.08, 1.25), h * u(1.0, 1.1)]]))
+    yield lathe(hollow(outer, wall), squareness(rng, 0.3))
+    if u() < 0.3:  # one or two lugs
+        reach, thickness, height = u(0.015, 0.04), u(0.004, 0.007), h * u(0.7, 0.9)
+        for sign in (1, -1)[: rng.integers(1, 3)]:
+            yield block(reach * 2, u(0.02, 0.05), 2 * thickness, 4, 0.3, (sign * r, 0, height))
+
+
+def can(rng, u):
+    r, h, groove = u(0.025, 0.05), u(0.05, 0.15), u(0.86, 1.0)
+    end = r * u(0.75, 1.05)
+    outer = [(end * 0.95, 0), (r, h * u(0.03, 0.12)), (r * groove, h * u(0.4, 0.5)), (r * groove, h * u(0.52, 0.6)),
+             (r, h * u(0.86, 0.96)), (end, h), (end * 0.9, h), (end * 0.88, h * 0.97)]
+    yield lathe(solid(outer, 0, h * 0.97), squareness(rng, 0.35))
+    if u() < 0.3:
+        yield block(2.1 * r, 2.1 * r, h * u(0.08, 0.25), 2, 0.1, (0, 0, h))
+
+
+def jar(rng, u):
+    r, h = u(0.03, 0.06), u(0.06, 0.15)
+    mouth = r * u(0.55, 0.95)
+    body = spline((r * u(0.6, 1.0), 0), (r * u(0.9, 1.1), h * u(0.3, 0.6)), (r * u(0.8, 1.0), h * u(0.72, 0.82)),
+                  (mouth, h * 0.9), (mouth, h))
+    yield lathe(solid(body, 0, h), squareness(rng))
+    lid = mouth * u(0.95, 1.3)
+    if u() < 0.85:
+        yield block(2 * lid, 2 * lid, h * u(0.1, 0.25), squareness(rng, 0.2), u(0.05, 0.45), (0, 0, h))
+    if u() < 0.4:
+        yield ball((0, 0, h * 1.15), r * u(0.15, 0.35), u(0.6, 1.2))
+    if u() < 0.25:
+        for side in range(2):
+            yield arch(r * 0.75, h * 0.4, h * 0.75, u(0.012, 0.03), u(0.003, 0.007), rng, side * np.pi)
+
+
+def cellphone(rng, u):
+    x, y, z = u(0.045, 0.085), u(0.1, 0.17), u(0.008, 0.024)
+    power, bevel = u(4, 10), u(0.1, 0.45)
+    if u() < 0.3:  # a folding one, half open
+        angle, half = u(0.3, 2.0), y * 0.6
+        yield block(x, half, z * 0.7, power, bevel, (0, -half / 2, 0))
+        vertices, faces = block(x, half, z * 0.6, power, bevel, (0, half / 2, 0))
+        yield Rotation.from_euler("x", angle).apply(vertices), faces
+        yield rod((-x / 2, 0, 0), (x / 2, 0, 0), z * u(0.35, 0.6))
+        return
+    yield block(x, y, z, power, bevel)
+    if u() < 0.6:  # camera bump
+        sides, shape = (x * u(0.25, 0.8), y * u(0.12, 0.25), z * 0.5), (u(2, 8), 0.2)
+        yield block(*sides, *shape, (x * u(-0.15, 0.15), y * u(0.25, 0.35), z / 2))
+    if u() < 0.25:
+        yield rod((x * 0.35, y * 0.45, 0), (x * 0.35, y * u(0.6, 0.8), 0), u(0.003, 0.006))
+
+
+def remote(rng, u):
+    x, y, z = u(0.03, 0.06), u(0.12, 0.22), u(0.012, 0.034)
+    path = dense([(0, -y / 2, 0), (0, y / 2, 0)])
+    t = np.linspace(-1, 1, len(path))
+    ends = np.clip(8 * (1 - np.abs(t)) + u(0.5, 0.9), 0, 1)  # rounded ends
+    thick = z / 2 * (1 + u(-0.3, 0.3) * t + u(-0.3, 0.3) * (t**2 - 0.3))
+    wide = x / 2 * (1 + u(-0.3, 0.3) * t + u(-0.4, 0.4) * (t**2 - 0.3))
+    path[:, 2] += u(-0.008, 0.012) * t**2
+    yield tube(path, np.stack((thick * ends, wide * ends), -1), (1, 0, 0), u(2.5, 8), 24)
+    for y_button in np.linspace(-0.3, 0.3, rng.integers(0, 4)):
+        size = x * u(0.25, 0.5)
+        yield block(size, size * u(0.4, 1.2), 0.008, u(2, 6), 0.2, (0, y * y_button, z / 2))
+
+
+def knife(rng, u):
+    grip, blade, r = u(0.08, 0.13), u(0.06, 0.15), u(0.008, 0.016)
+    path = dense([(0, -grip, 0), (0, 0, 0)])
+    t = np.linspace(0, 1, len(path))
+    swell = 1 + u(-0.25, 0.4) * np.sin(np.pi * t) + u(-0.3, 0.3) * t
+    path[:, 2] += u(-0.012, 0.006) * t * (1 - t) * 4
+    yield tube(path, np.stack((r * swell, r * u(0.5, 0.95) * swell), -1), (1, 0, 0), u(2, 6))
+    edge = dense([(0, -0.01, 0), (0, blade, 0)])
+    s = np.linspace(0, 1, len(edge))
+    height = r * u(0.7, 1.8) * (1 - s ** u(1.5, 6) * u(0.6, 0.95))
+    edge[:, 2] += u(-0.3, 0.8) * (height[0] - height)
+    yield tube(edge, np.stack((height, np.full(len(s), u(0.001, 0.0025))), -1), (1, 0, 0), 2.5)
+    if u() < 0.4:  # guard
+        yield block(r * u(1.5, 3), 0.008, r * u(2.2, 4), u(2, 8), 0.2)
+
+
+def camera(rng, u):
+    x, y, z = u(0.07, 0.14), u(0.028, 0.06), u(0.05, 0.095)
+    yield block(x, y, z, u(4, 10), u(0.1, 0.45))
+    r, length, at = z * u(0.25, 0.5), u(0.01, 0.07), x * u(-0.15, 0.15)
+    yield rod((at, y / 2 - 0.005, 0), (at, y / 2 + length, 0), (r, r * u(0.7, 1.15)), segments=24)
+    if u() < 0.6:  # view finder
+        sides, shape = (x * u(0.2, 0.45), y * u(0.5, 0.95), z * u(0.3, 0.7)), (u(3, 8), 0.25)
+        yield block(*sides, *shape, (x * u(-0.25, 0.25), 0, z / 2))
+    if u() < 0.6:  # grip
+        yield block(x * u(0.14, 0.25), y * u(0.6, 1.1), z * u(0.7, 1.0), u(2, 5), 0.4, (-x * 0.42, y * 0.45, 0))
+    if u() < 0.4:
+        yield rod((x * 0.33, 0, z / 2), (x * 0.33, 0, z / 2 + u(0.004, 0.012)), u(0.006, 0.012))
+
+
+def lamp(rng, u):
+    h, base, stem = u(0.14, 0.24), u(0.025, 0.055), u(0.004, 0.012)
+    foot = spline((0, 0), (base, 0.002), (base * u(0.6, 1.0), u(0.008, 0.03)), (stem, u(0.03, 0.045)))
+    yield lathe(foot, squareness(rng, 0.3))
+    sway, head = (0, u(-0.3, 0.3), u(0.1, 0.45))[rng.integers(3)] * h, h * u(0.55, 0.75)
+    path = spline((0, 0, 0.005), (sway * u(-0.4, 0.3), 0, head * 0.5), (sway, 0, head))
+    waves = 1 + u(0, 1.2) * np.sin(np.linspace(0, np.pi * rng.integers(1, 4), len(path))) ** 2
+    yield tube(path, stem * waves)
+    wide, narrow, length = u(0.03, 0.065), u(0.01, 0.04), h * u(0.2, 0.45)
+    if u() < 0.25:  # a globe
+        vertices, faces = ball((0, 0, 0.3 * length), wide * 0.8, u(0.7, 1.2))
+    else:
+        shade = spline((wide, 0), ((wide + narrow) * u(0.4, 0.6), length / 2), (narrow, length))
+        vertices, faces = lathe(solid(shade, 0.004, length), squareness(rng, 0.3))
+    tilt = Rotation.from_euler("y", u(-1, 1) * (0.9 if sway else 0.2))
+    yield tilt.apply(vertices - (0, 0, length * 0.3)) + (sway, 0, head + length * 0.2), faces
+
+
+def microphone(rng, u):
+    h, r, head = u(0.1, 0.19), u(0.009, 0.018), u(0.016, 0.034)
+    grip = spline((r * u(0.6, 1.0), 0), (r * u(0.8, 1.3), h * u(0.3, 0.7)), (r * u(1.0, 1.6), h))
+    yield lathe(solid(grip, 0, h), squareness(rng, 0.25))
+    top = (0, 0, h + head * u(0.5, 0.9))
+    if u() < 0.75:
+        yield ball(top, head, u(0.7, 1.6))
+    else:
+        yield block(2 * head, u(1, 2) * head, u(2, 4) * head, u(2, 6), 0.3, top)
+    if u() < 0.4:  # ring between grip and head
+        yield block(2.1 * head, 2.1 * head, head * 0.3, 2, 0.3, top)
+    if u() < 0.3:  # table stand
+        foot = u(0.03, 0.055)
+        yield block(2 * foot, 2 * foot * u(0.7, 1), u(0.008, 0.02), squareness(rng), 0.3)
+
+
+def hammer(rng, u):
+    length, r = u(0.14, 0.22), u(0.008, 0.016)
+    path = dense([(0, -length, 0), (0, 0, 0)])
+    t = np.linspace(0, 1, len(path))
+    thick, wide = r * (1 - u(0, 0.5) * t), r * u(0.6, 1) * (1 - u(0, 0.5) * t)
+    yield tube(path, np.stack((thick, wide), -1), (1, 0, 0), u(2, 6))
+    size, span = u(0.012, 0.026), u(0.03, 0.06)
+    face = size * u(0.9, 1.5)
+    yield rod((0, 0, -span * 0.2), (0, 0, span), (size, face), power=u(2, 8))
+    if u() < 0.65:  # claw or peen, bent back
+        back = spline((0, 0, 0), (0, u(-0.005, 0.005), -span * 0.6), (0, -u(0.0, 0.03), -span * 1.1))
+        widths = np.linspace((size, size), (size * u(0.15, 0.5), size * u(0.6, 1.2)), len(back))
+        yield tube(back, widths, (1, 0, 0), u(2, 5))
+    else:  # mallet
+        yield rod((0, 0, 0), (0, 0, -span), (size, face), power=u(2, 8))
+
+
+def pistol(rng, u):
+    length, height, width = u(0.11, 0.19), u(0.022, 0.04), u(0.016, 0.034)
+    yield block(length, width, height, u(4, 9), 0.2, (length * 0.25, 0, 0))
+    grip, lean = u(0.06, 0.1), u(0.05, 0.45)
+    path = dense([(0, 0, -height * 0.2), (-grip * lean, 0, -grip)])
+    yield tube(path, np.array([[u(0.014, 0.024), width * u(0.4, 0.6)]]), power=u(2.5, 6))
+    x = u(0.015, 0.03)
+    if u() < 0.85:  # trigger guard
+        guard = spline((x, 0, -height * 0.4), (x + u(0.02, 0.04), 0, -height * 0.6),
+                       (x + u(0.01, 0.03), 0, -height - 0.015), (x - 0.02, 0, -height - 0.01))
+        yield tube(guard, u(0.0025, 0.005))
+    if u() < 0.5:  # round barrel in front
+        front = length * 0.74
+        start, end = (front - 0.01, 0, height * u(-0.1, 0.2)), (front + u(0.01, 0.06), 0, height * 0.05)
+        yield rod(start, end, u(0.006, 0.014))
+
+
+def cap(rng, u):
+    r, h, wall = u(0.05, 0.07), u(0.045, 0.085), u(0.003, 0.005)
+    outer = spline((r, 0), (r * u(0.9, 1.05), h * u(0.35, 0.6)), (r * u(0.45, 0.7), h * u(0.85, 0.95)), (0.004, h))
+    vertices, faces = lathe(np.concatenate((outer, np.maximum(outer[::-1] - wall, (1e-3, 0)))))
+    yield vertices * (1, u(0.8, 1), 1), faces
+    reach, droop = u(0.03, 0.07), u(0, 0.02)
+    vertices, faces = block(2 * (r * 0.5 + reach), 2 * r * u(0.6, 0.9), u(0.005, 0.008), u(2, 4), 0.3)
+    vertices[:, 2] -= droop * (vertices[:, 1] / r) ** 2
+    yield vertices + (r * 0.6, 0, 0.003), faces
+    if u() < 0.4:
+        yield ball((0, 0, h), u(0.005, 0.012))
+
+
+def assembly(rng, u):
+    """No category: two to five simple parts stuck to each other at random."""
+    joints = [np.zeros(3)]
+    for _ in range(rng.integers(2, 6)):
+        start, kind = joints[rng.integers(len(joints))], rng.integers(4)
+        sides = 0.015 * 8 ** rng.random(3)  # 15 to 120 mm
+        if kind == 0:
+            vertices, faces = block(*sides, power=u(2, 8), bevel=u(0.05, 0.4))
+        elif kind == 1:
+            vertices, faces = ball(np.zeros(3), sides[0] / 2, squash=u(0.4, 1.6))
+        elif kind == 2:
+            vertices, faces = rod((0, 0, -sides[2]), (0, 0, sides[2]), sides[:2] / 5, power=squareness(rng))
+        else:
+            outside = spline(*np.stack((u(0.2, 1, 4) * sides[0] / 2, np.linspace(-0.5, 0.5, 4) * sides[2]), -1))
+            vertices, faces = lathe(solid(outside, *outside[[0, -1], 1]), squareness(rng))
+        turn = Rotation.from_rotvec(rng.normal(size=3))
+        offset = turn.apply([0, 0, u(-0.5, 0.5) * np.ptp(vertices[:, 2])])
+        joints += [start + 2 * offset]
+        yield turn.apply(vertices) + start + offset, faces
+
+
+# synset -> (maker, shortest and longest length in m, weight in `full`)
+CATEGORIES = {
+    "03797390": (mug, 0.075, 0.14, 280), "02876657": (bottle, 0.12, 0.25, 250), "02880940": (bowl, 0.09, 0.17, 150),
+    "02946921": (can, 0.06, 0.15, 90), "03593526": (jar, 0.07, 0.17, 200), "02992529": (cellphone, 0.1, 0.17, 110),
+    "04074963": (remote, 0.12, 0.22, 60), "03624134": (knife, 0.14, 0.25, 80), "02942699": (camera, 0.08, 0.16, 60),
+    "03636649": (lamp, 0.14, 0.25, 70), "03759954": (microphone, 0.12, 0.24, 30), "03481172": (hammer, 0.15, 0.25, 50),
+    "03948459": (pistol, 0.12, 0.22, 40), "02954340": (cap, 0.12, 0.2, 30)}
+HELD_OUT_SYNSETS = {"03948459": "pistol", "02954340": "cap"}
+TRAIN_SYNSETS = {s: entry[0].__name__ for s, entry in CATEGORIES.items() if s not in HELD_OUT_SYNSETS}
+NO_SYNSET = "assembly"  # shapes of no category, for pretraining alone
+LENGTHS, MAX_MIDDLE = (0.05, 0.25), 0.15  # m: longest and middle side that the hand can work on
+RESTS = ((0, 0), (np.pi / 2, 0), (-np.pi / 2, 0), (0, np.pi / 2), (0, -np.pi / 2), (np.pi, 0))  # turns about x, y
+REST_CHANCES = (0.5, 0.1, 0.1, 0.1, 0.1, 0.1)
+YAW = np.radians(30)
+
+
+def procedural_mesh(synset, rng):
+    """One random object of a category, upright, z up, on z = 0: vertices (V, 3) float64 m, faces (F, 3) int64.
+
+    Closed parts, concatenated (they overlap; no boolean operations), then bent out of the category's ordinary shape.
+    """
+    maker, shortest, longest, _ = (assembly, *LENGTHS, 0) if synset == NO_SYNSET else CATEGORIES[synset]
+    vertices, faces = zip(*maker(rng, rng.uniform))
+    starts = np.cumsum([0, *map(len, vertices)])
+    faces = np.concatenate([part + start for part, start in zip(faces, starts)])
+    vertices = deform(np.concatenate(vertices), rng)
+    return fit(vertices, rng.uniform(shortest, longest)), faces.astype(np.int64)
+
+
+def deform(vertices, rng):
+    """Unequal axis scales, then taper, bulge, twist and bend along an axis: variety within a category."""
+    u = rng.uniform
+    vertices = (vertices - (vertices.min(0) + vertices.max(0)) / 2) * np.exp(u(-0.35, 0.35, 3))
+    length = np.ptp(vertices, axis=0)
+    axis = int(np.argmax(length)) if u() < 0.7 else int(rng.integers(3))
+    t = vertices[:, axis] / length[axis]  # -0.5 ... 0.5
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    a, b = vertices[:, i], vertices[:, j]
+    bulge = 1 + u(-0.15, 0.15) * np.cos(2 * np.pi * (t * u(0.5, 1.5) + u()))
+    a, b = a * bulge * (1 + u(-0.5, 0.5) * t), b * bulge * (1 + u(-0.5, 0.5) * t)
+    angle = u(-0.7, 0.7) * t
+    a, b = a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)
+    bend = np.minimum(0.35 * length[axis], 1.5 * length[[i, j]]) * u(-1, 1, 2)  # a flat thing bends less
+    vertices[:, i], vertices[:, j] = a + bend[0] * t**2, b + bend[1] * t**2
+    return vertices
+
+
+def fit(vertices, length):
+    """Scale to this longest side (m), less where the middle side would not fit the hand, and settle on the table."""
+    sides = np.sort(np.ptp(vertices, axis=0))
+    return settle(vertices * min(np.clip(length, *LENGTHS) / sides[2], MAX_MIDDLE / sides[1]))
+
+
+def settle(vertices):
+    """Move onto the table plane z = 0, bounding box centred on the z axis."""
+    low, high = vertices.min(0), vertices.max(0)
+    return vertices - ((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2])
+
+
+def pose_scene(vertices, rng, resize=True):
+    """A scene of an object (V, 3) m: its own resting pose, yaw and (where `resize`) scale, standing on z = 0."""
+    about_x, about_y = RESTS[rng.choice(len(RESTS), p=REST_CHANCES)]
+    turned = Rotation.from_euler("xyz", (about_x, about_y, rng.uniform(-YAW, YAW))).apply(vertices)
+    return fit(turned, np.ptp(vertices, axis=0).max() * rng.uniform(0.85, 1.15)) if resize else settle(turned)
+
+
+def pretraining_cloud(seed, index, num_points, up="z", synsets=None):
+    """Cloud (num_points, 3) float32, m, of shape `index` of the pretraining pool, which no dataset shares.
+
+    up: the axis that points up ("z", or "y" as Point-JEPA has it). synsets: default the 12 training categories;
+    NO_SYNSET among them stands for shapes of no category.
+    """
+    rng = np.random.default_rng(stable_seed("pretrain", seed, index))
+    names = sorted(synsets or TRAIN_SYNSETS)
+    vertices, faces = procedural_mesh(names[rng.integers(len(names))], rng)
+    cloud = sample_surface(pose_scene(vertices, rng), faces, num_points, rng)
+    return cloud if up == "z" else cloud[:, [1, 2, 0]]  # a cyclic permutation is a rotation

@@ -36,12 +36,12 @@ from plumbing.roots import LOG, VERSION, read_log, recorded
 from synthetic import hand
 from synthetic.card import write_card
 from synthetic.grasps import MIN_SCORE, REASONS, synthesize
-from synthetic.shapes import CATEGORIES, LENGTHS, MAX_MIDDLE, fit, pose_scene, procedural_mesh, settle
+from synthetic.shapes import CATEGORIES, LENGTHS, MAX_MIDDLE, pose_scene, procedural_mesh, scale_to_hand, settle
 
 # ---------------------------------------------------------------- objects on disk
 
 # preset -> objects, kept grasps per object, scenes per object
-PRESETS = {"mini": (300, 120, 1), "full": (1500, 240, 2)}
+SIZES = {"mini": (300, 120, 1), "full": (1500, 240, 2)}
 REDRAWS = 5  # procedural objects on which the hand finds next to nothing are drawn again, so often at most
 MESH_TYPES = (".obj", ".stl", ".ply", ".off", ".glb")
 
@@ -79,7 +79,7 @@ def usable_mesh(path, up, rescale):
     sample_surface(vertices, faces, 1, 0)  # complains where there is no area
     _, middle, longest = np.sort(np.ptp(vertices, axis=0))
     if rescale:
-        return fit(vertices, longest), faces
+        return scale_to_hand(vertices, longest), faces
     if not LENGTHS[0] <= longest <= LENGTHS[1]:
         raise UserError(f"longest side {longest:.3g} m, usable is {LENGTHS[0]} to {LENGTHS[1]} m; --rescale mends it")
     if middle > MAX_MIDDLE:
@@ -164,11 +164,17 @@ def generate(root, settings, workers, quiet=False):
     records = [done["/".join(key)] for key in sources]
     totals = sum((collections.Counter(record.get("counts")) for record in records), collections.Counter())
     content = {
-        "generator": "synthesize.py", "version": VERSION, "complete": True, "settings": settings,
+        "generator": "synthesize.py",
+        "version": VERSION,
+        "complete": True,
+        "settings": settings,
         "objects": sum("counts" in record for record in records),
-        "grasps_kept": totals["kept"], "grasps_low": totals["low"], "objects_redrawn": totals["redrawn"],
+        "grasps_kept": totals["kept"],
+        "grasps_low": totals["low"],
+        "objects_redrawn": totals["redrawn"],
         "candidates_rejected": {reason: totals[reason] for reason in REASONS},
-        "unusable": {record["object"]: record["unusable"] for record in records if "unusable" in record}}
+        "unusable": {record["object"]: record["unusable"] for record in records if "unusable" in record},
+    }
     write_json(root / "dataset.json", content)
     log.unlink(missing_ok=True)  # another process that made the same root may have been faster
     return content
@@ -203,22 +209,32 @@ def start_worker():
 
 
 def parse_args(argv):
-    presets = [f"{name}: {n} objects, {g} kept grasps each, {s} scene(s)" for name, (n, g, s) in PRESETS.items()]
+    presets = [f"{name}: {n} objects, {g} kept grasps each, {s} scene(s)" for name, (n, g, s) in SIZES.items()]
     parser = Parser(__doc__)
     flag = parser.add_argument
     flag("--out", metavar="DIR", help="root to make or to resume; with --card, where its files go")
-    flag("--preset", choices=tuple(PRESETS), default="mini", help="; ".join(presets))
+    flag("--preset", choices=tuple(SIZES), default="mini", help="; ".join(presets))
     flag("--objects", type=number(int, 1, 100000), help="procedural objects (default: the preset's)")
-    flag("--grasps", type=number(int, 1, 100000),
-         help=f"grasps per object with a score of {MIN_SCORE} or more, over its scenes (default: the preset's)")
+    flag(
+        "--grasps",
+        type=number(int, 1, 100000),
+        help=f"grasps per object with a score of {MIN_SCORE} or more, over its scenes (default: the preset's)",
+    )
     flag("--scenes", type=number(int, 1, 100), help="scenes per object: scale, pose, yaw (default: the preset's)")
     flag("--seed", type=number(int, 0), default=0, help="seed of objects and grasps")
-    flag("--workers", type=number(int, 1, 256),
-         help="processes (default: one per core); the result does not depend on it")
+    flag(
+        "--workers",
+        type=number(int, 1, 256),
+        help="processes (default: one per core); the result does not depend on it",
+    )
     flag("--meshes", metavar="DIR", help="use this folder's meshes, category = sub-folder, not procedural objects")
     flag("--up", choices=("z", "y"), default="z", help="the axis that points up in --meshes")
-    flag("--rescale", action="store_true", help="scale meshes whose longest side is not "
-         f"{LENGTHS[0]}-{LENGTHS[1]} m or whose middle side is over {MAX_MIDDLE} m")
+    flag(
+        "--rescale",
+        action="store_true",
+        help="scale meshes whose longest side is not "
+        f"{LENGTHS[0]}-{LENGTHS[1]} m or whose middle side is over {MAX_MIDDLE} m",
+    )
     flag("--card", metavar="ROOT", help="describe this dataset in figures and pictures in place of making one")
     flag("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
@@ -239,15 +255,23 @@ def main(argv=None):
     args = parse_args(argv)
     if args.card:
         return write_card(Path(args.card), Path(args.out), args.seed)
-    objects, grasps, scenes = PRESETS[args.preset]
+    objects, grasps, scenes = SIZES[args.preset]
     settings = {
-        "preset": args.preset, "objects": None if args.meshes else args.objects or objects,
-        "grasps": args.grasps or grasps, "scenes": args.scenes or scenes, "seed": args.seed,
-        "meshes": args.meshes, "up": args.up, "rescale": args.rescale}
+        "preset": args.preset,
+        "objects": None if args.meshes else args.objects or objects,
+        "grasps": args.grasps or grasps,
+        "scenes": args.scenes or scenes,
+        "seed": args.seed,
+        "meshes": args.meshes,
+        "up": args.up,
+        "rescale": args.rescale,
+    }
     start = time.time()
     content = generate(args.out, settings, args.workers or os.cpu_count(), args.quiet)
-    print(f"{args.out}: {content['objects']} objects, {content['grasps_kept']} grasps with a score of {MIN_SCORE} "
-          f"or more, {content['grasps_low']} under it, in {time.time() - start:.0f} s")
+    print(
+        f"{args.out}: {content['objects']} objects, {content['grasps_kept']} grasps with a score of {MIN_SCORE} "
+        f"or more, {content['grasps_low']} under it, in {time.time() - start:.0f} s"
+    )
     rejected = ", ".join(f"{reason} {count}" for reason, count in content["candidates_rejected"].items())
     print(f"candidates rejected: {rejected}; objects drawn again: {content['objects_redrawn']}")
     for name, reason in content["unusable"].items():

@@ -1,6 +1,6 @@
 """The card of a dataset: penetration, contacts and scores by code of its own, histograms, pictures.
 
-    python -m synthetic.card data/full --out results/benchmark
+python -m synthetic.card data/full --out results/benchmark
 """
 
 import collections
@@ -17,6 +17,7 @@ from plumbing.reading import read_mesh
 from synthetic import hand
 from synthetic.draw import draw_grasps
 from synthetic.grasps import CONTACT, MIN_SCORE, PALM_RADII, SCORE_PER_EPSILON, contact_wrenches, link_gaps
+
 
 def is_inside(points, triangles):
     """Points (P, 3) inside a closed surface (F, 3, 3), by its solid angle (van Oosterom and Strackee 1983)."""
@@ -65,12 +66,12 @@ def hull_epsilon(points, normals, origin, edges=16):
     return -ConvexHull(rim.reshape(-1, 6)).equations[:, -1].max()
 
 
-def measure(vertices, faces, grasp):
+def measure_grasp(vertices, faces, grasp):
     """Penetration (m), touching links (4, 3) and hull epsilon of one grasp (19,), from exact distances."""
     origin = sample_surface(vertices, faces, 4000, 0).mean(0)
     centers, radii, _ = hand.hand_drawing(grasp[:7], grasp[7:])
     gaps, nearest = sphere_gaps(vertices, faces, centers, radii)
-    gap, sphere = link_gaps(gaps[len(PALM_RADII):].reshape(4, 8))
+    gap, sphere = link_gaps(gaps[len(PALM_RADII) :].reshape(4, 8))
     links = gap < CONTACT
     contact = (len(PALM_RADII) + 8 * np.arange(4)[:, None] + sphere)[links]
     normals = (nearest[contact] - centers[contact]) * np.sign(gaps[contact] + radii[contact])[:, None]
@@ -102,26 +103,38 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     kept = [grasp for grasp in rows if grasp[2][grasp[3]] >= MIN_SCORE]
     sample, scores = len(kept[:sample]), np.array([scores[row] for _, _, scores, row in rows[:mixed]])
     bar = tqdm(kept[:sample] + rows[:mixed], "measuring", unit="grasp", disable=None)
-    measured = [measure(*read_mesh(folder / "mesh.obj"), grasps[row]) for folder, grasps, _, row in bar]
+    measured = [measure_grasp(*read_mesh(folder / "mesh.obj"), grasps[row]) for folder, grasps, _, row in bar]
     depth, links, exact = map(np.array, zip(*measured))
     depth, links, held, exact = depth[:sample] * 1000, links[:sample], exact[:sample], exact[sample:]
     closed = exact > 0
     card = {
-        "root": root.as_posix(), "scenes": len(scenes), "kept_grasps": len(kept), "grasps_measured": sample,
-        "penetration_mm": {"median": np.median(depth), "p99": np.percentile(depth, 99),
-                           "p99.9": np.percentile(depth, 99.9), "max": depth.max()},
+        "root": root.as_posix(),
+        "scenes": len(scenes),
+        "kept_grasps": len(kept),
+        "grasps_measured": sample,
+        "penetration_mm": {
+            "median": np.median(depth),
+            "p99": np.percentile(depth, 99),
+            "p99.9": np.percentile(depth, 99.9),
+            "max": depth.max(),
+        },
         "share_thumb_and_finger_touch": (links[:, 0].any(1) & links[:, 1:].any((1, 2))).mean(),
         "share_three_links_touch": (links.sum((1, 2)) >= 3).mean(),
         "share_force_closed_by_hull": (held > 0).mean(),
-        "grasps_scored_by_hull": len(exact), "of_these_force_closed": int(closed.sum()),
+        "grasps_scored_by_hull": len(exact),
+        "of_these_force_closed": int(closed.sum()),
         "share_same_sign": ((scores > 0) == closed).mean(),
         "score_spearman_with_hull": spearmanr(scores[closed], exact[closed]).statistic,
-        "score_over_hull_median": np.median(scores[closed] / exact[closed]) / SCORE_PER_EPSILON}
+        "score_over_hull_median": np.median(scores[closed] / exact[closed]) / SCORE_PER_EPSILON,
+    }
     card = json.loads(json.dumps(card, default=float), parse_float=lambda text: round(float(text), 4))
     write_json(out / "card.json", card)
     draw_histograms(scenes, out / "histograms.png")
-    draw_grasps([(*read_mesh(folder / "mesh.obj"), grasps[row], f"{'/'.join(folder.parts[-3:])}  score {scores[row]:.1f}")
-                 for folder, grasps, scores, row in kept[:12]], out / "grasps.png")
+    sheet = []
+    for folder, grasps, scores, row in kept[:12]:
+        title = f"{'/'.join(folder.parts[-3:])}  score {scores[row]:.1f}"
+        sheet.append((*read_mesh(folder / "mesh.obj"), grasps[row], title))
+    draw_grasps(sheet, out / "grasps.png")
     print(json.dumps(card, indent=2))
 
 

@@ -6,6 +6,7 @@ from plumbing.common import atomic
 from synthetic import hand
 from synthetic.shapes import ball, rod
 
+
 def hand_mesh(grasp):
     """A picture's hand (19,): triangles (F, 3, 3) m in the object's frame and a colour per triangle (F, 3)."""
     centers, radii, segments = hand.hand_drawing(grasp[:7], grasp[7:])

@@ -24,8 +24,12 @@ def skin(rings):
     index = np.arange(count * size).reshape(count, size)
     after = np.roll(index, -1, axis=1)
     first, last = np.full(size, count * size), np.full(size, count * size + 1)
-    corners = ((index[:-1], after[:-1], after[1:]), (index[:-1], after[1:], index[1:]),  # quads in two halves
-               (after[0], index[0], first), (index[-1], after[-1], last))
+    corners = (
+        (index[:-1], after[:-1], after[1:]),
+        (index[:-1], after[1:], index[1:]),  # quads in two halves
+        (after[0], index[0], first),
+        (index[-1], after[-1], last),
+    )
     faces = np.concatenate([np.stack(triangle, -1).reshape(-1, 3) for triangle in corners])
     x, y, z = vertices[faces].transpose(1, 0, 2)
     return (vertices, faces) if np.sum(x * np.cross(y, z)) > 0 else (vertices, faces[:, ::-1])
@@ -121,8 +125,13 @@ def arch(x, low, high, reach, thickness, rng, angle=0.0):
     u, span = rng.uniform, high - low
     top, bottom = reach * u(0.6, 1.1), reach * u(0.5, 1.1)
     middle = (low + high) / 2 + u(-0.15, 0.15) * span
-    points = [(x, 0, low), (x + bottom, 0, low + u(-0.2, 0.15) * span), (x + max(top, bottom) * 1.1, 0, middle),
-              (x + top, 0, high + u(-0.15, 0.2) * span), (x, 0, high)]
+    points = [
+        (x, 0, low),
+        (x + bottom, 0, low + u(-0.2, 0.15) * span),
+        (x + max(top, bottom) * 1.1, 0, middle),
+        (x + top, 0, high + u(-0.15, 0.2) * span),
+        (x, 0, high),
+    ]
     path = spline(*points) if u() < 0.7 else dense(points)
     vertices, faces = tube(path, np.array([[1.0, u(0.8, 2.0)]]) * thickness, power=u(2, 5))
     return vertices @ Rotation.from_euler("z", -angle).as_matrix(), faces
@@ -149,8 +158,13 @@ def mug(rng, u):
 def bottle(rng, u):
     r, h = u(0.02, 0.045), u(0.14, 0.24)
     neck, shoulder, waist = r * u(0.25, 0.6), h * u(0.5, 0.78), r * u(0.75, 1.05)
-    body = spline((r * u(0.85, 1.0), 0), (waist, shoulder * u(0.35, 0.65)), (r, shoulder),
-                  (neck, h * u(0.82, 0.9)), (neck, h * 0.93))
+    body = spline(
+        (r * u(0.85, 1.0), 0),
+        (waist, shoulder * u(0.35, 0.65)),
+        (r, shoulder),
+        (neck, h * u(0.82, 0.9)),
+        (neck, h * 0.93),
+    )
     yield lathe(solid(body, 0, h * 0.93), squareness(rng))
     cap = neck * u(1.0, 1.5)
     yield block(2 * cap, 2 * cap, h * u(0.08, 0.16), 2, 0.1, (0, 0, h * 0.95))
@@ -176,8 +190,16 @@ def bowl(rng, u):
 def can(rng, u):
     r, h, groove = u(0.025, 0.05), u(0.05, 0.15), u(0.86, 1.0)
     end = r * u(0.75, 1.05)
-    outer = [(end * 0.95, 0), (r, h * u(0.03, 0.12)), (r * groove, h * u(0.4, 0.5)), (r * groove, h * u(0.52, 0.6)),
-             (r, h * u(0.86, 0.96)), (end, h), (end * 0.9, h), (end * 0.88, h * 0.97)]
+    outer = [
+        (end * 0.95, 0),
+        (r, h * u(0.03, 0.12)),
+        (r * groove, h * u(0.4, 0.5)),
+        (r * groove, h * u(0.52, 0.6)),
+        (r, h * u(0.86, 0.96)),
+        (end, h),
+        (end * 0.9, h),
+        (end * 0.88, h * 0.97),
+    ]
     yield lathe(solid(outer, 0, h * 0.97), squareness(rng, 0.35))
     if u() < 0.3:
         yield block(2.1 * r, 2.1 * r, h * u(0.08, 0.25), 2, 0.1, (0, 0, h))
@@ -186,8 +208,13 @@ def can(rng, u):
 def jar(rng, u):
     r, h = u(0.03, 0.06), u(0.06, 0.15)
     mouth = r * u(0.55, 0.95)
-    body = spline((r * u(0.6, 1.0), 0), (r * u(0.9, 1.1), h * u(0.3, 0.6)), (r * u(0.8, 1.0), h * u(0.72, 0.82)),
-                  (mouth, h * 0.9), (mouth, h))
+    body = spline(
+        (r * u(0.6, 1.0), 0),
+        (r * u(0.9, 1.1), h * u(0.3, 0.6)),
+        (r * u(0.8, 1.0), h * u(0.72, 0.82)),
+        (mouth, h * 0.9),
+        (mouth, h),
+    )
     yield lathe(solid(body, 0, h), squareness(rng))
     lid = mouth * u(0.95, 1.3)
     if u() < 0.85:
@@ -320,8 +347,12 @@ def pistol(rng, u):
     yield tube(path, np.array([[u(0.014, 0.024), width * u(0.4, 0.6)]]), power=u(2.5, 6))
     x = u(0.015, 0.03)
     if u() < 0.85:  # trigger guard
-        guard = spline((x, 0, -height * 0.4), (x + u(0.02, 0.04), 0, -height * 0.6),
-                       (x + u(0.01, 0.03), 0, -height - 0.015), (x - 0.02, 0, -height - 0.01))
+        guard = spline(
+            (x, 0, -height * 0.4),
+            (x + u(0.02, 0.04), 0, -height * 0.6),
+            (x + u(0.01, 0.03), 0, -height - 0.015),
+            (x - 0.02, 0, -height - 0.01),
+        )
         yield tube(guard, u(0.0025, 0.005))
     if u() < 0.5:  # round barrel in front
         front = length * 0.74
@@ -365,11 +396,21 @@ def assembly(rng, u):
 
 # synset -> (maker, shortest and longest length in m, weight in `full`)
 CATEGORIES = {
-    "03797390": (mug, 0.075, 0.14, 280), "02876657": (bottle, 0.12, 0.25, 250), "02880940": (bowl, 0.09, 0.17, 150),
-    "02946921": (can, 0.06, 0.15, 90), "03593526": (jar, 0.07, 0.17, 200), "02992529": (cellphone, 0.1, 0.17, 110),
-    "04074963": (remote, 0.12, 0.22, 60), "03624134": (knife, 0.14, 0.25, 80), "02942699": (camera, 0.08, 0.16, 60),
-    "03636649": (lamp, 0.14, 0.25, 70), "03759954": (microphone, 0.12, 0.24, 30), "03481172": (hammer, 0.15, 0.25, 50),
-    "03948459": (pistol, 0.12, 0.22, 40), "02954340": (cap, 0.12, 0.2, 30)}
+    "03797390": (mug, 0.075, 0.14, 280),
+    "02876657": (bottle, 0.12, 0.25, 250),
+    "02880940": (bowl, 0.09, 0.17, 150),
+    "02946921": (can, 0.06, 0.15, 90),
+    "03593526": (jar, 0.07, 0.17, 200),
+    "02992529": (cellphone, 0.1, 0.17, 110),
+    "04074963": (remote, 0.12, 0.22, 60),
+    "03624134": (knife, 0.14, 0.25, 80),
+    "02942699": (camera, 0.08, 0.16, 60),
+    "03636649": (lamp, 0.14, 0.25, 70),
+    "03759954": (microphone, 0.12, 0.24, 30),
+    "03481172": (hammer, 0.15, 0.25, 50),
+    "03948459": (pistol, 0.12, 0.22, 40),
+    "02954340": (cap, 0.12, 0.2, 30),
+}
 HELD_OUT_SYNSETS = {"03948459": "pistol", "02954340": "cap"}
 TRAIN_SYNSETS = {s: entry[0].__name__ for s, entry in CATEGORIES.items() if s not in HELD_OUT_SYNSETS}
 NO_SYNSET = "assembly"  # shapes of no category, for pretraining alone
@@ -389,7 +430,7 @@ def procedural_mesh(synset, rng):
     starts = np.cumsum([0, *map(len, vertices)])
     faces = np.concatenate([part + start for part, start in zip(faces, starts)])
     vertices = deform(np.concatenate(vertices), rng)
-    return fit(vertices, rng.uniform(shortest, longest)), faces.astype(np.int64)
+    return scale_to_hand(vertices, rng.uniform(shortest, longest)), faces.astype(np.int64)
 
 
 def deform(vertices, rng):
@@ -410,7 +451,7 @@ def deform(vertices, rng):
     return vertices
 
 
-def fit(vertices, length):
+def scale_to_hand(vertices, length):
     """Scale to this longest side (m), less where the middle side would not fit the hand, and settle on the table."""
     sides = np.sort(np.ptp(vertices, axis=0))
     return settle(vertices * min(np.clip(length, *LENGTHS) / sides[2], MAX_MIDDLE / sides[1]))
@@ -426,7 +467,7 @@ def pose_scene(vertices, rng, resize=True):
     """A scene of an object (V, 3) m: its own resting pose, yaw and (where `resize`) scale, standing on z = 0."""
     about_x, about_y = RESTS[rng.choice(len(RESTS), p=REST_CHANCES)]
     turned = Rotation.from_euler("xyz", (about_x, about_y, rng.uniform(-YAW, YAW))).apply(vertices)
-    return fit(turned, np.ptp(vertices, axis=0).max() * rng.uniform(0.85, 1.15)) if resize else settle(turned)
+    return scale_to_hand(turned, np.ptp(vertices, axis=0).max() * rng.uniform(0.85, 1.15)) if resize else settle(turned)
 
 
 def pretraining_cloud(seed, index, num_points, up="z", synsets=None):

@@ -33,18 +33,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from plumbing.checkpoint import (
-    build,
-    check_kind,
-    check_step,
-    load_strictly,
-    official_config,
-    official_weights,
-    read_checkpoint,
-)
+from plumbing.checkpoint import build, check_kind, check_step, load_strictly, read_checkpoint
+from plumbing.checkpoint import official_config, official_weights
 from plumbing.common import UserError
-from plumbing.fast import Dropout, Linear, attention, linear, max_over_points, smallest, squared_distances
-from variants import PROBES, HandPool, hedged_loss, mdn_loss, surface_features
+from plumbing.fast import Dropout, Linear, attention, linear, max_over_points, smallest, squared_distances, take_rows
+from variants import PROBES, HandPool, average, hedged_loss, mdn_loss, surface_features
 
 POSITION_HIDDEN = 128  # hidden width of the positional encoding, in all published weights
 LENGTH = 0.05  # m: the network's unit of what it sees of the hand, so that wrist positions vary by about one
@@ -103,20 +96,17 @@ class ModelConfig:
         rules = {
             "heads must divide width": self.width % self.heads == 0,
             "predictor_heads must divide predictor_width": self.predictor_width % self.predictor_heads == 0,
-            f"patches and patch_size must not exceed points ({self.points})":
-                max(self.patches, self.patch_size) <= self.points,
+            f"patches must not exceed points ({self.points})": self.patches <= self.points,
+            f"patch_size must not exceed points ({self.points})": self.patch_size <= self.points,
             "scale must be positive": 0 < self.scale < math.inf,
-            "the radius of a ball must be positive": self.group != "ball" or 0 < self.radius < math.inf,
-            "context_low and context_high must be ordered and in (0, 1]":
-                0 < self.context_low <= self.context_high <= 1,
+            "a ball's radius must be positive": self.group != "ball" or 0 < self.radius < math.inf,
+            "context_low and context_high must be in order": 0 < self.context_low <= self.context_high <= 1,
             "dropout, attention_dropout and drop_path must be in [0, 1)": all(0 <= rate < 1 for rate in rates),
-            "the loss hedged needs a k of at least 2: one hypothesis is the average":
-                self.loss != "hedged" or self.k > 1,
+            "the loss hedged needs a k of at least 2, one for the average": self.loss != "hedged" or self.k > 1,
         }  # fmt: skip
         for name, allowed in CHOICES.items():
-            rules[f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)}"] = (
-                getattr(self, name) in allowed
-            )
+            value = getattr(self, name)
+            rules[f"{name} must be one of {', '.join(allowed)}, not {value}"] = value in allowed
         for rule, holds in rules.items():
             if not holds:
                 raise UserError(rule)
@@ -161,20 +151,27 @@ def to_z_up(points, up):
     return points if up == "z" else torch.stack([points[..., 0], -points[..., 2], points[..., 1]], -1)
 
 
+def start_points(generator, batch, num_points, device):
+    """Where farthest point sampling starts: (batch,) on `device`, drawn by a torch.Generator; drawn ones as they are."""
+    if isinstance(generator, torch.Tensor):
+        return generator
+    drawn = torch.randint(num_points, (batch,), generator=generator, device=generator.device)
+    return drawn.to(device, non_blocking=True)  # blocking would wait for the GPU
+
+
 @torch.no_grad()
 def farthest_point_sample(clouds, count, generator=None):
     """Choose `count` points, each the farthest from those before it (PointNet++).
 
     clouds (B, N, 3) -> index (B, count). Starts at point 0, or at a random point of each cloud if a
-    generator is given; the first index wins ties.
+    generator is given (or what it has drawn: start indices (B,)); the first index wins ties.
     """
     batch, num_points, _ = clouds.shape
     coordinates = clouds.transpose(1, 2).contiguous()  # (B, 3, N): long rows are faster than triples
     nearest = clouds.new_full((batch, num_points), math.inf)  # squared distance to the chosen set
     last = torch.zeros(batch, dtype=torch.long, device=clouds.device)
     if generator is not None:
-        last = torch.randint(num_points, (batch,), generator=generator, device=generator.device)
-        last = last.to(clouds.device, non_blocking=True)  # blocking would wait for the GPU
+        last = start_points(generator, batch, num_points, clouds.device)
     chosen = [last]
     for _ in range(count - 1):
         center = coordinates.gather(2, last[:, None, None].expand(-1, 3, -1))  # (B, 3, 1)
@@ -423,8 +420,7 @@ class GraspModel(nn.Module):
         if pool.by_grasp:
             seen.append(self.pool(encoded.tokens, encoded.centers, object_index, poses))  # (B, D)
         elif pool.build:
-            embedding = self.pool(encoded.tokens)  # (O, D)
-            seen.append(embedding.index_select(0, object_index))  # (B, D); the gradient of [] has no fixed order
+            seen.append(take_rows(self.pool(encoded.tokens), object_index))  # (O, D) -> (B, D)
         # DEVIATION: lengths enter the head in units of LENGTH, not metres: positions of some 0.05 among embedding
         # values of order one are hardly learnt, and models with an embedding then fall behind pose-only ones
         if self.sees_size:
@@ -439,24 +435,26 @@ class GraspModel(nn.Module):
     def forward(self, clouds, object_index, poses, generator=None):
         return self.decode(self.encode(clouds, generator), object_index, poses)
 
-    def loss(self, joints_hat, logits, joints, alpha):
+    def loss(self, joints_hat, logits, joints, alpha, weights=None):
         """The training loss that the configuration names, a scalar; arguments as in `wta_loss`."""
         if self.config.loss == "mdn":
-            return mdn_loss(joints_hat, logits, joints, self.log_sigma)
+            return mdn_loss(joints_hat, logits, joints, self.log_sigma, weights)
         loss = hedged_loss if self.config.loss == "hedged" else wta_loss
-        return loss(joints_hat, logits, joints, alpha)
+        return loss(joints_hat, logits, joints, alpha, weights)
 
 
-def wta_loss(joints_hat, logits, joints, alpha):
+def wta_loss(joints_hat, logits, joints, alpha, weights=None):
     """Winner takes all: squared error of the best hypothesis + alpha · cross entropy of choosing it (Eq. 1-2).
 
-    joints_hat (B, K, J) rad, logits (B, K), joints (B, J) rad -> scalar.
+    joints_hat (B, K, J) rad, logits (B, K), joints (B, J) rad -> scalar, the mean over grasps, or by `weights` (B,),
+    which add up to one: padding has weight zero.
     """
     # DEVIATION: the mean over joints where Eq. 2 sums: alpha 0.1 equals 0.1 · J there. alpha is a constant; as a
     # learned weight, which the published code makes it, it can only shrink.
     errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
     winner = errors.argmin(1)  # (B,)
-    return errors.gather(1, winner[:, None]).mean() + alpha * F.cross_entropy(logits, winner)
+    error = average(errors.gather(1, winner[:, None])[:, 0], weights)
+    return error + alpha * average(F.cross_entropy(logits, winner, reduction="none"), weights)
 
 
 def load_run(folder, which="best"):

@@ -29,7 +29,7 @@ from plumbing.reading import MESH_TYPES, stamp
 from plumbing.roots import VERSION
 from plumbing.training import (
     LOOK_EVERY, add_machine_flags, autocast, check_flags, check_machine_flags, deferred_interrupt,
-    first_not_finite, load_last, save_last, set_up_torch, warmup_cosine,
+    first_not_finite, load_last, save_last, set_precision, set_up_torch, warmup_cosine,
 )  # fmt: skip
 from synthetic.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
 
@@ -306,6 +306,7 @@ class Pretraining:
     args: object  # the flags
     out: Path
     device: torch.device
+    precision: str  # fp32, tf32 or bf16
     clouds: torch.Tensor  # (n, N, 3) float32, m or any unit
     jepa: PointJEPA
     optimizer: torch.optim.Optimizer
@@ -334,7 +335,7 @@ def pretraining_step(run, index, tau):
     """
     clouds = run.clouds[torch.from_numpy(index).to(run.device, non_blocking=True)]
     clouds = augment(clouds, run.jepa.config, run.generator, run.args.jitter)
-    with autocast(run.device, run.args.precision):
+    with autocast(run.device, run.precision):
         loss, targets, predictions = run.jepa(clouds, run.generator)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -445,7 +446,7 @@ def main(argv=None):
         from lab.speed import time_pretraining  # the same as python -m lab.speed pretrain
 
         return time_pretraining(args, argv)
-    device = set_up_torch(args.device, args.threads, args.precision)
+    device = set_up_torch(args.device, args.threads)
     out = Path(args.out)
     unfinished = check_output(args, out, out.with_suffix(".last.pt"))
     jepa = None
@@ -458,7 +459,8 @@ def main(argv=None):
     torch.manual_seed(stable_seed("pretrain-weights", args.seed))
     generator = torch.Generator().manual_seed(stable_seed("masks", args.seed))
     jepa = (jepa or PointJEPA(config)).to(device)
-    run = Pretraining(args, out, device, clouds, jepa, build_optimizer(jepa, args), generator, Progress())
+    precision = set_precision(args.precision, device, config.width)
+    run = Pretraining(args, out, device, precision, clouds, jepa, build_optimizer(jepa, args), generator, Progress())
     if unfinished:
         run.progress = Progress(**load_last(run.last, settings_of(args), "jepa", jepa, run.optimizer, generator))
     num_parameters = sum(p.numel() for p in jepa.encoder.parameters())

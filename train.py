@@ -9,6 +9,7 @@ Only validation is reported here; the test suites are evaluate.py's.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -23,20 +24,21 @@ from tqdm import tqdm
 
 from data import GraspData, add_data_flags, epoch_batches, load_dataset
 from evaluate import constant_predictions, evaluate_suites, metrics_table, summarize
-from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder
+from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder, start_points
 from plumbing.checkpoint import load_strictly, read_checkpoint, save_checkpoint
 from plumbing.common import Parser, UserError, command, number, read_json, stable_seed, write_csv, write_json
+from plumbing.graph import Graphs
 from plumbing.roots import ensure_root
 from plumbing.training import (
-    LOOK_EVERY, add_machine_flags, autocast, check_flags, check_machine_flags, check_same_settings, deferred_interrupt,
-    first_not_finite, load_last, save_last, set_up_torch, warmup_cosine,
+    LOOK_EVERY, adamw, add_machine_flags, autocast, check_flags, check_machine_flags, check_same_settings,
+    deferred_interrupt, first_not_finite, load_last, save_last, set_precision, set_rate, set_up_torch, warmup_cosine,
 )  # fmt: skip
 from splits import Split, add_split_flags, make_split
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the encoders that ship, one file per preset
 NETWORK_FLAGS = ("group", "radius", "points", "patches", "patch_size")  # not given: the preset's or the checkpoint's
 # what a run is called by and how it is watched; everything else is its identity
-NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "benchmark", "json")
+NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "no_graph", "benchmark", "json")
 
 
 # ---------------------------------------------------------------- settings
@@ -189,6 +191,7 @@ class Progress:
     loss_sum: float = 0.0  # of the training loss since the last validation
     loss_count: int = 0
     seconds: float = 0.0
+    eager_steps: int = 0  # steps that ran operation by operation: all on a CPU, few with CUDA graphs
     history: list = dataclasses.field(default_factory=list)  # rows of metrics.csv
 
 
@@ -199,6 +202,7 @@ class Run:
     args: object  # the flags
     folder: Path
     device: torch.device
+    precision: str  # fp32, tf32 or bf16
     data: GraspData
     split: Split
     model: GraspModel
@@ -211,8 +215,13 @@ class Run:
         # (C, N, 3) m, (n, 7), (n, J) rad, all of the dataset
         self.clouds, self.poses, self.joints = (torch.from_numpy(array).to(self.device) for array in arrays)
 
+    @property
+    def graph(self):
+        """Whether steps run as CUDA graphs."""
+        return self.device.type == "cuda" and not self.args.no_graph
 
-def build_optimizer(model, args):
+
+def build_optimizer(model, args, graph=False):
     """AdamW in two tiers (Sec. IV-C): encoder at --lr-backbone, everything after it at --lr-head."""
     backbone = list(model.encoder.parameters())  # none with --pool none
     inside = {id(p) for p in backbone}
@@ -222,14 +231,14 @@ def build_optimizer(model, args):
     groups = [{"params": rest, "peak": args.lr_head}]
     if backbone and args.lr_backbone > 0:
         groups.append({"params": backbone, "peak": args.lr_backbone})
-    return torch.optim.AdamW(groups, lr=0.0, weight_decay=args.weight_decay, fused=True)
+    return adamw(groups, args.weight_decay, graph)
 
 
 def set_learning_rates(optimizer, step, args):
     """Linear warm-up over a share of the steps, equal for all budgets, then cosine to zero; -> the factor."""
     factor = warmup_cosine(step + 1, args.steps + 1, round(args.warmup * args.steps))
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        set_rate(group, group["peak"] * factor)
     return factor
 
 
@@ -240,33 +249,47 @@ def training_mode(model, args):
         model.encoder.eval()
 
 
-def training_batches(data, rows, args, first, device):
-    """Batches from step `first` on, for ever: (scenes (O,), grasps (B,), object_index (B,)) as int64 tensors.
+def training_batches(data, rows, args, first, device, pad=False):
+    """Batches from step `first` on, for ever: scenes (O,), grasps (B,), object_index (B,) int64, weights (B,) or None.
 
-    Each epoch is a function of (seed, epoch) alone, so a resumed run meets the same batches. An epoch's
-    index tensors move to the device together, before its first step.
+    Each epoch is a function of (seed, epoch) alone, so a resumed run meets the same batches. An epoch's index
+    tensors move to the device together, before its first step. With `pad` every batch of O clouds has
+    O · --grasps-per-object grasps, the last of them of weight zero: a CUDA graph wants constant shapes.
     """
     epoch, scene = 0, data.scene[rows]
     while True:
         seed = stable_seed("batches", args.seed, epoch)
         of_epoch = epoch_batches(scene, args.objects_per_batch, args.grasps_per_object, seed)
-        yield from [
-            tuple(torch.from_numpy(array).to(device) for array in (scenes, rows[grasps], object_index))
-            for scenes, grasps, object_index in of_epoch[first:]
-        ]
+        ready = []
+        for scenes, grasps, object_index in of_epoch[first:]:
+            arrays = [scenes, rows[grasps], object_index]
+            if pad:
+                arrays = padded(*arrays, len(scenes) * args.grasps_per_object)
+            ready.append([torch.from_numpy(array).to(device) for array in arrays])
+        for batch in ready:
+            yield batch if pad else (*batch, None)
         first = max(0, first - len(of_epoch))
         epoch += 1
+
+
+def padded(scenes, grasps, object_index, count):
+    """A batch of B grasps filled up to `count` with its first grasp, and weights (count,) float32: 1/B, then zeros."""
+    missing = count - len(grasps)
+    weights = np.repeat(np.float32([1 / len(grasps), 0]), [len(grasps), missing])
+    return scenes, *(np.r_[index, index[:1].repeat(missing)] for index in (grasps, object_index)), weights
 
 
 # ---------------------------------------------------------------- the loop
 
 
-def training_step(run, batch):
-    """One optimiser step on one batch; -> its loss, whether it and its gradient are finite: scalars on the device."""
-    scenes, grasps, object_index = batch
-    with autocast(run.device, run.args.precision):
-        joints_hat, logits = run.model(run.clouds[scenes], object_index, run.poses[grasps], run.generator)
-        loss = run.model.loss(joints_hat.float(), logits.float(), run.joints[grasps], run.args.alpha)
+def training_step(run, scenes, grasps, object_index, weights, starts):
+    """One optimiser step on one batch; starts (O,): the points that patches start from, None for the first ones.
+
+    -> the loss, whether it and its gradient are finite: scalars on the device.
+    """
+    with autocast(run.device, run.precision):
+        joints_hat, logits = run.model(run.clouds[scenes], object_index, run.poses[grasps], starts)
+        loss = run.model.loss(joints_hat.float(), logits.float(), run.joints[grasps], run.args.alpha, weights)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     trained = [p for group in run.optimizer.param_groups for p in group["params"]]
@@ -278,7 +301,8 @@ def training_step(run, batch):
 def training_loop(run):
     """Train to the last step; raises KeyboardInterrupt once a Ctrl-C is saved."""
     args, progress = run.args, run.progress
-    stream = training_batches(run.data, run.split.rows["train"], args, progress.step, run.device)
+    stream = training_batches(run.data, run.split.rows["train"], args, progress.step, run.device, pad=run.graph)
+    step = Graphs(functools.partial(training_step, run), run.graph)
     loss_sum = torch.tensor(progress.loss_sum, device=run.device)  # stays on the device between looks
     bad_step = torch.tensor(-1, device=run.device)
     started = time.perf_counter() - progress.seconds
@@ -287,7 +311,9 @@ def training_loop(run):
     with bar, deferred_interrupt() as interrupted:
         while progress.step < args.steps:
             factor = set_learning_rates(run.optimizer, progress.step, args)
-            loss, finite = training_step(run, next(stream))
+            scenes, grasps, object_index, weights = next(stream)
+            starts = start_points(run.generator, len(scenes), run.clouds.shape[1], run.device)
+            loss, finite = step(scenes, grasps, object_index, weights, starts)
             bad_step = first_not_finite(bad_step, finite, progress.step)
             loss_sum += loss
             progress.step += 1
@@ -306,6 +332,7 @@ def training_loop(run):
                 progress.loss_count = 0
                 bar.set_postfix_str(f"val RMSE {rmse:.4f} rad")
             if save:
+                progress.eager_steps, step.eager = progress.eager_steps + step.eager, 0
                 progress.loss_sum = loss_sum.item()
                 save_progress(run)
             if stop:
@@ -317,7 +344,7 @@ def check_finite(run, bad_step):
     """Stop before a NaN reaches a checkpoint; bad_step: the first step that was not finite, -1 for none."""
     if bad_step < 0:
         return
-    scenes, _, _ = next(training_batches(run.data, run.split.rows["train"], run.args, bad_step, "cpu"))
+    scenes, *_ = next(training_batches(run.data, run.split.rows["train"], run.args, bad_step, "cpu"))
     names = " ".join(sorted({run.data.objects[i] for i in scenes.tolist()}))
     raise UserError(
         f"the loss or its gradient is not finite at step {bad_step} (batch of {names}); {run.folder}/last.pt holds the "
@@ -367,6 +394,7 @@ def finish(run):
         "training_mean": constant, "best_step": progress.best_step, "steps": args.steps, "seed": args.seed,
         "train_objects": len(split.suites["train"]), "train_grasps": len(split.rows["train"]),
         "device": run.device.type, "threads": torch.get_num_threads(), "seconds": round(progress.seconds, 1),
+        "precision": run.precision, "eager_steps": progress.eager_steps,
     }  # fmt: skip
     write_json(run.folder / "result.json", result)
     rows = {"training mean": constant, f"this run, step {progress.best_step}": result["suites"]["val"]}
@@ -396,7 +424,7 @@ def start(run):
         (folder / name).unlink(missing_ok=True)
     write_json(folder / "config.json", {
         "settings": settings_of(args), "network": dataclasses.asdict(run.model.config),
-        "fingerprint": run.data.fingerprint, "device": run.device.type,
+        "fingerprint": run.data.fingerprint, "device": run.device.type, "precision": run.precision,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     })  # fmt: skip
 
@@ -419,7 +447,7 @@ def main(argv=None):
         from lab.speed import time_training  # the same as python -m lab.speed train
 
         return time_training(args, argv)
-    device = set_up_torch(args.device, args.threads, args.precision)
+    device = set_up_torch(args.device, args.threads)
     folder = run_folder(args)
     config, encoder = resolve_network(args)
 
@@ -427,13 +455,14 @@ def main(argv=None):
     data = load_dataset(root, config.points, args.min_score, args.skip_bad, args.cache_dir, args.quiet)
     split = make_split(data, args.pack, args.budget, args.held_out)
 
+    precision = set_precision(args.precision, device, config.width)
     model = build_model(config, encoder, data, split.rows["train"], args).to(device)
-    optimizer = build_optimizer(model, args)
+    optimizer = build_optimizer(model, args, graph=device.type == "cuda" and not args.no_graph)
     generator = torch.Generator().manual_seed(stable_seed("patches", args.seed))
     if args.compile:
         model.compile()
 
-    run = Run(args, folder, device, data, split, model, optimizer, generator, Progress())
+    run = Run(args, folder, device, precision, data, split, model, optimizer, generator, Progress())
     start(run)
     num_parameters = sum(p.numel() for p in model.parameters())
     print(

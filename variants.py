@@ -9,18 +9,19 @@
 Shapes as in model.py; Q probes of the surface.
 """
 
+import functools
 import math
 
 import torch
 from torch import nn
 
-from plumbing.fast import Linear
+from plumbing.fast import Linear, average, take_rows
 
 # (Q, 3) m, hand frame: a grid in the room that palm and fingers can close on
 PROBES = torch.cartesian_prod(
     torch.linspace(-0.055, 0.055, 4), torch.linspace(0.01, 0.17, 5), torch.linspace(0.01, 0.13, 4)
 )
-REACH = 0.06  # m: what is farther from a probe counts as just as far
+PROBE_REACH = 0.06  # m: what is farther from a probe counts as just as far
 
 
 def rotation_matrix(quaternion):
@@ -56,10 +57,16 @@ class HandPool(nn.Module):
         rotation = rotation_matrix(poses[:, 3:])  # (B, 3, 3)
         seen = (centers[object_index] - poses[:, None, :3]) @ rotation / self.unit  # (B, G, 3) hand frame
         seen = torch.cat([seen, seen.norm(dim=2, keepdim=True)], 2)  # (B, G, 4)
-        hidden = self.from_token(tokens).index_select(0, object_index) + self.from_center(seen)  # (B, G, 64)
+        hidden = take_rows(self.from_token(tokens), object_index) + self.from_center(seen)  # (B, G, 64)
         hidden = self.mix(hidden + self.from_rotation(rotation.flatten(1))[:, None])  # (B, G, 64)
         weights = self.score(hidden).softmax(1)  # (B, G, heads)
         return self.out((weights.transpose(1, 2) @ hidden).flatten(1))  # (B, D)
+
+
+@functools.cache
+def probes_on(device):
+    """PROBES on a device, copied there once."""
+    return PROBES.to(device)
 
 
 @torch.no_grad()
@@ -69,7 +76,7 @@ def surface_distances(clouds, object_index, poses):
     clouds (O, N, 3) m, object_index (B,), poses (B, 7) -> distances (B, Q) m to the nearest point of the cloud.
     """
     # DEVIATION: ours; the paper's object embedding does not know where the hand is
-    probes, found = PROBES.to(clouds, non_blocking=True), []  # blocking would wait for the GPU
+    probes, found = probes_on(clouds.device), []
     with torch.autocast(clouds.device.type, enabled=False):  # bfloat16 would be off by a centimetre
         # on a CPU what fits the cache, three times faster than all at once; a GPU wants few and large pieces
         size = 16 if clouds.device.type == "cpu" else 512
@@ -82,21 +89,21 @@ def surface_distances(clouds, object_index, poses):
 
 
 def surface_features(clouds, object_index, poses):
-    """`surface_distances` for the head: -1 at a probe, 1 from REACH on, (B, Q)."""
-    return 3 * surface_distances(clouds, object_index, poses).clamp(max=REACH) / REACH - 1
+    """`surface_distances` for the head: -1 at a probe, 1 from PROBE_REACH on, (B, Q)."""
+    return 3 * surface_distances(clouds, object_index, poses).clamp(max=PROBE_REACH) / PROBE_REACH - 1
 
 
-def mdn_loss(joints_hat, logits, joints, log_sigma):
+def mdn_loss(joints_hat, logits, joints, log_sigma, weights=None):
     """Negative log-likelihood per joint of a mixture of K Gaussians around the hypotheses.
 
-    joints_hat (B, K, J) rad, logits (B, K), joints (B, J) rad, log_sigma (J,) of rad -> scalar.
+    joints_hat (B, K, J) rad, logits (B, K), joints (B, J) rad, log_sigma (J,) of rad; weights as in `model.wta_loss`.
     """
     scaled = (joints_hat - joints[:, None]) * (-log_sigma).exp()  # (B, K, J)
     log_density = -(0.5 * scaled.square() + log_sigma + 0.5 * math.log(2 * math.pi)).sum(2)  # (B, K)
-    return -(logits.log_softmax(1) + log_density).logsumexp(1).mean() / joints.shape[1]
+    return -average((logits.log_softmax(1) + log_density).logsumexp(1), weights) / joints.shape[1]
 
 
-def hedged_loss(joints_hat, logits, joints, alpha):
+def hedged_loss(joints_hat, logits, joints, alpha, weights=None):
     """Winner takes all among hypotheses 1…K-1, while 0 learns the average; the logits learn whose error is lowest.
 
     Arguments as in `model.wta_loss`, K at least 2.
@@ -105,4 +112,4 @@ def hedged_loss(joints_hat, logits, joints, alpha):
     # the wins is a bet, while the average has the lowest expected squared error, which is what is reported
     errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
     expected = (logits.softmax(1) * errors.detach()).sum(1)  # (B,) of a hypothesis drawn by the logits
-    return (errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected).mean()
+    return average(errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected, weights)

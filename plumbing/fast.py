@@ -7,6 +7,8 @@
     max_over_points(features)       features.amax(1)                            its gradient touches the winners only
     squared_distances(left, right)  torch.cdist(left, right) ** 2               by differences: no cancellation
     smallest(values, count)         values.topk(count, largest=False).indices   a partition instead of a sort
+    take_rows(values, index)        values.index_select(0, index)               its gradient adds up in a fixed order
+    average(values, weights)        values.mean(), or (values * weights).sum()  weights add up to one, padding has none
 
 tests/test_fast.py holds each against the call beside it, gradients included. On a GPU all of them are that call.
 """
@@ -118,3 +120,17 @@ def smallest(values, count):
     if values.device.type != "cpu":
         return values.topk(count, largest=False, sorted=False).indices
     return torch.from_numpy(np.argpartition(values.numpy(), count - 1)[..., :count])  # three times faster than topk
+
+
+def take_rows(values, index):
+    """Rows of values (O, ...) named by index (B,) -> (B, ...)"""
+    if values.device.type != "cuda":
+        return values.index_select(0, index)  # unlike values[index], whose gradient adds up in no fixed order
+    # a product with zeros and ones: index_select's gradient on a GPU adds up in no fixed order either
+    chosen = (index[:, None] == torch.arange(len(values), device=index.device)).to(values.dtype)  # (B, O)
+    return (chosen @ values.flatten(1)).unflatten(1, values.shape[1:])
+
+
+def average(values, weights=None):
+    """(B,), and (B,) or None -> scalar"""
+    return values.mean() if weights is None else (values * weights).sum()

@@ -152,7 +152,7 @@ def to_z_up(points, up):
 
 
 def start_points(generator, batch, num_points, device):
-    """Where farthest point sampling starts: (batch,) on `device`, drawn by a torch.Generator; drawn ones as they are."""
+    """Where farthest point sampling starts, (batch,), drawn by a torch.Generator; what is drawn stays as it is."""
     if isinstance(generator, torch.Tensor):
         return generator
     drawn = torch.randint(num_points, (batch,), generator=generator, device=generator.device)
@@ -575,12 +575,13 @@ class PointJEPA(nn.Module):
         # and within some hundred steps the targets span two or three dimensions. Here it does not count.
         return F.instance_norm(latents.float().transpose(1, 2)).transpose(1, 2)
 
-    def forward(self, clouds, generator=None):
+    def forward(self, clouds, generator=None, blocks=None):
+        """generator draws patch starts and blocks, or is the starts (B,), drawn like the blocks before."""
         patches, centers = self.encoder.group(clouds, generator)  # (B, G, S, 3), (B, G, 3)
         order = sequence_patches(centers)  # (B, G)
         centers = gather_points(centers, order)
         patches = gather_points(patches.flatten(2), order).view_as(patches)
-        hidden, visible = (index.to(clouds.device, non_blocking=True) for index in self.sample_blocks(generator))
+        hidden, visible = (index.to(clouds.device) for index in blocks or self.sample_blocks(generator))
         tokens, position = self.encoder.embed(patches), self.encoder.position(centers)  # (B, G, D) each
         targets = self.make_targets(tokens, position)[:, hidden]  # (B, M, T, D)
         context = self.encoder.transformer(tokens[:, visible], position[:, visible])  # (B, C, D)
@@ -589,9 +590,10 @@ class PointJEPA(nn.Module):
 
     @torch.no_grad()
     def update_target(self, tau):
-        """target ← tau · target + (1 - tau) · encoder, after every optimiser step."""
+        """target ← tau · target + (1 - tau) · encoder, after every step; tau: a float or a float64 scalar."""
+        share = 1 - tau if isinstance(tau, float) else (1 - tau).float()
         for ours, theirs in zip(self.target.parameters(), self.encoder.transformer.parameters()):
-            ours.lerp_(theirs, 1 - tau)
+            ours.lerp_(theirs, share)
 
 
 # ---------------------------------------------------------------- pretrained encoders

@@ -3,13 +3,17 @@
     python pretrain_jepa.py --out checkpoints/small.pt            the encoder that ships
     python pretrain_jepa.py --clouds FOLDER --out my_encoder.pt   meshes or .npy clouds of your own
     python pretrain_jepa.py --start OFFICIAL.ckpt --out my.pt     go on from the file that the authors publish
+    torchrun --nproc-per-node 2 pretrain_jepa.py --out my.pt      one encoder on two GPUs
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 
 Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time, curve) and, for
 --resume, OUT with .last.pt. walkthrough.py draws what an encoder makes of an object.
 """
 
+import contextlib
 import dataclasses
+import functools
+import os
 import shlex
 import sys
 import time
@@ -17,19 +21,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import read_cloud
-from model import CHOICES, PRESETS, PRETRAINING, PointJEPA, jepa_from, normalize_clouds
+from model import CHOICES, PRESETS, PRETRAINING, PointJEPA, jepa_from, normalize_clouds, start_points
 from plumbing.checkpoint import read_checkpoint, save_checkpoint
 from plumbing.common import (
     Parser, UserError, atomic, command, number, stable_seed, write_csv, write_json,
 )  # fmt: skip
+from plumbing.graph import Graphs
+from plumbing.parallel import map_in_processes
 from plumbing.reading import MESH_TYPES, stamp
 from plumbing.roots import VERSION
 from plumbing.training import (
-    LOOK_EVERY, add_machine_flags, autocast, check_flags, check_machine_flags, deferred_interrupt,
-    first_not_finite, load_last, save_last, set_precision, set_up_torch, warmup_cosine,
+    LOOK_EVERY, adamw, add_machine_flags, autocast, check_flags, check_machine_flags, deferred_interrupt,
+    first_not_finite, join_processes, load_last, save_last, set_precision, set_rate, set_up_torch, warmup_cosine,
 )  # fmt: skip
 from synthetic.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
 
@@ -43,17 +50,9 @@ NETWORK_FLAGS = (  # not given: the preset's or the file's
 )  # fmt: skip
 # how a pretraining is watched and where it goes; everything else is its identity
 NOT_SETTINGS = (
-    "out",
-    "resume",
-    "overwrite",
-    "quiet",
-    "threads",
-    "log_every",
-    "save_every",
-    "benchmark",
-    "json",
+    "out", "resume", "overwrite", "quiet", "threads", "log_every", "save_every", "no_graph", "benchmark", "json",
     "picture",
-)
+)  # fmt: skip
 COLLAPSED = 0.05  # standard deviation per feature; targets have 1 by construction when healthy
 
 
@@ -69,8 +68,11 @@ def synthetic_pool(count, num_points, seed, up, synsets, quiet):
     path = Path("data/pretraining") / f"v{VERSION}-{count}x{num_points}-{up}-seed{seed}-{tag}.npy"
     if path.exists():
         return read_pool(path, (count, num_points, 3))
-    bar = tqdm(range(count), desc="making shapes", unit="shape", disable=quiet or None, delay=2)
-    clouds = np.stack([pretraining_cloud(seed, i, num_points, up, synsets) for i in bar])
+    make = functools.partial(pretraining_cloud, seed, num_points=num_points, up=up, synsets=synsets)
+    workers = os.cpu_count() if count > 500 else 1  # starting processes takes longer than a few shapes
+    with contextlib.closing(map_in_processes(make, range(count), workers, chunk=50)) as made:
+        bar = tqdm(made, "making shapes", count, unit="shape", disable=quiet or None, delay=2)
+        clouds = np.stack(list(bar))
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.save(file, clouds)
     return clouds
@@ -103,16 +105,21 @@ def folder_pool(folder, num_points, quiet):
     return np.stack([read_cloud(path, num_points, longest=1e6) for path in bar])  # of any unit: clouds are normalised
 
 
-def augment(clouds, config, generator, jitter=0.2):
-    """Scale each axis by 1 - jitter to 1 + jitter, centre, normalise, rotate about the up axis; (B, N, 3) -> (B, N, 3).
+def draw_augmentation(count, generator, jitter=0.2):
+    """Factors per axis (B, 1, 3) in 1 - jitter … 1 + jitter, and turns about the vertical (B,) in rad, of B clouds.
 
     # DEVIATION: every sample draws its own; the original draws once per batch.
     """
-    scale = 1 - jitter + 2 * jitter * torch.rand(len(clouds), 1, 3, generator=generator)
-    clouds = clouds * scale.to(clouds.device, non_blocking=True)
+    scale = 1 - jitter + 2 * jitter * torch.rand(count, 1, 3, generator=generator)
+    return scale, 2 * torch.pi * torch.rand(count, generator=generator)
+
+
+def augment(clouds, config, scale, angle):
+    """Scale each axis, centre, normalise, rotate about the up axis; (B, N, 3), (B, 1, 3), (B,) rad -> (B, N, 3)."""
+    # DEVIATION: the original first thins every cloud by farthest point sampling from a random start, in every step
+    clouds = clouds * scale
     clouds = clouds - clouds.mean(1, keepdim=True)
     clouds = normalize_clouds(clouds, config)[0]
-    angle = 2 * torch.pi * torch.rand(len(clouds), generator=generator).to(clouds.device, non_blocking=True)
     cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(angle), torch.zeros_like(angle)
     rows = {
         "z": (cos, -sin, zero, sin, cos, zero, zero, zero, one),
@@ -264,15 +271,24 @@ def load_start(args):
         raise UserError(f"{args.start}: its settings tell no EMA schedule; fetch or make it again") from None
 
 
-def load_pool(args, config):
-    """The clouds to learn from, (n, N, 3) float32."""
+def load_pool(args, config, rank=0, processes=1):
+    """The clouds to learn from, (n, N, 3) float32; of several processes the first makes them."""
+    if rank > 0:
+        torch.distributed.barrier()
     if args.clouds == "synthetic":
         pool = synthetic_pool(args.num_clouds, config.points, args.seed, config.up, args.synsets, args.quiet)
     else:
         pool = folder_pool(args.clouds, config.points, args.quiet)
     if len(pool) < args.batch:
         raise UserError(f"--batch {args.batch}: only {len(pool)} clouds; take a smaller batch")
+    if rank == 0 and processes > 1:
+        torch.distributed.barrier()
     return pool
+
+
+def use_graph(device, args, processes=1):
+    """Whether the steps of one process on CUDA run as graphs."""
+    return device.type == "cuda" and processes == 1 and not args.no_graph
 
 
 def check_output(args, out, last):
@@ -312,6 +328,17 @@ class Pretraining:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator  # of augmentation, patch starts and masks, on the CPU
     progress: Progress
+    rank: int = 0  # of this process; 0 is the one that writes
+    processes: int = 1
+
+    def __post_init__(self):
+        # with several processes: every one sees its share of the batch, and gradients are averaged
+        self.network = self.jepa if self.processes == 1 else DistributedDataParallel(self.jepa)
+
+    @property
+    def graph(self):
+        """Whether steps run as CUDA graphs."""
+        return use_graph(self.device, self.args, self.processes)
 
     @property
     def last(self):
@@ -322,28 +349,39 @@ class Pretraining:
 # ---------------------------------------------------------------- the loop
 
 
-def build_optimizer(jepa, args):
+def build_optimizer(jepa, args, graph=False):
     """AdamW on all that trains; the learning rate is set before every step."""
     trained = [p for p in jepa.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=0.0, weight_decay=args.weight_decay, fused=True)
+    return adamw([{"params": trained}], args.weight_decay, graph)
 
 
-def pretraining_step(run, index, tau):
-    """One step on the clouds `index` (batch,): predict the targets, learn, move the target encoder by momentum tau.
+def draw_step(run, index, tau):
+    """All that is random in a step on the clouds `index` (batch,), drawn on the CPU: the arguments of the step."""
+    scale, angle = draw_augmentation(len(index), run.generator, run.args.jitter)
+    starts = start_points(run.generator, len(index), run.clouds.shape[1], "cpu")
+    blocks = run.jepa.sample_blocks(run.generator)
+    own = slice(run.rank, None, run.processes)  # all processes draw the same and take their clouds
+    drawn = torch.from_numpy(index)[own], scale[own], angle[own], starts[own], *blocks
+    tau = torch.tensor(tau, dtype=torch.float64, device=run.device) if run.graph else tau
+    return *(values.to(run.device, non_blocking=True) for values in drawn), tau
 
-    -> loss, targets (B, M, T, D), predictions (B, M, T, D), whether loss and gradient are finite.
+
+def pretraining_step(run, index, scale, angle, starts, hidden, visible, tau):
+    """One step on the clouds `index` (B,): predict the targets, learn, move the target encoder by momentum tau.
+
+    scale, angle: see `augment`; starts (B,): the points that patches start from; hidden (M, T), visible (C,): places
+    in the patch sequence. -> loss, targets (B, M, T, D), predictions (B, M, T, D), whether all was finite.
     """
-    clouds = run.clouds[torch.from_numpy(index).to(run.device, non_blocking=True)]
-    clouds = augment(clouds, run.jepa.config, run.generator, run.args.jitter)
+    clouds = augment(run.clouds[index], run.jepa.config, scale, angle)
     with autocast(run.device, run.precision):
-        loss, targets, predictions = run.jepa(clouds, run.generator)
+        loss, targets, predictions = run.network(clouds, starts, (hidden, visible))
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     gradients = [p.grad for p in run.optimizer.param_groups[0]["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     run.optimizer.step()
     run.jepa.update_target(tau)
-    return loss.detach(), targets, predictions, torch.isfinite(loss.detach() + norm)
+    return loss.detach(), targets, predictions.detach(), torch.isfinite(loss.detach() + norm)
 
 
 def pretraining_loop(run):
@@ -351,16 +389,18 @@ def pretraining_loop(run):
     args, progress = run.args, run.progress
     tau_start = first_tau(args.steps) if args.tau is None else args.tau
     stream = cloud_batches(len(run.clouds), args, progress.step)
+    step = Graphs(functools.partial(pretraining_step, run), run.graph)
     bad_step = torch.tensor(-1, device=run.device)
     started = marked = time.perf_counter()
     started, marked_step = started - progress.seconds, progress.step
     run.jepa.train()
-    bar = tqdm(total=args.steps, initial=progress.step, desc="pretraining", unit="step", disable=args.quiet or None)
+    silent = args.quiet or run.rank > 0 or None
+    bar = tqdm(total=args.steps, initial=progress.step, desc="pretraining", unit="step", disable=silent)
     with bar, deferred_interrupt() as interrupted:
         while progress.step < args.steps:
             rate, tau = rate_at(progress.step, args.steps, args.lr), tau_at(progress.step, args.steps, tau_start)
-            run.optimizer.param_groups[0]["lr"] = rate
-            loss, targets, predictions, finite = pretraining_step(run, next(stream), tau)
+            set_rate(run.optimizer.param_groups[0], rate)
+            loss, targets, predictions, finite = step(*draw_step(run, next(stream), tau))
             bad_step = first_not_finite(bad_step, finite, progress.step)
             progress.step += 1
             progress.seconds = time.perf_counter() - started
@@ -389,6 +429,8 @@ def pretraining_loop(run):
 def log_row(run, bar, row):
     """Append a row to the curve and show it; warn where the features have collapsed."""
     run.progress.curve.append(row)
+    if run.rank > 0:
+        return
     write_csv(run.out.with_suffix(".csv"), run.progress.curve)
     spreads = row["target_std"], row["prediction_std"]
     bar.set_postfix_str(
@@ -412,6 +454,8 @@ def check_finite(run, bad_step):
 
 def save_progress(run):
     """Write .last.pt, from which --resume, and --start of another run, go on."""
+    if run.rank > 0:
+        return
     content = {
         "config": dataclasses.asdict(run.jepa.config), "jepa": run.jepa.state_dict(),
         "settings": settings_of(run.args), "step": run.progress.step,
@@ -420,14 +464,17 @@ def save_progress(run):
 
 
 def finish(run, argv):
-    """Write the encoder and its card, and remove .last.pt; -> the card."""
+    """Write the encoder and its card, and remove .last.pt; -> the card, None in a process that does not write."""
+    if run.rank > 0:
+        return None
     args, curve = run.args, run.progress.curve
     config = dataclasses.asdict(run.jepa.config)
     save_checkpoint(run.out, {"config": config, "encoder": run.jepa.encoder.state_dict(), "step": args.steps})
     card = {
         "command": shlex.join(["python", "pretrain_jepa.py", *(sys.argv[1:] if argv is None else argv)]),
         "seed": args.seed, "settings": settings_of(args), "network": config, "shapes": len(run.clouds),
-        "clouds_seen": args.steps * args.batch, "seconds": round(run.progress.seconds), "device": run.device.type,
+        "clouds_seen": args.steps * args.batch, "seconds": round(run.progress.seconds),
+        "device": run.device.type, "precision": run.precision, "processes": run.processes,
         "threads": torch.get_num_threads(), "torch": torch.__version__, "curve": curve[:: max(1, len(curve) // 50)],
     }  # fmt: skip
     write_json(run.out.with_suffix(".json"), card)
@@ -447,6 +494,9 @@ def main(argv=None):
 
         return time_pretraining(args, argv)
     device = set_up_torch(args.device, args.threads)
+    rank, processes = join_processes(device)
+    if args.batch % processes:
+        raise UserError(f"--batch {args.batch}: must be a multiple of the {processes} processes")
     out = Path(args.out)
     unfinished = check_output(args, out, out.with_suffix(".last.pt"))
     jepa = None
@@ -454,24 +504,34 @@ def main(argv=None):
         jepa, reached = load_start(args)
         args.tau = reached if args.tau is None else args.tau
     config = jepa.config if jepa else resolve_config(args)
-    clouds = torch.from_numpy(load_pool(args, config)).to(device)
+    clouds = torch.from_numpy(load_pool(args, config, rank, processes)).to(device)
 
     torch.manual_seed(stable_seed("pretrain-weights", args.seed))
     generator = torch.Generator().manual_seed(stable_seed("masks", args.seed))
     jepa = (jepa or PointJEPA(config)).to(device)
+    if processes > 1:
+        torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank))  # other dropout on other clouds
+        if device.type == "cuda":  # on CPUs every process normalises its own share of the batch
+            jepa = torch.nn.SyncBatchNorm.convert_sync_batchnorm(jepa)
     precision = set_precision(args.precision, device, config.width)
-    run = Pretraining(args, out, device, precision, clouds, jepa, build_optimizer(jepa, args), generator, Progress())
+    optimizer = build_optimizer(jepa, args, use_graph(device, args, processes))
+    run = Pretraining(args, out, device, precision, clouds, jepa, optimizer, generator, Progress(), rank, processes)
     if unfinished:
         run.progress = Progress(**load_last(run.last, settings_of(args), "jepa", jepa, run.optimizer, generator))
-    num_parameters = sum(p.numel() for p in jepa.encoder.parameters())
-    print(
-        f"{out}: {len(clouds)} clouds, {num_parameters / 1e6:.2f} M encoder parameters, "
-        f"{args.steps} steps of {args.batch}; {device.type}"
-    )
-    if args.start:
-        print(f"on from {args.start}, step {jepa.step}: EMA momentum {args.tau:.5f} at the start, a fresh optimiser")
+    if rank == 0:
+        num_parameters = sum(p.numel() for p in jepa.encoder.parameters())
+        print(
+            f"{out}: {len(clouds)} clouds, {num_parameters / 1e6:.2f} M encoder parameters, "
+            f"{args.steps} steps of {args.batch}; {device.type}"
+        )
+        if args.start:
+            start = f"on from {args.start}, step {jepa.step}"
+            print(f"{start}: EMA momentum {args.tau:.5f} at the start, a fresh optimiser")
     pretraining_loop(run)
-    return finish(run, argv)
+    card = finish(run, argv)
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+    return card
 
 
 if __name__ == "__main__":

@@ -11,15 +11,11 @@ workers. Lengths in metres, angles in radians, z up, objects standing on the pla
 """
 
 import collections
-import concurrent.futures
 import contextlib
 import functools
 import json
-import multiprocessing
 import os
 import re
-import signal
-import threading
 import time
 from pathlib import Path
 
@@ -31,6 +27,7 @@ from tqdm import tqdm
 
 from data import sample_surface
 from plumbing.common import Parser, UserError, atomic, command, number, stable_seed, write_json
+from plumbing.parallel import map_in_processes
 from plumbing.reading import read_mesh, stamp
 from plumbing.roots import LOG, VERSION, read_log, recorded
 from synthetic import hand
@@ -155,7 +152,8 @@ def generate(root, settings, workers, quiet=False):
         temporary.write_text("".join(json.dumps(line) + "\n" for line in (head, *records)))
     done = {record["object"]: record for record in records}
     todo = [(*key, path and str(path)) for key, path in sources.items() if "/".join(key) not in done]
-    with open(log, "a") as file, contextlib.closing(make_objects(root, settings, todo, workers)) as made:
+    make = functools.partial(make_object, str(root), settings)
+    with open(log, "a") as file, contextlib.closing(map_in_processes(make, todo, workers)) as made:
         bar = tqdm(made, f"making {root}", len(sources), unit="object", initial=len(done), disable=quiet or None)
         for record in bar:
             done[record["object"]] = record
@@ -178,31 +176,6 @@ def generate(root, settings, workers, quiet=False):
     write_json(root / "dataset.json", content)
     log.unlink(missing_ok=True)  # another process that made the same root may have been faster
     return content
-
-
-def make_objects(root, settings, todo, workers):
-    """Yield the records of all objects in `todo`, made in this process or by `workers` others."""
-    make = functools.partial(make_object, str(root), settings)
-    if workers == 1:
-        yield from map(make, todo)
-        return
-    executor = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
-    before = dict(os.environ)
-    try:
-        # as many workers as cores, so each does its arithmetic in one thread
-        os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        yield from executor.map(make, todo)
-    finally:
-        executor.shutdown(cancel_futures=True)
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def start_worker():
-    """In a worker: Ctrl-C is the parent's business, which lets running objects end; a killed parent ends the worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 # ---------------------------------------------------------------- command line

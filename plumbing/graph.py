@@ -1,4 +1,4 @@
-"""A training step as CUDA graphs: its thousand small kernels start at once instead of one by one. On a CPU: the step."""
+"""A training step as CUDA graphs: its thousand small kernels start at once instead of one by one."""
 
 import collections
 
@@ -10,11 +10,11 @@ WARM = (
 
 
 class Graphs:
-    """Calls `step(*inputs)`, tensors or None -> tuple of tensors, by one captured CUDA graph per shape of the inputs.
+    """Calls `step(*inputs)` -> tuple of tensors by one captured CUDA graph per shape of the inputs.
 
-    With `use` false, and for the first WARM calls with inputs of new shapes, the step runs as it is. A captured step
-    must not look at a value, draw numbers on the CPU or copy from it; random numbers of the GPU go on as in the step.
-    The tensors that a call returns are overwritten by the next call.
+    With `use` false the step runs as it is, and so do the first WARM calls with inputs (tensors) of new shapes. A
+    captured step must not look at a value, draw numbers on the CPU or copy from it; random numbers of the GPU go on
+    as in the step. The tensors that a call returns are overwritten by the next call.
     """
 
     def __init__(self, step, use):
@@ -26,20 +26,20 @@ class Graphs:
         self.pool = torch.cuda.graph_pool_handle() if use else None
 
     def __call__(self, *inputs):
-        shapes = tuple(None if x is None else tuple(x.shape) for x in inputs)
-        if self.use and self.seen[shapes] == WARM and shapes not in self.captured:
+        if not self.use:
+            self.eager += 1
+            return self.step(*inputs)
+        shapes = tuple(tuple(x.shape) for x in inputs)
+        if shapes not in self.captured and self.seen[shapes] == WARM:
             self.captured[shapes] = self.capture(inputs)
         if shapes in self.captured:
             graph, held, outputs = self.captured[shapes]
             for into, x in zip(held, inputs):
-                if x is not None:
-                    into.copy_(x, non_blocking=True)
+                into.copy_(x, non_blocking=True)
             graph.replay()
             return outputs
         self.seen[shapes] += 1
         self.eager += 1
-        if not self.use:
-            return self.step(*inputs)
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             outputs = self.step(*inputs)
@@ -48,7 +48,7 @@ class Graphs:
 
     def capture(self, inputs):
         """Record the step without running it; -> graph, the tensors that it reads, those that it writes."""
-        held = [None if x is None else x.clone() for x in inputs]
+        held = [x.clone() for x in inputs]
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             outputs = self.step(*held)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import math
+import os
 import signal
 import sys
 
@@ -87,6 +88,19 @@ def exact_products():
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def join_processes(device):
+    """Rank of this process and the number of processes: (0, 1) unless torchrun started several.
+
+    Each of several takes a GPU of its own where `device` is CUDA; they speak through torch.distributed.
+    """
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return int(os.environ.get("RANK", 0)), count
 
 
 def keep_freed_memory():

@@ -1,0 +1,31 @@
+"""The same work on all cores, with results in order whatever their number."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+
+
+def map_in_processes(function, items, workers, chunk=1):
+    """Yield function(item) for every item in order, computed here or by `workers` processes, `chunk` items a time."""
+    if workers == 1:
+        yield from map(function, items)
+        return
+    executor = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
+    before = dict(os.environ)
+    try:
+        # as many workers as cores, so each does its arithmetic in one thread
+        os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        yield from executor.map(function, items, chunksize=chunk)
+    finally:
+        executor.shutdown(cancel_futures=True)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def start_worker():
+    """In a worker: Ctrl-C is the parent's business, which lets running work end; a killed parent ends the worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

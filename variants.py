@@ -89,7 +89,7 @@ def surface_distances(clouds, object_index, poses):
 
 
 def surface_features(clouds, object_index, poses):
-    """`surface_distances` for the head: -1 at a probe, 1 from PROBE_REACH on, (B, Q)."""
+    """`surface_distances` for the head: -1 at a probe, 2 from PROBE_REACH on, (B, Q)."""
     return 3 * surface_distances(clouds, object_index, poses).clamp(max=PROBE_REACH) / PROBE_REACH - 1
 
 

@@ -15,12 +15,14 @@ import hashlib
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from plumbing.common import Parser, UserError, atomic, command, number, stable_seed
+from plumbing.frames import describe_frames, frame_figures, frame_warnings
 from plumbing.reading import MAX_LENGTH, MESH_TYPES, bad_row, parse_mesh, read_array, read_bytes, stamp, subfolders
 
 MESH_NAMES = tuple("mesh" + extension for extension in MESH_TYPES)
@@ -201,6 +203,16 @@ def scan(root):
     return sorted(found)
 
 
+def misplaced(root):
+    """Paths of recordings that do not lie in ROOT/<synset>/<object>/<scene>/, sorted."""
+    found = []
+    for folder, names, files in os.walk(root):
+        names[:] = [name for name in names if not name.startswith(".")]
+        if "recording.npz" in files and len(Path(folder).relative_to(root).parts) != 3:
+            found.append(os.path.join(folder, "recording.npz"))
+    return sorted(found)
+
+
 def read_scene(name, mesh, recording, num_points, root):
     """One scene's cache entry: its stamps, hashes, cloud and grasps. Raises `UserError`."""
     for path, what in ((mesh, "mesh.obj (or .stl .ply .off .glb)"), (recording, "recording.npz")):
@@ -219,6 +231,11 @@ def read_scene(name, mesh, recording, num_points, root):
 def read_root(root, num_points, cached, skip_bad, quiet):
     """All scenes of a root as entries, from `cached` where size and time agree; and what was left out, and why."""
     found, entries, excluded = scan(root), [], []
+    for path in misplaced(root):
+        reason = f"{path}: at the wrong depth; recordings lie in {root}/<synset>/<object>/<scene>/"
+        if not skip_bad:
+            raise UserError(reason)
+        excluded.append((str(Path(path).parent.relative_to(root)), reason))
     if not found:
         raise UserError(f"{root}: no scenes; expected {root}/<synset>/<object>/<scene>/mesh.obj and recording.npz")
     for name, mesh, recording in tqdm(
@@ -243,14 +260,20 @@ def agree(entries, skip_bad, excluded, root):
         raise UserError(f"{root}: every scene is bad; the first: {excluded[0][1]}")
     counts = collections.Counter(entry["joints"].shape[1] for entry in entries)
     num_joints = counts.most_common(1)[0][0]
-    names = next((e["joint_names"] for e in entries if e["joint_names"] and e["joints"].shape[1] == num_joints), None)
+    named = [e["joint_names"] for e in entries if e["joint_names"] and e["joints"].shape[1] == num_joints]
+    names = list(collections.Counter(map(tuple, named)).most_common(1)[0][0]) if named else None
     good = []
     for entry in entries:
-        if entry["joints"].shape[1] == num_joints and entry["joint_names"] in (None, names):
+        own = entry["joint_names"]
+        if entry["joints"].shape[1] == num_joints and own in (None, names):
             good.append(entry)
             continue
-        path = root / entry["name"] / "recording.npz"
-        reason = f"{path}: its joints ({entry['joints'].shape[1]}) or joint names differ from the root's ({num_joints})"
+        reason = f"{root / entry['name'] / 'recording.npz'}: "
+        if entry["joints"].shape[1] != num_joints:
+            reason += f"has {entry['joints'].shape[1]} joints, most recordings of the root have {num_joints}"
+        else:
+            first = next(i for i, (mine, theirs) in enumerate(zip(own, names)) if mine != theirs)
+            reason += f"joint {first} is '{own[first]}', in most recordings of the root '{names[first]}'"
         if not skip_bad:
             raise UserError(reason + "; all recordings of a root must agree")
         excluded.append((entry["name"], reason))
@@ -404,6 +427,13 @@ def add_reading_flags(group):
     group.add_argument("--cache-dir", metavar="DIR", help="where to keep the cache file (default: ROOT/.cache)")
 
 
+def warn_of_frames(data):
+    """Say on stderr what does not fit between meshes, wrists and quaternions."""
+    figures = frame_figures(data.clouds, data.poses, data.scene)
+    for line in frame_warnings(figures, len(data.scene), data.root):
+        print(f"warning: {line}", file=sys.stderr)
+
+
 def describe(data):
     """Aligned lines about a `GraspData`: counts, extents (m), scores, joint ranges (rad)."""
     extents = np.ptp(data.clouds, axis=1)  # (C, 3)
@@ -421,6 +451,7 @@ def describe(data):
     ]
     table = zip(data.joint_names, data.joints.min(0), data.joints.mean(0), data.joints.max(0))
     lines += [f"  {name:<12} {low:8.3f} {mean:8.3f} {high:8.3f}" for name, low, mean, high in table]
+    lines += describe_frames(frame_figures(data.clouds, data.poses, data.scene))
     for name, reason in data.excluded:
         lines.append(f"excluded {name}: {reason}")
     return "\n".join(lines)
@@ -435,6 +466,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     data = load_dataset(args.root, args.points, args.min_score, args.skip_bad, args.cache_dir)
     print(describe(data))
+    warn_of_frames(data)
 
 
 if __name__ == "__main__":

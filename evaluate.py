@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
+from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from data import MESH_NAMES, check_poses, load_dataset, read_cloud
@@ -21,12 +23,14 @@ from model import load_run
 from plumbing.common import Parser, UserError, atomic, command, number, read_json, write_json
 from plumbing.reading import read_array, read_mesh
 from plumbing.roots import ensure_root
-from plumbing.training import set_up_torch
-from splits import SUITES, make_split
+from plumbing.training import exact_products, set_up_torch
+from splits import SUITES, Split, make_split
+from synthetic import hand
 from synthetic.draw import draw_grasps
-from synthetic.hand import JOINT_NAMES
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
+MAX_REACH = 0.5  # m from the object: no hand is so large
+LIMIT_SLACK = 1e-3  # rad
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
 DEGREES = (10, 15, 20)
 SETTINGS = {
@@ -40,7 +44,7 @@ SETTINGS = {
 }  # of a run's config.json, what its data depends on
 CONTRADICTING = {  # flag -> the flags that do not go with it
     "predictions": ("mesh", "save_predictions", "data", "picture"),
-    "mesh": ("picture", "json", "save_predictions", "data"),
+    "mesh": ("save_predictions", "data"),
 }
 
 # ---------------------------------------------------------------- metrics
@@ -143,40 +147,39 @@ def predict(model, data, rows, device, clouds_per_chunk=64, grasps_per_chunk=409
     """Predictions for grasps `rows` of a `GraspData`, each cloud encoded once; leaves the model in eval mode.
 
     Returns joints_pred (n, K, J) rad, logits (n, K), joints_true (n, J) rad, object (n,), synset (n,) as arrays.
+    Always in exact float32, so that a run trained in another precision has the same numbers everywhere.
     """
     model.eval()
     rows = np.sort(rows)  # grasps are sorted by scene, so each chunk of scenes is one run of rows
     scenes, object_index = np.unique(data.scene[rows], return_inverse=True)
-    joints_hat, logits = [], []
-    for first in range(0, len(scenes), clouds_per_chunk):
-        clouds = torch.from_numpy(data.clouds[scenes[first : first + clouds_per_chunk]]).to(device)
-        encoded = model.encode(clouds)
-        start, stop = np.searchsorted(object_index, (first, first + clouds_per_chunk))
-        for low in range(start, stop, grasps_per_chunk):
-            part = slice(low, min(stop, low + grasps_per_chunk))
-            index = torch.from_numpy(object_index[part] - first).to(device)
-            poses = torch.from_numpy(data.poses[rows[part]]).to(device)
-            a, b = model.decode(encoded, index, poses)
-            joints_hat.append(a.float().cpu())
-            logits.append(b.float().cpu())
+    joints_hat, logits = [], []  # stay on the device: a look at each would wait for it
+    with exact_products():
+        for first in range(0, len(scenes), clouds_per_chunk):
+            clouds = torch.from_numpy(data.clouds[scenes[first : first + clouds_per_chunk]]).to(device)
+            encoded = model.encode(clouds)
+            start, stop = np.searchsorted(object_index, (first, first + clouds_per_chunk))
+            for low in range(start, stop, grasps_per_chunk):
+                part = slice(low, min(stop, low + grasps_per_chunk))
+                index = torch.from_numpy(object_index[part] - first).to(device)
+                poses = torch.from_numpy(data.poses[rows[part]]).to(device)
+                decoded = model.decode(encoded, index, poses)
+                joints_hat.append(decoded[0].float())
+                logits.append(decoded[1].float())
     objects = np.asarray(data.objects)[data.scene[rows]]
     return {
-        "joints_pred": torch.cat(joints_hat).numpy(), "logits": torch.cat(logits).numpy(),
+        "joints_pred": torch.cat(joints_hat).cpu().numpy(), "logits": torch.cat(logits).cpu().numpy(),
         "joints_true": data.joints[rows], "object": objects,
         "synset": np.array([name.split("/")[0] for name in objects]),
     }  # fmt: skip
 
 
-def constant_predictions(data, train_rows, rows):
-    """The training mean as if it were a model with K = 1: the weakest baseline."""
-    joints = data.joints[rows]
-    mean = np.repeat(data.joints[train_rows].mean(0)[None, None], len(rows), axis=0)  # (n, 1, J)
+def constant_predictions(data, joints, rows):
+    """The same joints (J,) rad for every grasp as if from a model with K = 1: the training mean, the weakest baseline."""
+    constant = np.repeat(joints[None, None], len(rows), axis=0)  # (n, 1, J)
     return {
-        "joints_pred": mean,
-        "logits": np.zeros((len(rows), 1)),
-        "joints_true": joints,
-        "object": np.asarray(data.objects)[data.scene[rows]],
-    }
+        "joints_pred": constant, "logits": np.zeros((len(rows), 1)),
+        "joints_true": data.joints[rows], "object": np.asarray(data.objects)[data.scene[rows]],
+    }  # fmt: skip
 
 
 def read_predictions(path):
@@ -209,8 +212,11 @@ def read_predictions(path):
 # ---------------------------------------------------------------- one run
 
 
-def open_run(folder, data_root=None, quiet=False):
-    """Settings, `GraspData` and `Split` of a run folder, as it was trained; `data_root` if the data has moved."""
+def open_run(folder, data_root=None, quiet=False, everything=False):
+    """Settings, `GraspData` and `Split` of a run folder, as it was trained; `data_root` if the data has moved.
+
+    With `everything` the data is another root, and its one suite "all" holds all of it.
+    """
     path = Path(folder) / "config.json"
     config = read_json(path, "settings", "network")
     settings = config["settings"]
@@ -223,7 +229,14 @@ def open_run(folder, data_root=None, quiet=False):
     data = load_dataset(
         root, config["network"]["points"], settings["min_score"], settings["skip_bad"], settings["cache_dir"], quiet
     )
-    if data.fingerprint != config.get("fingerprint"):
+    same = data.fingerprint == config.get("fingerprint")
+    if everything:
+        if same:
+            raise UserError(f"{root}: {folder} was trained on it; --suite all is for objects that it has not seen")
+        objects = sorted(set(data.objects))
+        rows = np.arange(len(data.scene))
+        return data, Split("", 1.0, data.fingerprint, {"all": objects}, [], {}, [], {"all": rows})
+    if not same:
         print(f"warning: {root} is not the dataset that {folder} was trained on (fingerprints differ)", file=sys.stderr)
     return data, make_split(data, settings["pack"], settings["budget"], settings["held_out"])
 
@@ -265,25 +278,81 @@ def predict_object(model, cloud, poses, device):
     ]
 
 
+def turn_to_z_up(points):
+    """Points (..., 3) of a frame with y up in one with z up: a quarter turn about x."""
+    return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
+
+
+def turn_poses_to_z_up(poses):
+    """Wrist poses (n, 7) of a frame with y up in one with z up."""
+    turned = Rotation.from_euler("x", 90, degrees=True) * Rotation.from_quat(poses[:, 3:])
+    return np.concatenate([turn_to_z_up(poses[:, :3]), turned.as_quat()], axis=1)
+
+
+def check_reach(cloud, poses, name):
+    """Stop where a wrist is so far from the object that no hand could touch it; cloud (N, 3) m, poses (n, 7)."""
+    distance = cdist(poses[:, :3], cloud).min(1)  # (n,) m
+    row = int(distance.argmax())
+    if distance[row] > MAX_REACH:
+        raise UserError(
+            f"{name}: row {row}: the wrist is {distance[row]:.3g} m from the mesh, the limit is {MAX_REACH:g} m; "
+            "positions are in metres in the mesh's frame"
+        )
+
+
 def object_command(args, model, device):
-    """`--mesh`: print the predictions for one object as JSON."""
+    """`--mesh`: print the predictions for one object as JSON; -> what is printed."""
     if (args.pose is None) == (args.poses is None):
         raise UserError("--mesh needs either --pose (7 numbers) or --poses FILE.npy")
-    name, poses = ("--pose", np.array([args.pose])) if args.pose else (args.poses, read_array(args.poses, 7))
-    poses = check_poses(poses, name)
+    name, given = ("--pose", np.array([args.pose])) if args.pose else (args.poses, read_array(args.poses, 7))
+    poses = check_poses(given, name)
     cloud = read_cloud(args.mesh, model.config.points)
-    found = predict_object(model, cloud, poses, device)
-    print(
-        json.dumps({"run": args.run, "unit": "rad", "joint_names": model.joint_names, "predictions": found}, indent=2)
-    )
+    if args.up == "y":
+        cloud, poses = turn_to_z_up(cloud), check_poses(turn_poses_to_z_up(poses), name)
+    check_reach(cloud, poses, name)
+    found = predict_object(model, np.ascontiguousarray(cloud), poses, device)
+    for prediction, pose in zip(found, given):
+        prediction["pose"] = pose.tolist()  # as it was given, whatever is up
+    result = {"run": args.run, "unit": "rad", "joint_names": model.joint_names, "predictions": found}
+    joints = np.array([[hypothesis["joints"] for hypothesis in p["hypotheses"]] for p in found])  # (n, K, J)
+    if model.joint_names == list(hand.JOINT_NAMES):
+        outside = (joints < hand.LIMITS[:, 0] - LIMIT_SLACK) | (joints > hand.LIMITS[:, 1] + LIMIT_SLACK)
+        result["joints_outside_limits"] = int(outside.sum())
+    if model.joint_range is not None:
+        low, high = model.joint_range
+        wild = ((joints < low) | (joints > high)).any(1)  # (n, J)
+        if wild.any():
+            names = " ".join(np.asarray(model.joint_names)[wild.any(0)])
+            print(
+                f"warning: {int(wild.any(1).sum())} of {len(wild)} poses: predicted joints leave the range seen in "
+                f"training ({names}); is the pose in the mesh's frame, with z up?",
+                file=sys.stderr,
+            )
+    print(json.dumps(result, indent=2))
+    if args.picture:
+        draw_object(args, poses, joints[:, 0])
+    return result
+
+
+def draw_object(args, poses, joints):
+    """The most probable hypotheses (n, J) rad for up to six wrist poses (n, 7) on the mesh of `--mesh`."""
+    if Path(args.mesh).suffix.lower() == ".npy":
+        raise UserError(f"--picture: {args.mesh} is a cloud; give a mesh to draw")
+    vertices, faces = read_mesh(args.mesh)
+    vertices = turn_to_z_up(vertices) if args.up == "y" else vertices
+    grasps = np.concatenate([poses, joints], axis=1)[:6]
+    Path(args.picture).parent.mkdir(parents=True, exist_ok=True)
+    draw_grasps([(vertices, faces, grasp, f"pose {i}") for i, grasp in enumerate(grasps)], args.picture)
+
+
+def check_drawable(joint_names):
+    """Stop where the hand to be drawn is not the one of synthetic/hand.py."""
+    if joint_names != list(hand.JOINT_NAMES):
+        raise UserError("--picture: draws the hand of synthetic/hand.py only; the joints of this run have other names")
 
 
 def draw_predictions(model, data, split, suite, path, device, seed=0):
     """Fig. 1 for six objects of a suite: the recorded grasp, and beside it the top-logit prediction for its pose."""
-    if model.config.joints != len(JOINT_NAMES):
-        raise UserError(
-            f"--picture: draws the hand of hand.py with {len(JOINT_NAMES)} joints; this run has {model.config.joints}"
-        )
     rng = np.random.default_rng(seed)
     objects = np.asarray(data.objects)[data.scene]
     chosen = rng.permutation(np.unique(objects[split.rows[suite]]))[:6]
@@ -292,8 +361,7 @@ def draw_predictions(model, data, split, suite, path, device, seed=0):
     top = predictions["joints_pred"][np.arange(len(rows)), predictions["logits"].argmax(1)]  # (6, J)
     sheet = []
     for row, joints in zip(rows, top):
-        folder = Path(data.root) / data.scenes[data.scene[row]]
-        mesh = read_mesh(next(folder / name for name in MESH_NAMES if (folder / name).exists()))
+        mesh = read_mesh(scene_mesh(data, data.scene[row]))
         error = math.degrees(np.sqrt(np.mean((joints - data.joints[row]) ** 2)))
         sheet.append((*mesh, np.r_[data.poses[row], data.joints[row]], f"{data.scenes[data.scene[row]]}: recorded"))
         sheet.append((*mesh, np.r_[data.poses[row], joints], f"predicted, RMS error {error:.1f}°"))
@@ -301,66 +369,47 @@ def draw_predictions(model, data, split, suite, path, device, seed=0):
     draw_grasps(sheet, path)
 
 
+def scene_mesh(data, scene):
+    """Path of the mesh of scene number `scene` of a `GraspData`."""
+    folder = Path(data.root) / data.scenes[scene]
+    return next(folder / name for name in MESH_NAMES if (folder / name).exists())
+
+
 # ---------------------------------------------------------------- command line
 
 
 def build_parser():
     parser = Parser(__doc__)
-    parser.add_argument("run", nargs="?", metavar="RUN", help="folder of a run, as train.py printed it")
-    parser.add_argument(
-        "--suite", nargs="+", choices=SUITES, default=["val"], help="which suites; choose everything on val"
+    flag = parser.add_argument
+    flag("run", nargs="?", metavar="RUN", help="folder of a run, as train.py printed it")
+    suites = "which suites; choose everything on val; all: every object of another root, named by --data"
+    flag("--suite", nargs="+", choices=(*SUITES, "all"), default=["val"], help=suites)
+    checkpoints = "best step on val, or the last one saved"
+    flag("--checkpoint", choices=("best", "last"), default="best", help=checkpoints)
+    flag("--data", metavar="ROOT", help="the dataset, where it has moved since the training, or another one")
+    flag("--predictions", metavar="FILE", help="recompute the metrics of a saved .npz instead of running a model")
+    arrays = "save joints_pred, logits, joints_true, object, synset, suite (.npz)"
+    flag("--save-predictions", metavar="FILE", help=arrays)
+    flag("--json", metavar="FILE", help="save the metrics, or with --mesh the predictions")
+    flag("--mesh", metavar="FILE", help="predict for this mesh, or .npy cloud (n, 3), in metres, z up")
+    axes = ("X", "Y", "Z", "QX", "QY", "QZ", "QW")
+    pose = "one wrist pose in the mesh's frame: metres and a unit quaternion"
+    flag("--pose", type=number(float), nargs=7, metavar=axes, help=pose)
+    flag("--poses", metavar="FILE", help=".npy of wrist poses (n, 7)")
+    flag("--up", choices=("z", "y"), default="z", help="the axis that points up in --mesh and its poses")
+    picture = (
+        "draw six grasps of the (first) suite, recorded beside predicted, or with --mesh the predicted ones (.png)"
     )
-    parser.add_argument(
-        "--checkpoint", choices=("best", "last"), default="best", help="best step on val, or the last one saved"
-    )
-    parser.add_argument("--data", metavar="ROOT", help="the dataset, where it has moved since the training")
-    parser.add_argument(
-        "--predictions", metavar="FILE", help="recompute the metrics of a saved .npz instead of running a model"
-    )
-    parser.add_argument(
-        "--save-predictions", metavar="FILE", help="save joints_pred, logits, joints_true, object, synset, suite (.npz)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="save the metrics")
-    parser.add_argument("--mesh", metavar="FILE", help="predict for this mesh, or .npy cloud (n, 3), in metres")
-    parser.add_argument(
-        "--pose",
-        type=number(float),
-        nargs=7,
-        metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
-        help="one wrist pose in the mesh's frame: metres and a unit quaternion",
-    )
-    parser.add_argument("--poses", metavar="FILE", help=".npy of wrist poses (n, 7)")
-    parser.add_argument(
-        "--picture", metavar="FILE", help="draw six grasps of the (first) suite, recorded beside predicted (.png)"
-    )
-    parser.add_argument(
-        "--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice"
-    )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one"
-    )
-    parser.add_argument("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    flag("--picture", metavar="FILE", help=picture)
+    flag("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice")
+    flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
+    flag("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
+    flag("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
-def predictions_command(args):
-    """`--predictions`: the metrics of a saved file, overall and per suite."""
-    arrays = read_predictions(args.predictions)
-    result = summarize(arrays, args.seed)
-    rows = {"all": result}
-    if "suite" in arrays:
-        suites = np.unique(arrays["suite"]).tolist()
-        result["suites"] = {
-            s: summarize({k: v[arrays["suite"] == s] for k, v in arrays.items()}, args.seed) for s in suites
-        }
-        rows |= result["suites"]
-    print(metrics_table(rows))
-    return result
-
-
-@command
-def main(argv=None):
+def parse(argv):
+    """The arguments, with what contradicts each other refused."""
     args = build_parser().parse_args(argv)
     if (args.run is None) == (args.predictions is None):
         raise UserError("give either a RUN folder or --predictions FILE (see --help)")
@@ -368,27 +417,75 @@ def main(argv=None):
         for other in others:
             if getattr(args, flag) and getattr(args, other):
                 raise UserError(f"--{other.replace('_', '-')} does not go with --{flag}; leave one out")
-    if (args.pose or args.poses) and not args.mesh:
-        raise UserError("--pose and --poses go with --mesh FILE; give it")
+    if (args.pose or args.poses or args.up != "z") and not args.mesh:
+        raise UserError("--pose, --poses and --up go with --mesh FILE; give it")
+    if "all" in args.suite and (len(args.suite) > 1 or not args.data):
+        raise UserError("--suite all: goes alone, and with --data ROOT of objects that the run has not seen")
+    return args
+
+
+def check_run(folder):
+    """Stop with what to give instead where a folder is not that of a run."""
+    folder = Path(folder)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        runs = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        if runs:
+            some = ", ".join(runs[:3]) + (", …" if len(runs) > 3 else "")
+            raise UserError(f"{folder}: holds {len(runs)} runs and is none; give the folder of one ({some})")
+
+
+def predictions_command(args):
+    """`--predictions`: the metrics of a saved file, overall and per suite; -> the metrics."""
+    arrays = read_predictions(args.predictions)
+    result = summarize(arrays, args.seed)
+    rows = {"all": result}
+    if "suite" in arrays:
+        result["suites"] = {}
+        for suite in np.unique(arrays["suite"]).tolist():
+            rows_of = arrays["suite"] == suite
+            result["suites"][suite] = summarize({key: values[rows_of] for key, values in arrays.items()}, args.seed)
+        rows |= result["suites"]
+    print(metrics_table(rows))
+    return result
+
+
+def run_command(args, model, device):
+    """Metrics of a run's suites, its training mean beside them; -> the metrics."""
+    data, split = open_run(args.run, args.data, args.quiet, everything="all" in args.suite)
+    if data.joints.shape[1] != model.config.joints:
+        raise UserError(
+            f"{data.root}: has {data.joints.shape[1]} joints, the run {model.config.joints}; name other data"
+        )
+    suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)
+    if not suites:
+        raise UserError(f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
+    mean = model.joint_mean.cpu().numpy()
+    means = {suite: summarize(constant_predictions(data, mean, split.rows[suite]), args.seed) for suite in suites}
+    rows = {}
+    for suite in suites:
+        rows |= {f"training mean, {suite}": means[suite], f"this run, {suite}": suites[suite]}
+    print(metrics_table(rows))
+    for suite in suites:
+        print(f"\n{suite} by synset\n" + metrics_table(suites[suite]["synsets"]))
+    if args.save_predictions:
+        save_predictions(args.save_predictions, predictions)
+    if args.picture:
+        draw_predictions(model, data, split, next(iter(suites)), args.picture, device, args.seed)
+    return {"run": args.run, "checkpoint": args.checkpoint, "suites": suites, "training_mean": means}
+
+
+@command
+def main(argv=None):
+    args = parse(argv)
     if args.predictions:
         result = predictions_command(args)
     else:
+        check_run(args.run)
         device = set_up_torch(args.device, args.threads)
         model = load_run(args.run, args.checkpoint).to(device)
-        if args.mesh:
-            return object_command(args, model, device)
-        data, split = open_run(args.run, args.data, args.quiet)
-        suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)
-        if not suites:
-            raise UserError(f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
-        result = {"run": args.run, "checkpoint": args.checkpoint, "suites": suites}
-        print(metrics_table(suites))
-        for suite in suites:
-            print(f"\n{suite} by synset\n" + metrics_table(suites[suite]["synsets"]))
-        if args.save_predictions:
-            save_predictions(args.save_predictions, predictions)
         if args.picture:
-            draw_predictions(model, data, split, next(iter(suites)), args.picture, device, args.seed)
+            check_drawable(model.joint_names)
+        result = (object_command if args.mesh else run_command)(args, model, device)
     if args.json:
         write_json(args.json, result)
     return result

@@ -388,7 +388,7 @@ class GraspModel(nn.Module):
         if config.pool not in POOLS:
             raise UserError(f"pool must be one of {', '.join(POOLS)}, not {config.pool}")
         pool = POOLS[config.pool]
-        self.config, self.joint_names = config, None
+        self.config, self.joint_names, self.joint_range = config, None, None  # the last two: those of its training
         self.encoder = PointEncoder(config) if pool.build else nn.Identity()
         self.pool = pool.build(config.width) if pool.build else None
         self.sees_size = (
@@ -458,13 +458,17 @@ def wta_loss(joints_hat, logits, joints, alpha, weights=None):
 
 
 def load_run(folder, which="best"):
-    """The GraspModel of a run folder, `best` or `last`, in eval mode, with its `joint_names`."""
+    """The GraspModel of a run folder, `best` or `last`, in eval mode.
+
+    Its `joint_names` (J strings) and `joint_range` (lowest and highest angles of its training, 2 lists of J rad) are
+    None in files that lack them.
+    """
     path = Path(folder) / f"{which}.pt"
     content = read_checkpoint(path)
     if "model" not in content:
         raise UserError(f"{path}: not the checkpoint of a training run; give a folder that train.py wrote")
     model = load_strictly(build(GraspModel, ModelConfig, content.get("config"), path), content["model"], path)
-    model.joint_names = content.get("joint_names")
+    model.joint_names, model.joint_range = content.get("joint_names"), content.get("joint_range")
     return model
 
 

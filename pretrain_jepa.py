@@ -422,8 +422,7 @@ def pretraining_loop(run):
             if save:
                 save_progress(run)
             if stop:
-                print(f"stopped at step {progress.step}; the same command with --resume goes on", file=sys.stderr)
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"stopped at step {progress.step}; the same command with --resume goes on")
 
 
 def log_row(run, bar, row):

@@ -336,8 +336,7 @@ def training_loop(run):
                 progress.loss_sum = loss_sum.item()
                 save_progress(run)
             if stop:
-                print(f"stopped at step {progress.step}; the same command with --resume goes on", file=sys.stderr)
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"stopped at step {progress.step}; the same command with --resume goes on")
 
 
 def check_finite(run, bad_step):
@@ -374,6 +373,7 @@ def model_content(model):
         "config": dataclasses.asdict(model.config),
         "model": model.state_dict(),
         "joint_names": model.joint_names,
+        "joint_range": model.joint_range,
     }
 
 
@@ -388,7 +388,8 @@ def finish(run):
     args, split, progress = run.args, run.split, run.progress
     best = run.folder / "best.pt"
     load_strictly(run.model, read_checkpoint(best, "model")["model"], best)
-    constant = summarize(constant_predictions(run.data, split.rows["train"], split.rows["val"]))
+    mean = run.model.joint_mean.cpu().numpy()
+    constant = summarize(constant_predictions(run.data, mean, split.rows["val"]))
     result = {
         "suites": evaluate_suites(run.model, run.data, split, ["val"], run.device, args.quiet)[0],
         "training_mean": constant, "best_step": progress.best_step, "steps": args.steps, "seed": args.seed,
@@ -437,6 +438,7 @@ def build_model(config, encoder, data, rows, args):
     if encoder is not None:
         model.encoder.load_state_dict(encoder.state_dict())
     model.joint_names = data.joint_names
+    model.joint_range = [data.joints[rows].min(0).tolist(), data.joints[rows].max(0).tolist()]
     return model
 
 

@@ -18,12 +18,23 @@ class UserError(Exception):
 
 
 def command(main):
-    """Make `main(argv)` a command: user errors are one line and exit code 2, Ctrl-C is 130."""
+    """Make `main(argv)` a command: user errors are one line and exit code 2, Ctrl-C is 130, a closed pipe (`| head`) 0.
+
+    KeyboardInterrupt("what to do now") says so; a character that the terminal lacks is printed as a question mark.
+    """
 
     @functools.wraps(main)
     def wrapped(argv=None):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # not where tests or notebooks put something else in its place
+                stream.reconfigure(errors="replace")
         try:
-            return main(argv)
+            result = main(argv)
+            sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
+            return result
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+            raise SystemExit(0) from None
         except (UserError, OSError) as error:
             text = str(error)
             if isinstance(error, OSError) and error.strerror:
@@ -37,8 +48,8 @@ def command(main):
                 "error: out of memory; take fewer objects or points per batch, or a smaller --preset", file=sys.stderr
             )
             raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            print("interrupted; the same command with --resume (where it has one) goes on", file=sys.stderr)
+        except KeyboardInterrupt as interrupt:
+            print(str(interrupt) or "interrupted", file=sys.stderr)
             raise SystemExit(130) from None
 
     return wrapped

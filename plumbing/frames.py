@@ -1,0 +1,75 @@
+"""Do meshes, wrist poses and quaternion order of a dataset fit together? It shows without any model of the hand.
+
+In good data the wrist lies outside the object's bounding box and near it, and from the hand the object is seen in
+nearly the same direction in every grasp: with the right order of the quaternion the mean of these unit vectors has a
+length of 0.96 or more, with the other order about 0.4.
+"""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+FAR = 0.3  # m from the bounding box: no hand reaches so far
+SHARE = 0.1  # of the wrists, inside the box or far from it, is too many
+MIN_GRASPS = 50  # fewer say nothing about the order
+ORDER_GAIN = 0.2  # in length of the mean direction, by which the other order must fit better
+STANDING = 0.01  # m: a mesh may stand so far over or under the plane z = 0
+
+
+def frame_figures(clouds, poses, scene):
+    """What tells whether frames fit; clouds (C, N, 3) m, poses (n, 7), scene (n,) into clouds -> dict of floats.
+
+    inside: share of wrists in the bounding box of their object; far: share over FAR from it; gap: median distance to it
+    (m); xyzw, wxyz: length of the mean direction from hand to object, by the order of the quaternion; standing: share
+    of the objects whose lowest point is over STANDING from z = 0; lowest, highest: of these lowest points (m).
+    """
+    low, high, center = clouds.min(1), clouds.max(1), clouds.mean(1)  # (C, 3) each
+    wrist = poses[:, :3].astype(np.float64)
+    outside = np.maximum(0, np.maximum(low[scene] - wrist, wrist - high[scene]))  # (n, 3)
+    gap = np.linalg.norm(outside, axis=1)
+    figures = {"inside": float((gap == 0).mean()), "far": float((gap > FAR).mean()), "gap": float(np.median(gap))}
+    towards = center[scene] - wrist
+    towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-9)
+    for name, order in (("xyzw", [3, 4, 5, 6]), ("wxyz", [4, 5, 6, 3])):
+        seen = Rotation.from_quat(poses[:, order]).inv().apply(towards)  # (n, 3) hand frame
+        figures[name] = float(np.linalg.norm(seen.mean(0)))
+    bottom = low[:, 2]
+    standing = float((np.abs(bottom) <= STANDING).mean())
+    return figures | {"standing": standing, "lowest": float(bottom.min()), "highest": float(bottom.max())}
+
+
+def frame_warnings(figures, num_grasps, root):
+    """Lines that say what does not fit, [] where all does."""
+    lines = []
+    if figures["inside"] > SHARE:
+        lines.append(
+            f"{root}: {figures['inside']:.0%} of the wrists lie inside the bounding box of their object; are meshes "
+            "and positions in one frame and unit (metres), or is the meshes' scale kept elsewhere?"
+        )
+    if figures["far"] > SHARE:
+        lines.append(
+            f"{root}: {figures['far']:.0%} of the wrists are over {FAR:g} m from their object; are meshes and "
+            "positions in one frame and unit (metres)?"
+        )
+    if num_grasps >= MIN_GRASPS and figures["wxyz"] - figures["xyzw"] >= ORDER_GAIN:
+        lines.append(
+            f"{root}: quaternions fit far better as w x y z (mean direction to the object {figures['wxyz']:.2f} long "
+            f"instead of {figures['xyzw']:.2f}); columns 3-6 must be x y z w"
+        )
+    if figures["standing"] < 1 - SHARE:
+        lines.append(
+            f"{root}: {1 - figures['standing']:.0%} of the meshes do not stand on z = 0 (lowest points from "
+            f"{figures['lowest']:.3f} to {figures['highest']:.3f} m); is z up, and the table plane z = 0?"
+        )
+    return lines
+
+
+def describe_frames(figures):
+    """Three aligned lines for `python data.py ROOT`."""
+    return [
+        f"wrists        {figures['inside']:.1%} inside the bounding box, {figures['far']:.1%} over {FAR:g} m from it, "
+        f"median distance {figures['gap']:.3f} m",
+        f"to the object mean direction in the hand {figures['xyzw']:.2f} long as x y z w, "
+        f"{figures['wxyz']:.2f} as w x y z",
+        f"lowest point  z {figures['lowest']:.3f} to {figures['highest']:.3f} m, "
+        f"{figures['standing']:.0%} within {STANDING:g} m of 0",
+    ]

@@ -1,0 +1,88 @@
+"""What the open benchmark asks of a model: predictions without a network, and probes of the encoder beside them."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from evaluate import constant_predictions, summarize
+from lab.encoders import probe_row
+from lab.rows import METRICS, as_words, read_rows, write_rows
+from lab.runner import DATA_FLAGS, encoder_file, encoder_tag, open_data, random_encoder
+from lab.tables import markdown
+from model import LENGTH, PRESETS, load_encoder
+
+
+def nearest_predictions(data, train_rows, rows, chunk=64):
+    """The joints of the nearest training grasp as if they were a model with K = 1: what memory alone can do.
+
+    Nearest among the same synset's (among all where it has none): distance between wrists in units of 5 cm plus the
+    angle between rotations in rad, both poses in the frames of their meshes.
+    """
+    synset = np.array([name.split("/")[0] for name in data.scenes])[data.scene]
+    chosen = np.empty(len(rows), dtype=np.int64)  # row of the nearest training grasp
+    for name in np.unique(synset[rows]):
+        mine = np.flatnonzero(synset[rows] == name)
+        candidates = train_rows[synset[train_rows] == name]
+        candidates = candidates if len(candidates) else train_rows
+        theirs = data.poses[candidates].astype(np.float64)
+        for first in range(0, len(mine), chunk):
+            part = mine[first : first + chunk]
+            poses = data.poses[rows[part]].astype(np.float64)
+            cosine = np.abs(poses[:, 3:] @ theirs[:, 3:].T).clip(max=1)  # of half the angle; q and -q are one rotation
+            distance = cdist(poses[:, :3], theirs[:, :3]) / LENGTH + 2 * np.arccos(cosine)  # (chunk, candidates)
+            chosen[part] = candidates[distance.argmin(1)]
+    return {
+        "joints_pred": data.joints[chosen][:, None], "logits": np.zeros((len(rows), 1)),
+        "joints_true": data.joints[rows], "object": np.asarray(data.objects)[data.scene[rows]],
+    }  # fmt: skip
+
+
+def nearest_row(command, flags, points):
+    """The row of the nearest training grasp on the data that these flags name."""
+    data, split = open_data(flags, points)
+    train_rows, val_rows = split.rows["train"], split.rows["val"]
+    nearest = summarize(nearest_predictions(data, train_rows, val_rows))
+    mean = summarize(constant_predictions(data, train_rows, val_rows))
+    low, high = nearest["interval_95"].get("top_logit_rmse", ("", ""))
+    row = {"command": command} | {metric: nearest[metric] for metric in METRICS}
+    return row | {
+        "low_95": low,
+        "high_95": high,
+        "training_mean": mean["top_logit_rmse"],
+        "train_objects": len(split.suites["train"]),
+        "fingerprint": data.fingerprint,
+    }
+
+
+def add_baselines(planned, out, args):
+    """Rows without a network for the data of the planned runs, and OUT/probe.csv; -> all rows of OUT/rows.csv."""
+    rows = {row["command"]: row for row in read_rows(out / "rows.csv")}
+    for flags in planned:
+        of_data = {flag: value for flag, value in flags.items() if flag in DATA_FLAGS}
+        command = "nearest training grasp " + shlex.join(as_words(of_data))
+        if command not in rows:
+            rows[command] = nearest_row(command, of_data, PRESETS[flags.get("--preset", "small")].points)
+            write_rows(out / "rows.csv", list(rows.values()))
+    pretrained = next((flags for flags in planned if encoder_tag(flags)), None)
+    if pretrained:
+        file = encoder_file(pretrained)
+        random = random_encoder(load_encoder(file).config, args.runs)
+        probes = [probe_row(random, "random", pretrained), probe_row(file, Path(file).name, pretrained)]
+        write_rows(out / "probe.csv", probes)
+    return read_rows(out / "rows.csv")
+
+
+def probes_text(out):
+    """Markdown: the probes in OUT/probe.csv, "" where there are none."""
+    probes = read_rows(out / "probe.csv", "file")
+    if not probes:
+        return ""
+    lines = []
+    for row in probes:
+        cells = [f"{float(row[f'probe_{n}']):.3f} ({row[f'categories_{n}']} categories)" for n in (2, 5, 20)]
+        lines.append([row["file"], *cells])
+    header = ["encoder", "objects per category: 2", "5", "20"]
+    title = "\nLinear probe of frozen features for the category, accuracy on val:\n\n"
+    return title + markdown(header, lines)

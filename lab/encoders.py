@@ -1,0 +1,198 @@
+"""What frozen encoders know: linear probes for category and shape, effective ranks; and a table of such encoders.
+
+The probes' features are the mean and the maximum over tokens. Nothing here looks at the test suites.
+"""
+
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lab.rows import command_of, read_rows, write_rows
+from lab.runner import DATA_FLAGS, file_tag, open_data, plan_runs, random_encoder, run_all
+from model import from_z_up, load_encoder, normalize_clouds
+from plumbing.common import UserError, read_json, stable_seed
+
+# ---------------------------------------------------------------- features
+
+
+@torch.no_grad()
+def encode_scenes(encoder, clouds, device, chunk=64):
+    """Tokens (C, G, D) float32 of clouds (C, N, 3) m, prepared as `GraspModel.encode` does; twice the same."""
+    encoder = encoder.to(device).eval()
+    tokens = []
+    for first in range(0, len(clouds), chunk):
+        part = torch.from_numpy(clouds[first : first + chunk]).to(device)
+        part = from_z_up(normalize_clouds(part, encoder.config)[0], encoder.config.up)
+        tokens.append(encoder(part)[0].float().cpu())
+    return torch.cat(tokens).numpy()
+
+
+def effective_rank(features):
+    """exp(entropy) of the normalised singular values of centred features (n, D): 1 … D (Roy and Vetterli 2007)."""
+    variances = np.linalg.eigvalsh(np.atleast_2d(np.cov(np.asarray(features, dtype=np.float64), rowvar=False)))
+    values = np.sqrt(variances[variances > 1e-12 * variances.max()])
+    share = values / values.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+# ---------------------------------------------------------------- linear probes
+
+
+def ridge(features, targets):
+    """Ridge regression from features (n, D) to targets (n, T) -> a function from features to predictions.
+
+    The penalty is a tenth of D, of the mean squared length of a standardised feature vector: equal for all encoders
+    and shots. Chosen on val of data/full, where penalties from a tenth to a hundred times this one rank encoders the
+    same.
+    """
+    mean, offset = features.mean(0), targets.mean(0)
+    x = features - mean
+    dual = np.linalg.solve(x @ x.T + 0.1 * features.shape[1] * np.eye(len(x)), targets - offset)  # (n, T)
+    weights = x.T @ dual
+    return lambda others: (others - mean) @ weights + offset
+
+
+def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10, seed=0):
+    """Accuracy of a linear probe trained on `shots` objects per category, and the number of categories.
+
+    features (C, F), synsets and objects (C,) names, pool and val (C,) bool, all per scene. A draw takes `shots` of
+    the pool's objects per category, with all their scenes; accuracy is over val scenes, averaged over the draws.
+    Categories with fewer pool objects are left out, of val too; nan where fewer than two are left.
+    """
+    names = {s: np.unique(objects[pool & (synsets == s)]) for s in np.unique(synsets[pool])}
+    kept = [s for s in names if len(names[s]) >= shots]
+    test = val & np.isin(synsets, kept)
+    if len(kept) < 2 or not test.any():
+        return math.nan, len(kept)
+    labels = np.searchsorted(kept, synsets).clip(max=len(kept) - 1)
+    accuracies = []
+    for draw in range(draws):
+        rng = np.random.default_rng(stable_seed("probe", seed, shots, draw))
+        chosen = np.concatenate([rng.choice(names[s], shots, replace=False) for s in kept])
+        train = pool & np.isin(objects, chosen)
+        predict = ridge(features[train], np.eye(len(kept))[labels[train]])
+        accuracies.append((predict(features[test]).argmax(1) == labels[test]).mean())
+    return float(np.mean(accuracies)), len(kept)
+
+
+def slab_widths(clouds, slabs=4):
+    """Widths in x and y of the slabs of equal height that a cloud is cut into.
+
+    (C, N, 3) m -> (C, 2·slabs), in radii: first the widths in x and y of the lowest slab.
+    """
+    centred = clouds - clouds.mean(1, keepdims=True)
+    height = clouds[..., 2] - clouds[..., 2].min(1, keepdims=True)  # (C, N)
+    slab = np.minimum(slabs * height / height.max(1, keepdims=True), slabs - 1).astype(int)
+    widths = []
+    for i in range(slabs):
+        inside = (slab == i)[..., None]
+        low = np.where(inside, centred[..., :2], np.inf).min(1)
+        high = np.where(inside, centred[..., :2], -np.inf).max(1)
+        widths.append(high - low)  # (C, 2); -inf for an empty slab
+    radius = np.linalg.norm(centred, axis=2).max(1, keepdims=True)
+    return np.maximum(np.concatenate(widths, 1), 0) / radius
+
+
+def few_object_fit(features, targets, objects, pool, val, count, draws=10, seed=0):
+    """Share of the variance of targets (C, T) over val scenes that a linear probe of `count` objects explains, or nan.
+
+    Arguments as in `few_shot_accuracy`; the mean over targets and draws.
+    """
+    names, shares = np.unique(objects[pool]), []
+    if len(names) < count:
+        return math.nan
+    for draw in range(draws):
+        rng = np.random.default_rng(stable_seed("probe-shape", seed, count, draw))
+        train = pool & np.isin(objects, rng.choice(names, count, replace=False))
+        errors = ridge(features[train], targets[train])(features[val]) - targets[val]
+        shares.append(1 - (errors**2).mean(0) / targets[val].var(0))
+    return float(np.mean(shares))
+
+
+def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, device="cpu", seed=0):
+    """Linear probes for category and shape on mean + max pooled frozen features, and the features' effective ranks.
+
+    Trained on objects of the split's whole pool, standardised with the pool's statistics, evaluated on val, never on
+    test. -> dict: probe_<n> and categories_<n> for n of `shots`, shape_<n> (how well `slab_widths` are explained)
+    for n of `counts`, rank_tokens and rank_pooled over val scenes.
+    """
+    tokens = encode_scenes(encoder, data.clouds, device)  # (C, G, D)
+    pooled = np.concatenate([tokens.mean(1), tokens.max(1)], axis=1).astype(np.float64)  # (C, 2·D)
+    objects = np.asarray(data.objects)
+    synsets = np.array([name.split("/")[0] for name in objects])
+    pool, val = np.isin(objects, split.pool), np.isin(objects, split.suites["val"])
+    features = (pooled - pooled[pool].mean(0)) / (pooled[pool].std(0) + 1e-9)
+    result = {}
+    for n in shots:
+        accuracy, categories = few_shot_accuracy(features, synsets, objects, pool, val, n, draws, seed)
+        result |= {f"probe_{n}": accuracy, f"categories_{n}": categories}
+    widths = slab_widths(data.clouds)
+    for n in counts:
+        result[f"shape_{n}"] = few_object_fit(features, widths, objects, pool, val, n, draws, seed)
+    width = tokens.shape[2]
+    ranks = {"rank_tokens": effective_rank(tokens[val].reshape(-1, width)), "rank_pooled": effective_rank(pooled[val])}
+    return result | ranks
+
+
+# ---------------------------------------------------------------- a table of encoders
+
+
+def probe_row(file, name, flags):
+    """A pretrained encoder's row: its linear probes on val and effective ranks; `name` stands for the file."""
+    encoder = load_encoder(file)
+    of_data = {flag: value for flag, value in flags.items() if flag in DATA_FLAGS}
+    data, split = open_data(of_data, encoder.config.points)
+    return {"file": name, "encoder": file_tag(file)} | probe(encoder, data, split)
+
+
+def is_complete(row, seeds, budgets):
+    """Whether an encoder's row has fine-tunings of all these seeds (text) and budgets."""
+    return set(row.get("seeds", "").split()) >= set(seeds) and all(row.get(f"rmse_{budget}") for budget in budgets)
+
+
+def fine_tuning_columns(runs, budgets):
+    """Mean and SD of val RMSE by budget; runs: [(flags, row)]."""
+    columns = {}
+    for budget in budgets:
+        found = [row["top_logit_rmse"] for flags, row in runs if flags["--budget"] == budget]
+        values = [float(value) for value in found if value != ""]
+        columns[f"rmse_{budget}"] = statistics.mean(values) if values else "diverged"
+        columns[f"rmse_{budget}_sd"] = statistics.stdev(values) if len(values) > 1 else ""
+    return columns
+
+
+def pretraining_columns(file):
+    """Clouds seen, seconds and command of the pretraining, of the card beside an encoder; empty without one."""
+    card = Path(file).with_suffix(".json")
+    content = read_json(card) if card.exists() else {}  # an encoder with random weights has none
+    return {name: content.get(name, "") for name in ("clouds_seen", "seconds", "command")}
+
+
+def run_encoders(files, grids, given, args):
+    """Probe and fine-tune every given encoder and a random one; a row of OUT/rows.csv each, their runs in runs.csv."""
+    if not files:
+        raise UserError("encoders: name at least one pretrained encoder, FILE.pt")
+    out = Path(args.out)
+    random = str(random_encoder(load_encoder(files[0]).config, args.runs))
+    for file in [random, *files]:
+        name = file if file in files else "random"
+        planned = plan_runs(grids, given | {"--jepa-ckpt": file}, args.seeds, args)
+        for flags in planned:
+            flags.pop("--preset", None)  # the file's own
+        budgets = list(dict.fromkeys(flags["--budget"] for flags in planned))
+        rows = {(row["file"], row["encoder"]): row for row in read_rows(out / "rows.csv", "file")}
+        old = rows.get((name, file_tag(file)), {})
+        if is_complete(old, args.seeds, budgets):
+            continue
+        if set(old.get("seeds", "").split()) != set(args.seeds):
+            old = {}  # a row's means are all over the same seeds
+        row = old | probe_row(file, name, planned[0]) | {"seeds": " ".join(args.seeds)}
+        runs = {run["command"]: run for run in run_all(planned, out / "runs.csv", args)}
+        row |= fine_tuning_columns([(flags, runs[command_of(flags)]) for flags in planned], budgets)
+        row |= pretraining_columns(file)
+        rows[name, row["encoder"]] = row
+        write_rows(out / "rows.csv", list(rows.values()))
+    return read_rows(out / "rows.csv", "file")

@@ -1,0 +1,105 @@
+"""Rows of runs as Markdown tables: one line per configuration, mean ± SD over its seeds."""
+
+import math
+import statistics
+
+from lab.rows import METRICS, TRAINING, flags_of, split_command
+
+# ---------------------------------------------------------------- cells
+
+
+def mean_and_sd(values, digits):
+    """Mean ± SD (n - 1) of at least two values, the value of one, a dash for none."""
+    if not values:
+        return "–"
+    text = f"{statistics.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.{digits}f}"
+    return text
+
+
+def metric_cells(rows, prefix=""):
+    """Four cells: top-logit RMSE, best-of-K, gap, coverage@15° of runs; diverged ones are left out."""
+    finished = [row for row in rows if row.get(prefix + METRICS[0])]
+    cells = []
+    for name in METRICS[:4]:
+        digits = 3 if name == "coverage_15" else 4
+        cells.append(mean_and_sd([float(row[prefix + name]) for row in finished], digits))
+    return cells
+
+
+def count_runs(rows):
+    """How many runs a line stands for, and how many of them diverged."""
+    failed = sum(bool(row.get("failed")) for row in rows)
+    return f"{len(rows)}" + (f" ({failed} diverged)" if failed else "")
+
+
+def rounded(text):
+    """A cell of a CSV for the eye: four decimals of what is not whole, other text as it is."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return text if value == round(value, 1) or not math.isfinite(value) else f"{value:.4f}"
+
+
+def markdown(header, lines):
+    """A Markdown table; header: the columns' names, lines: the cells of each line."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(str(cell).strip() for cell in row) + " |" for row in rows) + "\n"
+
+
+# ---------------------------------------------------------------- configurations
+
+
+def by_configuration(rows):
+    """Rows by what their commands do not share, seeds together, and the flags that they all share as text."""
+    groups = {}
+    for row in rows:
+        start, _ = split_command(row["command"])
+        groups.setdefault((start, tuple(flags_of(row).items())), []).append(row)
+    trained = [set(flags) for start, flags in groups if start == TRAINING]
+    shared = set.intersection(*trained) if len(trained) > 1 else set()
+    text = " ".join(f"{flag} {value}" for flag, value in flags_of(rows[0]).items() if (flag, value) in shared)
+    named = {}
+    for (start, flags), group in groups.items():
+        own = " ".join(f"{flag} {value}" for flag, value in flags if (flag, value) not in shared)
+        if start == TRAINING:
+            name = f"`{own}`" if own else "these"
+        else:
+            name = f"({start}) `{own}`"
+        named[name] = group
+    return named, text
+
+
+def mean_lines(rows):
+    """Lines for the training mean, one per budget: what a constant prediction is off by."""
+    means = set()
+    for row in rows:
+        if row.get("training_mean"):
+            means.add((flags_of(row).get("--budget", "1"), f"{float(row['training_mean']):.4f}"))
+    return [
+        [f"(training mean, budget {budget})", "", mean, "", mean, "0.0000", "", ""] for budget, mean in sorted(means)
+    ]
+
+
+def configurations_table(rows):
+    """Markdown: one line per configuration, mean ± SD (n − 1) over its seeds, all on val."""
+    groups, shared = by_configuration(rows)
+    header = ["flags of train.py", "seeds", "top-logit RMSE (rad)", "95 % over objects, first seed"]
+    header += ["best-of-K", "gap", "coverage@15°", "s per run"]
+    lines = mean_lines(rows)
+    for name, group in groups.items():
+        low, high = group[0].get("low_95"), group[0].get("high_95")
+        interval = f"{float(low):.3f} to {float(high):.3f}" if low else ""
+        rmse, *others = metric_cells(group)
+        seconds = [float(row["seconds"]) for row in group if row.get("seconds")]
+        time = f"{statistics.mean(seconds):.0f}" if seconds else ""
+        lines.append([name, count_runs(group), rmse, interval, *others, time])
+    return (f"All runs: `{shared}`\n\n" if shared else "") + markdown(header, lines)
+
+
+def columns_table(rows, hidden=()):
+    """Markdown: all columns of rows as they are, but for the hidden ones."""
+    shown = [name for name in rows[0] if name not in hidden]
+    return markdown(shown, [[rounded(row[name]) for name in shown] for row in rows])

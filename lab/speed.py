@@ -1,111 +1,112 @@
-"""What --benchmark of both training scripts is made of: operation counts, a stopwatch, the measurement, its table.
+"""How fast a training step is on this machine, part by part, and what share of the machine's speed it reaches.
 
-FLOPs are those of the matrix products that a step executes, two for a multiplication and its addition. A linear
-layer of `rows` x in -> out takes 2 · rows · in · out forward and as much for each of its two gradients; layers on
-bare coordinates, which need no gradient, spare one of them. Elementwise work, norms and distances count nothing.
-Not part of the training: `python train.py --benchmark` and `python pretrain_jepa.py --benchmark` print the result.
+    python -m lab.speed train --preset paper        flags as of train.py
+    python -m lab.speed pretrain --batch 16         flags as of pretrain_jepa.py; --json FILE keeps the figures
+
+The same as the two scripts' flag --benchmark. It times the very step that the training loop takes, on random clouds;
+hooks watch the parts from outside:
+
+    batch, data         up to the network: gathering or augmenting what the step needs
+    grouping            normalisation, centers, patches; in pretraining their sequence and the masks too
+    tokenizer, encoder, targets, predictor, pooling + head    as in model.py
+    backward            the loss of fine-tuning, gradients, their norm
+    optimiser           AdamW; in pretraining the moving average too
+
+FLOPs are those of the matrix products of a step, two for a multiplication and its addition, counted by PyTorch.
+Elementwise work, norms and distances count nothing. The yardstick is the product of two square matrices, at the same
+precision and threads and by the same library; it takes turns with the steps.
 """
 
+import argparse
+import contextlib
+import copy
 import dataclasses
+import functools
 import shlex
 import statistics
 import sys
 import time
-from itertools import pairwise
+from typing import Callable
+from unittest import mock
 
+import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from plumbing.common import computes_bf16, write_json
-from model import NO_ENCODER, POSITION_HIDDEN, PROBES, linear
+import pretrain_jepa
+import train
+from data import GraspData
+from model import GraspModel, PointJEPA, start_points
+from plumbing.common import Parser, command, write_json
+from plumbing.fast import linear
+from plumbing.training import computes_bf16, set_precision, set_up_torch
 
-SECONDS = 12  # per precision and number of threads; at least two rounds of steps
+SECONDS = 12  # per precision and number of threads; at least three rounds of steps
+MOST = 100  # rounds that are timed at most
 PRODUCT = 1024  # size of the square matrices whose product is the yardstick
+GRASPS = (1, 16, 64)  # per object, in fine-tuning
+TAU = 0.999  # EMA momentum in pretraining; its value costs nothing
 
 
 # ---------------------------------------------------------------- operation counts
 
 
-def linear_flops(rows, *widths):
-    """Linear layers one after another, forward."""
-    return sum(2 * rows * left * right for left, right in pairwise(widths))
+def count_flops(take_step):
+    """FLOPs of the matrix products in `take_step()`, on tensors of the device "meta", which have shapes and no values.
+
+    There plumbing/fast.py takes PyTorch's plain layers, whose products PyTorch's counter sees.
+    """
+    # the device knows no autocast; the products in bfloat16 are the same ones
+    no_autocast = mock.patch("torch.autocast", lambda *_, **__: contextlib.nullcontext())
+    with no_autocast, FlopCounterMode(display=False) as counter:
+        take_step()
+    return counter.get_total_flops()
 
 
-def transformer_flops(sequences, tokens, width, depth):
-    """Blocks: qkv, projection, MLP of ratio 4, and the two products of attention, forward."""
-    rows = sequences * tokens
-    linear = linear_flops(rows, width, 3 * width) + linear_flops(rows, width, width) + linear_flops(rows, width, 4 * width, width)
-    return depth * (linear + 2 * 2 * rows * tokens * width)
+def without_values(network):
+    """A copy of a network on the device "meta", and an optimiser for it; fused AdamW does not go there."""
+    network = copy.deepcopy(network).to("meta")
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return network, torch.optim.SGD(trained, lr=0.0)
 
 
-def tokenizer_flops(config, clouds):
-    """The mini-PointNet, the pooled half of whose second stage runs once per patch -> forward, backward."""
-    patches, points = clouds * config.patches, clouds * config.patches * config.patch_size
-    forward = linear_flops(points, 3, config.w1, config.w2) + linear_flops(patches, config.w2, config.w3)
-    forward += linear_flops(points, config.w2, config.w3, config.width)
-    return forward, 2 * forward - linear_flops(points, 3, config.w1)
+def training_flops(run):
+    """-> function (objects, grasps) -> FLOPs of a `training_step` of that size; `run`: a train.Run without hooks."""
+    model, optimizer = without_values(run.model)
+    run = dataclasses.replace(run, device=torch.device("meta"), model=model, optimizer=optimizer)
+
+    @functools.cache
+    def flops(objects, grasps):
+        scenes, rows, object_index, starts = (
+            torch.zeros(count, dtype=torch.long, device="meta") for count in (objects, grasps, grasps, objects)
+        )
+        return count_flops(lambda: train.training_step(run, scenes, rows, object_index, None, starts))
+
+    return flops
 
 
-def position_flops(rows, width):
-    """The positional encoding -> forward, backward."""
-    forward = linear_flops(rows, 3, POSITION_HIDDEN, width)
-    return forward, 2 * forward - linear_flops(rows, 3, POSITION_HIDDEN)
+def pretraining_flops(run):
+    """-> function (C, M, T) -> FLOPs of a `pretraining_step` with such blocks; `run`: a Pretraining without hooks."""
+    jepa, optimizer = without_values(run.jepa)
+    clouds = run.clouds.to("meta")
+    run = dataclasses.replace(run, device=torch.device("meta"), clouds=clouds, jepa=jepa, optimizer=optimizer)
+
+    @functools.cache
+    def flops(context, blocks, length):
+        drawn = pretrain_jepa.draw_step(run, np.zeros(run.args.batch, int), TAU)
+        index = drawn[0]
+        hidden, visible = index.new_zeros(blocks, length), index.new_zeros(context)  # the drawn ones have other sizes
+        return count_flops(lambda: pretrain_jepa.pretraining_step(run, *drawn[:4], hidden, visible, TAU))
+
+    return flops
 
 
-def pooling_flops(model, objects, grasps):
-    """Attention or hand pooling of a GraspModel -> forward, backward."""
-    config = model.config
-    width, tokens = config.width, objects * config.patches
-    if config.pool.startswith("attention"):
-        forward = linear_flops(tokens, width, 2 * width) + 2 * linear_flops(objects, width, width)  # keys and values; query, out
-        forward += 2 * 2 * tokens * width
-        return forward, 2 * forward
-    if config.pool == "hand":
-        rows, hidden, heads = grasps * config.patches, model.pool.score.in_features, model.pool.score.out_features
-        inputs = linear_flops(rows, 4, hidden) + linear_flops(grasps, 9, hidden)  # coordinates: no gradient
-        forward = inputs + linear_flops(tokens, width, hidden) + linear_flops(rows, hidden, hidden, heads)
-        forward += 2 * rows * hidden * heads + linear_flops(grasps, heads * hidden, width)
-        # turning the centers into the hand's frame is a product of 3 x 3 per center and grasp
-        return forward + 2 * rows * 9, 2 * forward - inputs
-    return 0, 0
-
-
-def training_flops(model, objects, grasps):
-    """A fine-tuning step of a GraspModel, forward and backward; a frozen encoder has no backward."""
-    config = model.config
-    forward, backward = pooling_flops(model, objects, grasps)
-    head = linear_flops(grasps, *[layer.in_features for layer in model.head if hasattr(layer, "in_features")], model.head[-1].out_features)
-    total = forward + backward + 3 * head
-    if "surface" in config.pool:  # turning the points into the hand's frame, and their products with the probes
-        total += 2 * grasps * config.points * (9 + 3 * len(PROBES))
-    if config.pool not in NO_ENCODER:
-        parts = [tokenizer_flops(config, objects), position_flops(objects * config.patches, config.width)]
-        blocks = transformer_flops(objects, config.patches, config.width, config.depth)
-        trained = any(parameter.requires_grad for parameter in model.encoder.parameters())
-        total += blocks + sum(forward for forward, _ in parts)
-        total += trained * (2 * blocks + sum(backward for _, backward in parts))
-    else:
-        total -= linear_flops(grasps, model.head[0].in_features, model.head[0].out_features)  # bare coordinates need no gradient
-    return total
-
-
-def pretraining_flops(config, clouds, context, blocks, length):
-    """A pretraining step with C context tokens and M target blocks of T tokens, forward and backward."""
-    width, rows, hidden = config.predictor_width, clouds * context, clouds * blocks * length
-    both = [tokenizer_flops(config, clouds), position_flops(clouds * config.patches, config.width),
-            position_flops(rows, width), position_flops(hidden, width)]  # fmt: skip
-    trained = transformer_flops(clouds, context, config.width, config.depth)
-    trained += linear_flops(rows, config.width, width) + linear_flops(hidden, width, config.width)
-    trained += transformer_flops(clouds * blocks, context + length, width, config.predictor_depth)
-    targets = transformer_flops(clouds, config.patches, config.width, config.depth)
-    return 3 * trained + targets + sum(forward + backward for forward, backward in both)
-
-
-# ---------------------------------------------------------------- measuring
+# ---------------------------------------------------------------- timing
 
 
 class Stopwatch:
-    """Adds up seconds by part: `lap(part)` gives it the time since the last lap. Waits for the GPU where there is one."""
+    """Adds up seconds by part: `lap(part)` gives it the time since the last lap. Waits for a GPU."""
 
     def __init__(self, device):
         self.device, self.seconds, self.last = device, {}, 0.0
@@ -123,19 +124,31 @@ class Stopwatch:
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
         self.last = now
 
-    def around(self, module, before, within):
-        """Lap where `module` begins, for the part `before` it if that has a name, and where it ends, for `within`."""
-        if before:
-            module.register_forward_pre_hook(lambda *_: self.lap(before))
-        module.register_forward_hook(lambda *_: self.lap(within))
+    def until(self, module, part):
+        """A lap whenever `module` begins."""
+        module.register_forward_pre_hook(lambda *_: self.lap(part))
+
+    def within(self, module, part):
+        """A lap whenever `module` ends."""
+        module.register_forward_hook(lambda *_: self.lap(part))
+
+    def until_optimizer(self, optimizer, part):
+        """A lap whenever `optimizer` begins."""
+        optimizer.register_step_pre_hook(lambda *_: self.lap(part))
 
 
-def no_lap(part):
-    """What the loops give in place of `Stopwatch.lap`."""
+@dataclasses.dataclass
+class Steps:
+    """Steps of one kind, timed beside others."""
+
+    columns: dict  # what the printed lines say of them
+    take: Callable  # () -> (number of clouds or grasps in the step, its sizes for `flops`)
+    flops: Callable  # sizes -> FLOPs of such a step
+    watch: Stopwatch  # has laps at the parts of the step but the last one
 
 
 def product_speed(device, precision):
-    """FLOP/s of the product of two square matrices at this precision, as the model makes its products: the yardstick."""
+    """FLOP/s of the product of two square matrices at this precision, as the network makes its products."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = torch.ones(2, PRODUCT, PRODUCT, device=device, dtype=dtype)
     watch = Stopwatch(device)
@@ -157,50 +170,68 @@ def peak_memory(device):
 
 
 def machine_settings(args, device):
-    """(precision, threads) to measure: fp32, bf16 where it pays, 1 and 2 threads, unless the flags name one."""
-    precisions = (args.precision,) if args.precision != "auto" else ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
-    threads = (args.threads or torch.get_num_threads(),) if args.threads or device.type == "cuda" else (1, 2)
+    """(precision, threads) to time: fp32, bf16 where it pays, 1 and 2 threads, unless the flags name one."""
+    precisions = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
+    if args.precision != "auto":
+        precisions = (args.precision,)
+    threads = (1, 2)
+    if args.threads or device.type == "cuda":
+        threads = (args.threads or torch.get_num_threads(),)
     return [(precision, count) for precision in precisions for count in threads]
 
 
-def measure(variants, watch, args, device, unit):
-    """Measure `variants`, a list of (columns, step) where step(precision) -> (things of `unit`, FLOPs); -> table rows.
+def time_steps(make_kinds, args, device, unit):
+    """Time the `Steps` of make_kinds(precision), a list, at every setting; -> a dict of figures per kind and setting.
 
-    All variants of a setting and the yardstick take turns, so that a machine that is busy for a while is busy for
-    all; the first round of each setting does not count. Times are medians.
+    All kinds and the yardstick take turns, so that a machine that is busy for a while is busy for all; the first
+    round of each setting does not count. Times are medians. unit: what a step sees, "grasps" or "clouds".
     """
-    rows, before, settings = [], torch.get_num_threads(), machine_settings(args, device)
-    for precision, threads in tqdm(settings, desc="measuring", unit="setting", disable=args.quiet or None):
+    lines, before, settings = [], torch.get_num_threads(), machine_settings(args, device)
+    for precision, threads in tqdm(settings, desc="timing", unit="setting", disable=args.quiet or None):
         torch.set_num_threads(threads)
-        products, taken = [], [[] for _ in variants]
+        set_precision(precision, device, width=0)  # only "auto" looks at the width
+        kinds = make_kinds(precision)
+        products, taken = [], [[] for _ in kinds]
         started = time.perf_counter()
-        while len(products) < 3 or (time.perf_counter() - started < SECONDS and len(products) <= args.steps):
+        while len(products) < 3 or (time.perf_counter() - started < SECONDS and len(products) <= min(args.steps, MOST)):
             products.append(product_speed(device, precision))
-            for (_, step), steps in zip(variants, taken):
-                watch.start()
-                steps.append((*step(precision), watch.seconds))
-        for (columns, _), steps in zip(variants, taken):
-            rows.append({"precision": precision, "threads": threads, **columns, **summary(steps[1:], unit, products[1:])})
+            for kind, steps in zip(kinds, taken):
+                kind.watch.start()
+                count, sizes = kind.take()
+                kind.watch.lap("optimiser")
+                steps.append((count, sizes, kind.watch.seconds))
+        for kind, steps in zip(kinds, taken):
+            counted = [(count, kind.flops(*sizes), seconds) for count, sizes, seconds in steps[1:]]
+            figures = step_figures(counted, unit, products[1:])
+            lines.append({"precision": precision, "threads": threads, **kind.columns, **figures})
     torch.set_num_threads(before)
-    return rows
+    return lines
 
 
-def summary(steps, unit, products):
-    """What steps of (things, FLOPs, seconds by part) took, their speed against the yardstick, and the shares of the parts."""
+def step_figures(steps, unit, products):
+    """Time, speed against the yardstick and shares of the parts, of steps given as (things, FLOPs, seconds by part)."""
     seconds = [sum(parts.values()) for _, _, parts in steps]
     speed = statistics.median(flops / took for (_, flops, _), took in zip(steps, seconds))
+    product = statistics.median(products)
     return {
-        "ms_per_step": 1e3 * statistics.median(seconds), f"{unit}_per_s": statistics.median(count / took for (count, _, _), took in zip(steps, seconds)),
-        "gflop_per_step": statistics.mean(flops for _, flops, _ in steps) / 1e9, "gflop_per_s": speed / 1e9,
-        "product_gflop_per_s": statistics.median(products) / 1e9, "share_of_product": speed / statistics.median(products),
-        "steps": len(steps), "shares": {part: sum(parts[part] for *_, parts in steps) / sum(seconds) for part in steps[0][2]},
-    }  # fmt: skip
+        "ms_per_step": 1e3 * statistics.median(seconds),
+        f"{unit}_per_s": statistics.median(count / took for (count, _, _), took in zip(steps, seconds)),
+        "gflop_per_step": statistics.mean(flops for _, flops, _ in steps) / 1e9,
+        "gflop_per_s": speed / 1e9,
+        "product_gflop_per_s": product / 1e9,
+        "share_of_product": speed / product,
+        "steps": len(steps),
+        "shares": {part: sum(parts[part] for *_, parts in steps) / sum(seconds) for part in steps[0][2]},
+    }
 
 
-def table(rows):
-    """Dicts of equal keys as aligned lines; numbers to one decimal."""
-    cells = [[name.replace("_per_", "/").replace("_", " ") for name in rows[0]]]
-    cells += [[f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+# ---------------------------------------------------------------- showing
+
+
+def aligned(lines):
+    """Dicts of equal keys as aligned lines under their names; numbers to one decimal."""
+    cells = [[name.replace("_per_", "/").replace("_", " ") for name in lines[0]]]
+    cells += [[f"{value:.1f}" if isinstance(value, float) else str(value) for value in line.values()] for line in lines]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells)
 
@@ -209,19 +240,174 @@ def percent(share):
     return f"{100 * share:.1f} %"
 
 
-def report(script, rows, unit, config, argv, args, device):
-    """Print the rows that `measure` returned as two tables, write them with --json; -> what is written."""
+def show_times(script, lines, unit, config, argv, args, device):
+    """Print what `time_steps` returned, write it with --json; -> what is written."""
     content = {
-        "command": shlex.join(["python", script, *(sys.argv[1:] if argv is None else argv)]), "device": device.type, "torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "peak_memory_mb": round(peak_memory(device)), "network": dataclasses.asdict(config), "rows": rows,
-    }  # fmt: skip
-    lead = list(rows[0])[: list(rows[0]).index("ms_per_step")]  # what was measured; then its figures
-    figures = [*lead, "ms_per_step", f"{unit}_per_s", "gflop_per_s", "product_gflop_per_s"]
-    print(table([{name: row[name] for name in figures} | {"of product": percent(row["share_of_product"])} for row in rows]))
+        "command": shlex.join(["python", script, *(sys.argv[1:] if argv is None else argv)]),
+        "device": device.type,
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "peak_memory_mb": round(peak_memory(device)),
+        "network": dataclasses.asdict(config),
+        "rows": lines,
+    }
+    names = list(lines[0])[: list(lines[0]).index("ms_per_step")]  # what was timed; then its figures
+    figures = [*names, "ms_per_step", f"{unit}_per_s", "gflop_per_s", "product_gflop_per_s"]
+    shown = [{name: line[name] for name in figures} for line in lines]
+    print(aligned([some | {"of product": percent(line["share_of_product"])} for some, line in zip(shown, lines)]))
     print("\nshares of the time")
-    print(table([{name: row[name] for name in lead} | {part: percent(share) for part, share in row["shares"].items()} for row in rows]))
-    print(f"\npeak memory {content['peak_memory_mb']} MB; random clouds; FLOPs: matrix products as executed (see speed.py)")
+    shares = [{part: percent(share) for part, share in line["shares"].items()} for line in lines]
+    print(aligned([{name: line[name] for name in names} | parts for line, parts in zip(lines, shares)]))
+    print(f"\npeak memory {content['peak_memory_mb']} MB; random clouds; FLOPs: matrix products (see lab/speed.py)")
     print(f"product: {PRODUCT} x {PRODUCT} matrices at the same precision and threads, taking turns with the steps")
     if args.json:
         write_json(args.json, content)
     return content
+
+
+# ---------------------------------------------------------------- the two scripts
+
+
+def random_grasps(num_scenes, points, joints, grasps):
+    """Data without a dataset: clouds and wrist positions within 20 cm, `grasps` to a scene."""
+    rng = np.random.default_rng(0)
+    scene = np.arange(num_scenes).repeat(grasps)
+    positions, quaternions = 0.1 * rng.normal(size=(len(scene), 3)), rng.normal(size=(len(scene), 4))
+    quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+    return GraspData(
+        root="random",
+        scenes=[f"random/{i}/0" for i in range(num_scenes)],
+        mesh_hashes=[],
+        clouds=rng.uniform(0, 0.2, (num_scenes, points, 3)).astype(np.float32),
+        poses=np.concatenate([positions, quaternions], 1).astype(np.float32),
+        joints=rng.normal(size=(len(scene), joints)).astype(np.float32),
+        scores=scene.astype(np.float32),
+        scene=scene,
+        row=scene,
+        joint_names=[],
+        excluded=[],
+        num_low=0,
+        fingerprint="",
+    )
+
+
+def random_run(args, config, device, precision="fp32"):
+    """A train.Run on random data, with a model of that `ModelConfig`; as many grasps per object as are ever timed."""
+    data = random_grasps(4 * args.objects_per_batch, config.points, config.joints, max(GRASPS))
+    model = GraspModel(config).to(device)
+    optimizer, generator = train.build_optimizer(model, args), torch.Generator().manual_seed(0)
+    train.set_learning_rates(optimizer, 0, args)
+    train.training_mode(model, args)
+    return train.Run(args, None, device, precision, data, None, model, optimizer, generator, train.Progress())
+
+
+def watch_training(run):
+    """A stopwatch with laps at the parts of the run's steps."""
+    watch, model = Stopwatch(run.device), run.model
+    if run.args.compile:  # hooks would break the compiled graph into pieces
+        model.compile()
+        watch.until_optimizer(run.optimizer, "forward + backward")
+        return watch
+    watch.until(model, "batch")
+    if model.pool is not None:
+        watch.until(model.encoder.embed, "grouping")
+        watch.within(model.encoder.embed, "tokenizer")
+        watch.within(model.encoder.transformer, "encoder")
+    watch.within(model, "pooling + head")
+    watch.until_optimizer(run.optimizer, "backward")
+    return watch
+
+
+def training_steps(run, grasps, flops, watch):
+    """`Steps` of fine-tuning on batches with `grasps` of each object."""
+    args = argparse.Namespace(**vars(run.args) | {"grasps_per_object": grasps})
+    stream = train.training_batches(run.data, np.arange(len(run.data.scene)), args, 0, run.device)
+    stream = (batch for batch in stream if len(batch[0]) == args.objects_per_batch)  # an epoch's last may be smaller
+
+    def take():
+        scenes, rows, object_index, weights = next(stream)
+        starts = start_points(run.generator, len(scenes), run.clouds.shape[1], run.device)
+        train.training_step(run, scenes, rows, object_index, weights, starts)
+        return len(rows), (len(scenes), len(rows))
+
+    return Steps({"objects": args.objects_per_batch, "grasps_per_object": grasps}, take, flops, watch)
+
+
+def time_training(args, argv):
+    """Time `training_step` with few and many grasps per object; args, argv: of train.py. -> what --json writes."""
+    device = set_up_torch(args.device, args.threads)
+    config, _ = train.resolve_network(args)
+    flops = training_flops(random_run(args, config, device))
+
+    def make_kinds(precision):
+        run = random_run(args, config, device, precision)
+        watch = watch_training(run)
+        return [training_steps(run, grasps, flops, watch) for grasps in GRASPS]
+
+    lines = time_steps(make_kinds, args, device, "grasps")
+    return show_times("train.py", lines, "grasps", config, argv, args, device)
+
+
+def random_pretraining(args, config, device, precision="fp32"):
+    """A pretrain_jepa.Pretraining on random clouds, with a network of that `ModelConfig`."""
+    generator, jepa = torch.Generator().manual_seed(0), PointJEPA(config).to(device)
+    optimizer = pretrain_jepa.build_optimizer(jepa, args)
+    optimizer.param_groups[0]["lr"] = args.lr
+    clouds = torch.rand(4 * args.batch, config.points, 3, generator=generator).to(device)
+    progress = pretrain_jepa.Progress()
+    return pretrain_jepa.Pretraining(args, None, device, precision, clouds, jepa, optimizer, generator, progress)
+
+
+def watch_pretraining(run):
+    """A stopwatch with laps at the parts of the pretraining's steps."""
+    watch, jepa = Stopwatch(run.device), run.jepa
+    watch.until(jepa, "data")
+    watch.until(jepa.encoder.embed, "grouping")
+    watch.within(jepa.encoder.embed, "tokenizer")
+    watch.until(jepa.encoder.transformer, "targets")
+    watch.within(jepa.encoder.transformer, "encoder")
+    watch.within(jepa, "predictor")
+    watch.until_optimizer(run.optimizer, "backward")
+    return watch
+
+
+def pretraining_steps(run, flops, watch):
+    """`Steps` of pretraining; blocks are drawn anew in every one, and with them the amount of work."""
+    stream = pretrain_jepa.cloud_batches(len(run.clouds), run.args, 0)
+
+    def take():
+        index, scale, angle, starts, hidden, visible, tau = pretrain_jepa.draw_step(run, next(stream), TAU)
+        pretrain_jepa.pretraining_step(run, index, scale, angle, starts, hidden, visible, tau)
+        return run.args.batch, (len(visible), *hidden.shape)
+
+    return Steps({"batch": run.args.batch}, take, flops, watch)
+
+
+def time_pretraining(args, argv):
+    """Time `pretraining_step`; args, argv: of pretrain_jepa.py. -> what --json writes."""
+    device = set_up_torch(args.device, args.threads)
+    config = pretrain_jepa.load_start(args)[0].config if args.start else pretrain_jepa.resolve_config(args)
+    flops = pretraining_flops(random_pretraining(args, config, device))
+
+    def make_kinds(precision):
+        run = random_pretraining(args, config, device, precision)
+        return [pretraining_steps(run, flops, watch_pretraining(run))]
+
+    lines = time_steps(make_kinds, args, device, "clouds")
+    return show_times("pretrain_jepa.py", lines, "clouds", config, argv, args, device)
+
+
+@command
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    parser = Parser(__doc__)
+    parser.add_argument("script", choices=("train", "pretrain"), help="whose step to time; that script's flags follow")
+    script = parser.parse_args(argv[:1]).script
+    argv = ["--benchmark", *argv[1:]]
+    if script == "train":
+        return time_training(train.parse(argv), argv)
+    return time_pretraining(pretrain_jepa.parse(argv), argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,132 +1,272 @@
-"""speed.py: operation counts against PyTorch's own counter, the stopwatch, the benchmark of train.py."""
+"""lab/speed.py: operation counts against formulas and against a step with values, the stopwatch, both --benchmark."""
 
 import dataclasses
 import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import fails
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import model
 import pretrain_jepa
-import speed
 import train
-from common import computes_bf16
+from lab import speed
+from plumbing import fast
+from plumbing.training import computes_bf16
+from variants import PROBES
 
 TINY = model.PRESETS["tiny"]
+CPU = torch.device("cpu")
+ROOT = Path(train.__file__).parent
 
 
-def counted(step):
-    """What PyTorch counts; it does not know the products that `model.linear` makes by oneDNN."""
-    with FlopCounterMode(display=False) as counter, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "ONEDNN", False)
-        step()
-    return counter.get_total_flops()
+# ---------------------------------------------------------------- operation counts, worked out by hand
 
 
-@pytest.mark.parametrize("pool", model.CHOICES["pool"])
-def test_flops_of_a_training_step(pool):
-    args = train.parse(["--preset", "tiny", "--pool", pool])
-    network = model.GraspModel(dataclasses.replace(TINY, pool=pool))
-    optimizer = train.build_optimizer(network, args)
-    train.training_mode(network, args)
-    data = train.random_data(4, TINY.points, 12, 3)
-    clouds, poses, joints = (torch.from_numpy(array) for array in (data.clouds, data.poses, data.joints))
-    batch = next(train.batches(data, np.arange(len(data.scene)), args, 0, torch.device("cpu")))
-    assert [len(part) for part in batch] == [4, 12, 12]
-    ours = speed.training_flops(network, 4, 12)
-    theirs = counted(lambda: train.training_step(network, optimizer, batch, clouds, poses, joints, args, torch.Generator()))
-    if pool.startswith("attention"):  # the counter does not know the fused attention of one query on a CPU
-        assert theirs <= ours <= theirs + 3 * 2 * 2 * 4 * TINY.patches * TINY.width
-    else:
-        assert ours == theirs
+def linear_flops(rows, *widths):
+    """Linear layers one after another, forward; each of their two gradients takes as much."""
+    return sum(2 * rows * left * right for left, right in pairwise(widths))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_flops_of_a_pretraining_step(seed):
-    torch.manual_seed(0)
-    jepa, generator = model.PointJEPA(TINY), torch.Generator().manual_seed(seed)
-    args = pretrain_jepa.parse(["--preset", "tiny"])
-    optimizer, shapes = pretrain_jepa.build_optimizer(jepa, args), []
-    jepa.predictor.register_forward_pre_hook(lambda _, inputs: shapes.extend((inputs[0].shape[1], *inputs[2].shape[1:3])))
-    theirs = counted(lambda: pretrain_jepa.pretraining_step(jepa, optimizer, torch.rand(3, TINY.points, 3), 0.9, args, generator))
-    rotation = 2 * 3 * TINY.points * 3 * 3  # of the augmentation, which is data, not network
-    fused = 2 * 2 * 3 * TINY.depth * TINY.patches**2 * TINY.width  # attention of the targets, unknown to the counter
-    assert speed.pretraining_flops(TINY, 3, *shapes) == theirs - rotation + fused
+def transformer_flops(sequences, tokens, width, depth):
+    """Blocks: qkv, projection, MLP of ratio 4, and the two products of attention, forward."""
+    rows = sequences * tokens
+    layers = linear_flops(rows, width, 3 * width) + linear_flops(rows, width, width)
+    return depth * (layers + linear_flops(rows, width, 4 * width, width) + 2 * 2 * rows * tokens * width)
+
+
+def tokenizer_flops(config, clouds):
+    """The mini-PointNet, the pooled half of whose second stage runs once per patch -> forward, backward."""
+    patches, points = clouds * config.patches, clouds * config.patches * config.patch_size
+    forward = linear_flops(points, 3, config.w1, config.w2) + linear_flops(patches, config.w2, config.w3)
+    forward += linear_flops(points, config.w2, config.w3, config.width)
+    return forward, 2 * forward - linear_flops(points, 3, config.w1)  # coordinates need no gradient
+
+
+def position_flops(rows, width):
+    """The positional encoding -> forward, backward."""
+    forward = linear_flops(rows, 3, model.POSITION_HIDDEN, width)
+    return forward, 2 * forward - linear_flops(rows, 3, model.POSITION_HIDDEN)
+
+
+def pooling_flops(network, objects, grasps, trained):
+    """Attention or hand pooling of a GraspModel, behind a trained encoder or a frozen one -> forward, backward."""
+    width, tokens = network.config.width, objects * network.config.patches
+    if network.config.pool.startswith("attention"):
+        forward = linear_flops(tokens, width, 2 * width)  # keys and values
+        forward += 2 * linear_flops(objects, width, width) + 2 * 2 * tokens * width  # query and out; the two products
+        return forward, 2 * forward - (not trained) * linear_flops(tokens, width, 2 * width)
+    if network.config.pool == "hand":
+        rows, hidden = grasps * network.config.patches, network.pool.score.in_features
+        heads = network.pool.score.out_features
+        inputs = linear_flops(rows, 4, hidden) + linear_flops(grasps, 9, hidden)  # coordinates: no gradient
+        forward = inputs + linear_flops(tokens, width, hidden) + linear_flops(rows, hidden, hidden, heads)
+        forward += 2 * rows * hidden * heads + linear_flops(grasps, heads * hidden, width)
+        backward = 2 * forward - inputs - (not trained) * linear_flops(tokens, width, hidden)
+        return forward + 2 * rows * 9, backward  # centers turned into the hand's frame: 3 x 3 each
+    return 0, 0
+
+
+def training_flops(network, objects, grasps):
+    """A fine-tuning step of a GraspModel; a frozen encoder has no backward pass."""
+    config = network.config
+    layers = [layer for layer in network.head if isinstance(layer, torch.nn.Linear)]
+    head = linear_flops(grasps, layers[0].in_features, *[layer.out_features for layer in layers])
+    trained = any(parameter.requires_grad for parameter in network.encoder.parameters())
+    total = sum(pooling_flops(network, objects, grasps, trained)) + 3 * head
+    if "surface" in config.pool:  # points turned into the hand's frame, and their products with the probes
+        total += 2 * grasps * config.points * (9 + 3 * len(PROBES))
+    if network.pool is None:
+        return total - linear_flops(grasps, layers[0].in_features, layers[0].out_features)  # coordinates: no gradient
+    parts = [tokenizer_flops(config, objects), position_flops(objects * config.patches, config.width)]
+    blocks = transformer_flops(objects, config.patches, config.width, config.depth)
+    total += blocks + sum(forward for forward, _ in parts)
+    return total + trained * (2 * blocks + sum(backward for _, backward in parts))
+
+
+def pretraining_flops(config, clouds, context, blocks, length):
+    """A pretraining step with C context tokens and M target blocks of T tokens."""
+    width, rows, hidden = config.predictor_width, clouds * context, clouds * blocks * length
+    both = [
+        tokenizer_flops(config, clouds), position_flops(clouds * config.patches, config.width),
+        position_flops(rows, width), position_flops(hidden, width),
+    ]  # fmt: skip
+    trained = transformer_flops(clouds, context, config.width, config.depth)
+    trained += linear_flops(rows, config.width, width) + linear_flops(hidden, width, config.width)
+    trained += transformer_flops(clouds * blocks, context + length, width, config.predictor_depth)
+    targets = transformer_flops(clouds, config.patches, config.width, config.depth)
+    rotation = 2 * clouds * config.points * 3 * 3  # of the augmentation
+    return 3 * trained + targets + rotation + sum(forward + backward for forward, backward in both)
+
+
+def training_run(*flags):
+    """A train.Run on random data."""
+    args = train.parse(["--preset", "tiny", *flags])
+    return speed.random_run(args, train.resolve_network(args)[0], CPU)
+
+
+def pretraining_run(*flags):
+    """A pretrain_jepa.Pretraining on random clouds."""
+    args = pretrain_jepa.parse(["--preset", "tiny", *flags])
+    return speed.random_pretraining(args, pretrain_jepa.resolve_config(args), CPU)
+
+
+OTHERS = (
+    "--loss mdn", "--loss hedged", "--k 1", "--lr-backbone 0", "--lr-backbone 0 --pool hand",
+    "--group ball --radius 0.5", "--preset small", "--preset paper",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", (*(f"--pool {pool}" for pool in model.POOLS), *OTHERS))
+def test_flops_of_a_training_step(flags):
+    run = training_run(*flags.split())
+    assert speed.training_flops(run)(4, 12) == training_flops(run.model, 4, 12) > 0
+
+
+SIZES = (("tiny", 3, 1), ("tiny", 5, 2), ("small", 14, 5), ("paper", 30, 11))
+
+
+@pytest.mark.parametrize("preset, context, length", SIZES)
+def test_flops_of_a_pretraining_step(preset, context, length):
+    run = pretraining_run("--preset", preset, "--batch", "3")
+    found = speed.pretraining_flops(run)(context, 4, length)
+    assert found == pretraining_flops(run.jepa.config, 3, context, 4, length)
+
+
+def test_flops_are_those_of_a_step_with_values(monkeypatch):
+    monkeypatch.setattr(fast, "ONEDNN", False)
+    run, jepa_run = training_run("--pool", "attention_surface"), pretraining_run("--batch", "3")
+    count, count_jepa = speed.training_flops(run), speed.pretraining_flops(jepa_run)
+    kind = speed.training_steps(run, 16, count, None)
+    jepa_kind = speed.pretraining_steps(jepa_run, count_jepa, None)
+    with sdpa_kernel(SDPBackend.MATH):  # the counter does not know a processor's fused attention
+        for steps in (kind, jepa_kind):
+            with FlopCounterMode(display=False) as counter:
+                _, sizes = steps.take()
+            assert counter.get_total_flops() == steps.flops(*sizes) > 0
+
+
+# ---------------------------------------------------------------- watching
+
+
+def test_stopwatch_gives_every_second_to_one_part():
+    watch, layer = speed.Stopwatch(CPU), torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    watch.until(layer, "before")
+    watch.within(layer, "layer")
+    watch.until_optimizer(optimizer, "between")
+    watch.start()
+    begun = watch.last
+    layer(layer(torch.zeros(1, 2))).sum().backward()
+    optimizer.step()
+    watch.lap("rest")
+    assert list(watch.seconds) == ["before", "layer", "between", "rest"]
+    assert sum(watch.seconds.values()) == pytest.approx(watch.last - begun) and min(watch.seconds.values()) > 0
+
+
+def test_watching_changes_no_bit():
+    states = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        run = training_run()
+        if watched:
+            watch = speed.watch_training(run)
+            watch.start()
+        torch.manual_seed(1)
+        for _ in range(2):
+            speed.training_steps(run, 16, None, None).take()
+        states.append(run.model.state_dict())
+    assert set(watch.seconds) == {"batch", "grouping", "tokenizer", "encoder", "pooling + head", "backward"}
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 @pytest.mark.parametrize("pool", ("attention", "hand", "attention_surface"))
 def test_steps_do_not_wait_for_the_gpu(gpu, pool):
-    device, generator = gpu, torch.Generator()
-    args, jepa_args = train.parse(["--preset", "tiny"]), pretrain_jepa.parse(["--preset", "tiny"])
-    network, jepa = model.GraspModel(dataclasses.replace(TINY, pool=pool)).to(device), model.PointJEPA(TINY).to(device)
-    data = train.random_data(4, TINY.points, 12, 3)
-    arrays = [torch.from_numpy(array).to(device) for array in (data.clouds, data.poses, data.joints)]
-    stream = train.batches(data, np.arange(len(data.scene)), args, 0, device)
-    optimizers = train.build_optimizer(network, args), pretrain_jepa.build_optimizer(jepa, jepa_args)
+    args, jepa_args = train.parse(["--preset", "tiny", "--no-graph"]), pretrain_jepa.parse(["--preset", "tiny"])
+    run = speed.random_run(args, dataclasses.replace(TINY, pool=pool), gpu)
+    jepa_run = speed.random_pretraining(jepa_args, TINY, gpu)
+    kinds = speed.training_steps(run, 16, None, None), speed.pretraining_steps(jepa_run, None, None)
     for mode in ("default", "error"):  # the first steps may wait: libraries load
-        batch = next(stream)
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            train.training_step(network, optimizers[0], batch, *arrays, args, generator)
-            pretrain_jepa.pretraining_step(jepa, optimizers[1], arrays[0], 0.9, jepa_args, generator)
+            for kind in kinds:
+                kind.take()
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def test_stopwatch_gives_every_second_to_one_part():
-    watch, layer = speed.Stopwatch(torch.device("cpu")), torch.nn.Linear(2, 2)
-    watch.around(layer, "before", "layer")
-    watch.start()
-    begun = watch.last
-    layer(torch.zeros(1, 2))
-    layer(torch.zeros(1, 2))
-    watch.lap("rest")
-    assert set(watch.seconds) == {"before", "layer", "rest"}
-    assert sum(watch.seconds.values()) == pytest.approx(watch.last - begun) and min(watch.seconds.values()) > 0
+# ---------------------------------------------------------------- the commands
 
 
 @pytest.fixture
-def small_product(monkeypatch):
-    """At full size a product takes a third of a second in bfloat16 where the processor has no instructions for it."""
+def small(monkeypatch):
+    """Yardstick and batches made small."""
     monkeypatch.setattr(speed, "PRODUCT", 64)
+    monkeypatch.setattr(speed, "GRASPS", (1, 2, 8))
 
 
-def test_benchmark_of_training(tmp_path, capsys, small_product):
-    argv = f"--preset tiny --benchmark --steps 1 --quiet --json {tmp_path}/speed.json --runs {tmp_path}/runs --data {tmp_path}/none".split()
-    before = torch.get_num_threads()
-    report = train.main(argv)
-    precisions = ("fp32", "bf16") if computes_bf16(torch.device("cpu")) else ("fp32",)
-    assert report == json.loads((tmp_path / "speed.json").read_text())
+def test_time_of_training(tmp_path, capsys, small):
+    argv = f"--preset tiny --steps 1 --quiet --json {tmp_path}/speed.json --runs {tmp_path}/runs --data {tmp_path}/no"
+    argv, before = ["--benchmark", "--objects-per-batch", "4", *argv.split()], torch.get_num_threads()
+    content = train.main(argv)
+    precisions = ("fp32", "bf16") if computes_bf16(CPU) else ("fp32",)
+    assert content == json.loads((tmp_path / "speed.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["speed.json"] and torch.get_num_threads() == before
-    assert [(row["precision"], row["threads"], row["grasps_per_object"]) for row in report["rows"]] == [
-        (precision, threads, grasps) for precision in precisions for threads in (1, 2) for grasps in (1, 16, 64)
+    assert [(row["precision"], row["threads"], row["grasps_per_object"]) for row in content["rows"]] == [
+        (precision, threads, grasps) for precision in precisions for threads in (1, 2) for grasps in (1, 2, 8)
     ]
-    network = model.GraspModel(TINY)
-    for row in report["rows"]:
-        assert list(row["shares"]) == ["batch", "grouping", "tokenizer", "encoder", "pooling + head", "backward", "optimiser"]
+    network, parts = model.GraspModel(TINY), "batch, grouping, tokenizer, encoder, pooling + head, backward, optimiser"
+    for row in content["rows"]:
+        assert list(row["shares"]) == parts.split(", ")
         assert sum(row["shares"].values()) == pytest.approx(1)
-        assert row["gflop_per_step"] == pytest.approx(speed.training_flops(network, 16, 16 * row["grasps_per_object"]) / 1e9)
-        assert row["share_of_product"] == pytest.approx(row["gflop_per_s"] / row["product_gflop_per_s"]) and row["grasps_per_s"] > 0
-    assert report["peak_memory_mb"] > 50 and "of product" in capsys.readouterr().out
-    row, *others = train.main([*argv, "--precision", "bf16", "--threads", "1", "--pool", "none"])["rows"]
-    assert len(others) == 2 and "encoder" not in row["shares"]
+        flops = training_flops(network, 4, 4 * row["grasps_per_object"])
+        assert row["gflop_per_step"] == pytest.approx(flops / 1e9) and row["grasps_per_s"] > 0
+        assert row["share_of_product"] == pytest.approx(row["gflop_per_s"] / row["product_gflop_per_s"])
+    assert content["peak_memory_mb"] > 50 and "of product" in capsys.readouterr().out
 
 
-def test_benchmark_of_pretraining(tmp_path, small_product):
-    argv = f"--preset tiny --benchmark --steps 1 --batch 4 --quiet --precision bf16 --json {tmp_path}/speed.json --out {tmp_path}/none.pt".split()
-    report = pretrain_jepa.main(argv)
-    assert report == json.loads((tmp_path / "speed.json").read_text())
+def test_time_of_pretraining(tmp_path, small):
+    argv = f"--preset tiny --steps 1 --batch 4 --quiet --precision bf16 --json {tmp_path}/speed.json"
+    content = pretrain_jepa.main(["--benchmark", "--out", f"{tmp_path}/no.pt", *argv.split()])
+    assert content == json.loads((tmp_path / "speed.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
-    assert [(row["precision"], row["threads"], row["batch"]) for row in report["rows"]] == [("bf16", 1, 4), ("bf16", 2, 4)]
-    for row in report["rows"]:
-        assert list(row["shares"]) == ["data", "grouping", "tokenizer", "targets", "encoder", "predictor", "backward", "optimiser"]
+    shown = [(row["precision"], row["threads"], row["batch"]) for row in content["rows"]]
+    assert shown == [("bf16", 1, 4), ("bf16", 2, 4)]
+    parts = ["data", "grouping", "tokenizer", "targets", "encoder", "predictor", "backward", "optimiser"]
+    for row in content["rows"]:
+        assert list(row["shares"]) == parts
         assert sum(row["shares"].values()) == pytest.approx(1) and row["clouds_per_s"] > 0
 
 
-def test_benchmark_flags_are_not_settings(tmp_path, capsys):
+def test_a_command_of_its_own_does_the_same(tmp_path, small):
+    argv = "--preset tiny --steps 1 --quiet --precision bf16 --threads 1 --pool none".split()
+    own, flag = speed.main(["train", *argv]), train.main(["--benchmark", *argv])
+    assert own["command"] == flag["command"] == "python train.py --benchmark " + " ".join(argv)
+    assert [sorted(row) for row in own["rows"]] == [sorted(row) for row in flag["rows"]] and len(own["rows"]) == 3
+    assert list(own["rows"][0]["shares"]) == ["batch", "pooling + head", "backward", "optimiser"]
+    own = speed.main(["pretrain", *"--preset tiny --steps 1 --batch 2 --quiet --precision fp32 --threads 1".split()])
+    assert [row["batch"] for row in own["rows"]] == [2] and own["command"].startswith("python pretrain_jepa.py")
+
+
+def test_wrong_commands_are_one_line(capsys):
+    assert "script" in fails(speed.main, [], capsys)
+    assert "tokenizer" in fails(speed.main, ["tokenizer"], capsys)
+    assert "--grasp" in fails(speed.main, ["train", "--grasp", "3"], capsys)
+    assert "tf32" in fails(speed.main, ["train", "--preset", "tiny", "--precision", "tf32", "--quiet"], capsys)
+
+
+def test_flags_about_speed_are_not_settings(tmp_path, capsys):
     for script in (train, pretrain_jepa):
         assert "benchmark" in fails(script.main, ["--json", str(tmp_path / "speed.json")], capsys)
         assert script.settings_of(script.parse(["--benchmark", "--json", "x"])) == script.settings_of(script.parse([]))
+
+
+def test_training_does_not_load_it():
+    program = "import sys, train, pretrain_jepa; sys.exit('lab.speed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

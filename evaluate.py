@@ -174,7 +174,7 @@ def predict(model, data, rows, device, clouds_per_chunk=64, grasps_per_chunk=409
 
 
 def constant_predictions(data, joints, rows):
-    """The same joints (J,) rad for every grasp as if from a model with K = 1: the training mean, the weakest baseline."""
+    """The same joints (J,) rad for every grasp as if from a model with K = 1: with the training mean, a baseline."""
     constant = np.repeat(joints[None, None], len(rows), axis=0)  # (n, 1, J)
     return {
         "joints_pred": constant, "logits": np.zeros((len(rows), 1)),
@@ -482,6 +482,8 @@ def main(argv=None):
     else:
         check_run(args.run)
         device = set_up_torch(args.device, args.threads)
+        if args.checkpoint == "last" and not (Path(args.run) / "last.pt").exists():
+            raise UserError(f"--checkpoint last: {args.run} has no last.pt; train.py keeps it with --keep-last")
         model = load_run(args.run, args.checkpoint).to(device)
         if args.picture:
             check_drawable(model.joint_names)

@@ -357,6 +357,7 @@ POOLS = {
     "max": Pool("maximum over tokens", lambda width: lambda tokens: tokens.amax(1)),
     "mean_max": Pool("both", lambda width: lambda tokens: torch.cat([tokens.mean(1), tokens.amax(1)], 1), widths=2),
     "none": Pool("pose only", None, widths=0, size=False),
+    "size": Pool("pose, centroid and radius", None, widths=0),
     # DEVIATION: ours, see variants.py; the paper's embedding does not know where the hand is
     "hand": Pool("tokens as seen from the hand", lambda width: HandPool(width, LENGTH), by_grasp=True),
     "attention_surface": Pool("attention, and distances from hand to surface", AttentionPool, surface=True),

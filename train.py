@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import GraspData, add_data_flags, epoch_batches, load_dataset
+from data import GraspData, add_data_flags, epoch_batches, load_dataset, warn_of_frames
 from evaluate import constant_predictions, evaluate_suites, metrics_table, summarize
 from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder, start_points
 from plumbing.checkpoint import load_strictly, read_checkpoint, save_checkpoint
@@ -34,11 +34,13 @@ from plumbing.training import (
     deferred_interrupt, first_not_finite, load_last, save_last, set_precision, set_rate, set_up_torch, warmup_cosine,
 )  # fmt: skip
 from splits import Split, add_split_flags, make_split
+from variants import PROBE_REACH, surface_distances
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the encoders that ship, one file per preset
 NETWORK_FLAGS = ("group", "radius", "points", "patches", "patch_size")  # not given: the preset's or the checkpoint's
+MANY_FAR = 0.6  # share of saturated surface distances that is worth a warning: 0.31 on the open benchmark
 # what a run is called by and how it is watched; everything else is its identity
-NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "no_graph", "benchmark", "json")
+NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "keep_last", "no_graph", "benchmark", "json")
 
 
 # ---------------------------------------------------------------- settings
@@ -97,6 +99,7 @@ def build_parser():
     flag("--name", help="the run's folder name (default: from settings, seed and a short hash)")
     flag("--resume", action="store_true", help="go on from the run's last checkpoint, to the same result")
     flag("--overwrite", action="store_true", help="start the run anew even if it has finished")
+    flag("--keep-last", action="store_true", help="keep last.pt of the finished run, for evaluate.py --checkpoint last")
     settings = "settings from another run's config.json; explicit flags beat it"
     flag("--from", dest="config", metavar="FILE", help=settings)
     return parser
@@ -112,8 +115,9 @@ def parse(argv):
             args = parser.parse_args([*as_flags(settings), *(sys.argv[1:] if argv is None else argv)])
         except UserError as error:
             raise UserError(f"{args.config}, or a flag beside it: {error}") from None
-    args.eval_every = args.eval_every or max(1, args.steps // 20)
     check_machine_flags(args)
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on, --overwrite starts anew; give one of them")
     if args.jepa_ckpt and args.init != "jepa":
         raise UserError("--jepa-ckpt contradicts --init scratch; add --init jepa or leave it out")
     return args
@@ -322,7 +326,7 @@ def training_loop(run):
             bar.update()
 
             stop, last = bool(interrupted), progress.step == args.steps
-            evaluate = last or progress.step % args.eval_every == 0
+            evaluate = last or progress.step % (args.eval_every or max(1, args.steps // 20)) == 0
             save = last or stop or progress.step % args.save_every == 0
             if evaluate or save or progress.step % LOOK_EVERY == 0:
                 check_finite(run, int(bad_step))
@@ -398,6 +402,8 @@ def finish(run):
         "precision": run.precision, "eager_steps": progress.eager_steps,
     }  # fmt: skip
     write_json(run.folder / "result.json", result)
+    if not args.keep_last:
+        (run.folder / "last.pt").unlink(missing_ok=True)
     rows = {"training mean": constant, f"this run, step {progress.best_step}": result["suites"]["val"]}
     print("\n" + metrics_table(rows))
     print(f"\nval of pack {args.pack}, {progress.seconds:.0f} s; brackets: 95 % over objects. Saved in {run.folder}")
@@ -428,6 +434,22 @@ def start(run):
         "fingerprint": run.data.fingerprint, "device": run.device.type, "precision": run.precision,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     })  # fmt: skip
+
+
+def warn_of_probes(run):
+    """Say where --pool surface can see little: its probes fit one hand, and this may be another or another frame."""
+    if not POOLS[run.args.pool].surface:
+        return
+    rows = np.random.default_rng(0).choice(run.split.rows["train"], 256)
+    scenes, index = np.unique(run.data.scene[rows], return_inverse=True)
+    clouds, poses = torch.from_numpy(run.data.clouds[scenes]), torch.from_numpy(run.data.poses[rows])
+    far = (surface_distances(clouds, torch.from_numpy(index), poses) >= PROBE_REACH).float().mean()
+    if far > MANY_FAR:
+        print(
+            f"warning: --pool {run.args.pool}: {far:.0%} of its distances are over {PROBE_REACH:g} m and tell nothing; "
+            "its probes fit the hand of synthetic/hand.py and its wrist frame (DATA.md)",
+            file=sys.stderr,
+        )
 
 
 def build_model(config, encoder, data, rows, args):
@@ -464,7 +486,9 @@ def main(argv=None):
     if args.compile:
         model.compile()
 
+    warn_of_frames(data)
     run = Run(args, folder, device, precision, data, split, model, optimizer, generator, Progress())
+    warn_of_probes(run)
     start(run)
     num_parameters = sum(p.numel() for p in model.parameters())
     print(

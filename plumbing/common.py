@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import errno
 import functools
 import hashlib
 import json
@@ -10,7 +11,17 @@ import math
 import os
 import re
 import sys
+import time
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    fcntl = None
+
+FAR = 2**30  # byte of a file that Windows locks, beyond all content: there a lock keeps others from reading
 
 
 class UserError(Exception):
@@ -113,6 +124,34 @@ def atomic(path):
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path, wait=False):
+    """Lock the file `path`, made where it is missing, and yield whether that worked; `wait` until it does.
+
+    The operating system's own lock: it ends with its process, however that ends, so a file that stays behind means
+    nothing. It binds only those who ask for it, and within one process too.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        while not (mine := try_lock(file)) and wait:
+            time.sleep(0.05)
+        yield mine
+
+
+def try_lock(file):
+    """Lock an open file until it is closed; False where somebody else has locked it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            file.seek(FAR)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        # whatever else goes wrong, say a file system without locks, must not keep anybody from working
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
 
 
 def write_json(path, content):

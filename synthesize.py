@@ -1,6 +1,6 @@
 """The open benchmark: procedural household objects, or any folder of meshes, with grasps of the hand in hand.py.
 
-    python synthesize.py --out data/synthetic --preset mini     300 objects, what train.py makes by itself
+    python synthesize.py --out data/synthetic --preset mini     700 objects, what train.py makes by itself
     python synthesize.py --out data/full --preset full          1,500 objects, the paper's scale
     python synthesize.py --out data/mine --meshes DIR           your own meshes
     python synthesize.py --card data/full --out results/benchmark   figures and pictures of a dataset
@@ -29,23 +29,25 @@ from data import sample_surface
 from plumbing.common import Parser, UserError, atomic, command, number, stable_seed, write_json
 from plumbing.parallel import map_in_processes
 from plumbing.reading import read_mesh, stamp
-from plumbing.roots import LOG, VERSION, read_log, recorded
+from plumbing.roots import LOG, SIZES, VERSION, read_log, recorded
 from synthetic import hand
 from synthetic.card import write_card
 from synthetic.grasps import MIN_SCORE, REASONS, synthesize
-from synthetic.shapes import CATEGORIES, LENGTHS, MAX_MIDDLE, pose_scene, procedural_mesh, scale_to_hand, settle
+from synthetic.shapes import (
+    CATEGORIES, HELD_OUT_SYNSETS, LENGTHS, MAX_MIDDLE, pose_scene, procedural_mesh, scale_to_hand, settle,
+)  # fmt: skip
 
 # ---------------------------------------------------------------- objects on disk
 
-# preset -> objects, kept grasps per object, scenes per object
-SIZES = {"mini": (300, 120, 1), "full": (1500, 240, 2)}
 REDRAWS = 5  # procedural objects on which the hand finds next to nothing are drawn again, so often at most
 MESH_TYPES = (".obj", ".stl", ".ply", ".off", ".glb")
 
 
 def procedural_objects(settings):
-    """[(synset, object name)]: equal categories in `mini`, unequal ones in `full`; sizes by largest remainder."""
-    weights = {s: entry[3] if settings["preset"] == "full" else 1 for s, entry in CATEGORIES.items()}
+    """[(synset, object name)]: unequal categories in `full`, equal ones in `mini`; sizes by largest remainder."""
+    weights = {s: entry[3] for s, entry in CATEGORIES.items()}
+    if settings["preset"] == "mini":  # few objects of what never trains
+        weights = {s: 1 / 7 if s in HELD_OUT_SYNSETS else 1 for s in CATEGORIES}
     shares = {s: settings["objects"] * weight / sum(weights.values()) for s, weight in weights.items()}
     sizes = {s: int(share) for s, share in shares.items()}
     for s in sorted(shares, key=lambda s: sizes[s] - shares[s])[: settings["objects"] - sum(sizes.values())]:

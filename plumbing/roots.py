@@ -9,6 +9,7 @@ from plumbing.common import UserError, read_json
 
 VERSION = 1  # of the generator: a root made by another one must be made again
 LOG = "progress.jsonl"  # first the settings, then a line per finished object; dataset.json replaces it in the end
+SIZES = {"mini": (700, 50, 1), "full": (1500, 240, 2)}  # preset -> objects, kept grasps per object, scenes per object
 DEFAULT_ROOTS = {"data/synthetic": "mini", "data/full": "full"}
 GENERATOR = Path(__file__).parents[1] / "synthesize.py"
 
@@ -41,10 +42,24 @@ def command_line(root, settings):
     return f"python synthesize.py --out {root}" + "".join(flags)
 
 
+def check_default(root, preset, settings):
+    """Stop where a default root was made with other settings than those of its preset; its numbers would differ."""
+    if not preset or not settings:
+        return
+    wanted = dict(zip(("objects", "grasps", "scenes"), SIZES[preset])) | {"preset": preset, "seed": 0, "meshes": None}
+    wrong = [f"{key} {settings.get(key)}" for key, value in wanted.items() if settings.get(key) != value]
+    if wrong:
+        raise UserError(
+            f"{root}: was made with {', '.join(wrong)}, which is not its preset {preset}; remove it and run: "
+            + command_line(root, {"preset": preset})
+        )
+
+
 def ensure_root(path, quiet=False):
     """The dataset root `path`; the default roots are made on first use, or finished where they were interrupted."""
     root, preset = Path(path), DEFAULT_ROOTS.get(Path(path).as_posix())
     content, unfinished = recorded(root), (root / LOG).exists()
+    check_default(root, preset, content.get("settings", {}))
     if content.get("complete") or root.exists() and not unfinished and any(root.iterdir()):
         return root  # ours, or data of somebody's own
     again = command_line(root, {"preset": preset or "mini"} | content.get("settings", {}))

@@ -15,6 +15,9 @@ hooks watch the parts from outside:
 FLOPs are those of the matrix products of a step, two for a multiplication and its addition, counted by PyTorch.
 Elementwise work, norms and distances count nothing. The yardstick is the product of two square matrices, at the same
 precision and threads and by the same library; it takes turns with the steps.
+
+On a GPU every step is timed twice, operation by operation and as one CUDA graph (not with --no-graph), at each
+precision, and there are two yardsticks: small matrices like those of the networks, and large ones that fill the GPU.
 """
 
 import argparse
@@ -26,6 +29,7 @@ import shlex
 import statistics
 import sys
 import time
+from itertools import pairwise
 from typing import Callable
 from unittest import mock
 
@@ -40,11 +44,13 @@ from data import GraspData
 from model import GraspModel, PointJEPA, start_points
 from plumbing.common import Parser, command, write_json
 from plumbing.fast import linear
-from plumbing.training import computes_bf16, set_precision, set_up_torch
+from plumbing.graph import WARM, Graphs
+from plumbing.training import computes_bf16, set_precision, set_rate, set_up_torch
 
-SECONDS = 12  # per precision and number of threads; at least three rounds of steps
-MOST = 100  # rounds that are timed at most
+SECONDS = 12  # per precision and number of threads
+LEAST, LEAST_CUDA, MOST = 2, 20, 100  # rounds of steps that are timed in that time, and at most
 PRODUCT = 1024  # size of the square matrices whose product is the yardstick
+LARGE_PRODUCT = 8192  # the same on a GPU, which needs so much to be busy
 GRASPS = (1, 16, 64)  # per object, in fine-tuning
 TAU = 0.999  # EMA momentum in pretraining; its value costs nothing
 
@@ -106,23 +112,38 @@ def pretraining_flops(run):
 
 
 class Stopwatch:
-    """Adds up seconds by part: `lap(part)` gives it the time since the last lap. Waits for a GPU."""
+    """Gives the seconds since `start` to parts: `lap(part)` ends a part, which may have several laps.
+
+    On a GPU laps are marks in its stream of work, which it passes when it gets there; nothing waits for them.
+    """
 
     def __init__(self, device):
-        self.device, self.seconds, self.last = device, {}, 0.0
+        self.device, self.laps = device, []
 
-    def now(self):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    def mark(self):
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def start(self):
-        self.seconds, self.last = {}, self.now()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.laps = [("start", self.mark())]
 
     def lap(self, part):
-        now = self.now()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
-        self.last = now
+        self.laps.append((part, self.mark()))
+
+    def seconds(self):
+        """Part -> seconds, in the order of the laps."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        total = {}
+        for (_, begin), (part, end) in pairwise(self.laps):
+            took = begin.elapsed_time(end) / 1e3 if self.device.type == "cuda" else end - begin
+            total[part] = total.get(part, 0.0) + took
+        return total
 
     def until(self, module, part):
         """A lap whenever `module` begins."""
@@ -144,20 +165,27 @@ class Steps:
     columns: dict  # what the printed lines say of them
     take: Callable  # () -> (number of clouds or grasps in the step, its sizes for `flops`)
     flops: Callable  # sizes -> FLOPs of such a step
-    watch: Stopwatch  # has laps at the parts of the step but the last one
+    watch: Stopwatch  # has laps at the parts of the step
+    last_part: str = "optimiser"  # what follows the last of these laps
 
 
-def product_speed(device, precision):
-    """FLOP/s of the product of two square matrices at this precision, as the network makes its products."""
+def product_speed(device, precision, size):
+    """FLOP/s of the product of two size x size matrices at this precision, as the network makes its products."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = torch.ones(2, PRODUCT, PRODUCT, device=device, dtype=dtype)
+    left, right = torch.rand(2, size, size, device=device).to(dtype)  # constant ones would be easier on a GPU
     watch = Stopwatch(device)
     linear(left, right)
     watch.start()
     for _ in range(10):
         linear(left, right)
     watch.lap("product")
-    return 10 * 2 * PRODUCT**3 / watch.seconds["product"]
+    return 10 * 2 * size**3 / watch.seconds()["product"]
+
+
+def forget_peak(device):
+    """Let `peak_memory` start anew where that is possible, on CUDA."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory(device):
@@ -170,8 +198,10 @@ def peak_memory(device):
 
 
 def machine_settings(args, device):
-    """(precision, threads) to time: fp32, bf16 where it pays, 1 and 2 threads, unless the flags name one."""
+    """(precision, threads) to time: all that pay off here, 1 and 2 threads on a CPU, unless the flags name one."""
     precisions = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
+    if device.type == "cuda":
+        precisions = ("fp32", "tf32", "bf16")
     if args.precision != "auto":
         precisions = (args.precision,)
     threads = (1, 2)
@@ -181,48 +211,60 @@ def machine_settings(args, device):
 
 
 def time_steps(make_kinds, args, device, unit):
-    """Time the `Steps` of make_kinds(precision), a list, at every setting; -> a dict of figures per kind and setting.
+    """Time the `Steps` of make_kinds(precision), a list, at every setting of the machine.
 
-    All kinds and the yardstick take turns, so that a machine that is busy for a while is busy for all; the first
+    All kinds and the yardsticks take turns, so that a machine that is busy for a while is busy for all; the first
     round of each setting does not count. Times are medians. unit: what a step sees, "grasps" or "clouds".
+    -> a dict of figures per kind and setting; the largest memory that steps took, MB.
     """
-    lines, before, settings = [], torch.get_num_threads(), machine_settings(args, device)
+    lines, peak, before, settings = [], 0.0, torch.get_num_threads(), machine_settings(args, device)
+    yardsticks = (PRODUCT, LARGE_PRODUCT) if device.type == "cuda" else (PRODUCT,)
+    least = LEAST_CUDA if device.type == "cuda" else LEAST
     for precision, threads in tqdm(settings, desc="timing", unit="setting", disable=args.quiet or None):
         torch.set_num_threads(threads)
         set_precision(precision, device, width=0)  # only "auto" looks at the width
         kinds = make_kinds(precision)
-        products, taken = [], [[] for _ in kinds]
+        products, taken, rounds = {size: [] for size in yardsticks}, [[] for _ in kinds], 0
         started = time.perf_counter()
-        while len(products) < 3 or (time.perf_counter() - started < SECONDS and len(products) <= min(args.steps, MOST)):
-            products.append(product_speed(device, precision))
+        while rounds <= least or (time.perf_counter() - started < SECONDS and rounds <= min(args.steps, MOST)):
+            rounds += 1
+            for size, speeds in products.items():
+                speeds.append(product_speed(device, precision, size))
+            forget_peak(device)
             for kind, steps in zip(kinds, taken):
                 kind.watch.start()
                 count, sizes = kind.take()
-                kind.watch.lap("optimiser")
-                steps.append((count, sizes, kind.watch.seconds))
+                kind.watch.lap(kind.last_part)
+                steps.append((count, sizes, kind.watch.seconds()))
+            peak = max(peak, peak_memory(device))
+        products = {size: statistics.median(speeds[1:]) for size, speeds in products.items()}
         for kind, steps in zip(kinds, taken):
             counted = [(count, kind.flops(*sizes), seconds) for count, sizes, seconds in steps[1:]]
-            figures = step_figures(counted, unit, products[1:])
+            figures = step_figures(counted, unit, products)
             lines.append({"precision": precision, "threads": threads, **kind.columns, **figures})
     torch.set_num_threads(before)
-    return lines
+    set_precision("fp32", device, width=0)
+    return lines, peak
 
 
 def step_figures(steps, unit, products):
-    """Time, speed against the yardstick and shares of the parts, of steps given as (things, FLOPs, seconds by part)."""
+    """Time, speed against the yardsticks and shares of the parts, of steps given as (things, FLOPs, seconds by part).
+
+    products: size of a yardstick's matrices -> FLOP/s.
+    """
     seconds = [sum(parts.values()) for _, _, parts in steps]
     speed = statistics.median(flops / took for (_, flops, _), took in zip(steps, seconds))
-    product = statistics.median(products)
-    return {
+    figures = {
         "ms_per_step": 1e3 * statistics.median(seconds),
         f"{unit}_per_s": statistics.median(count / took for (count, _, _), took in zip(steps, seconds)),
         "gflop_per_step": statistics.mean(flops for _, flops, _ in steps) / 1e9,
         "gflop_per_s": speed / 1e9,
-        "product_gflop_per_s": product / 1e9,
-        "share_of_product": speed / product,
-        "steps": len(steps),
-        "shares": {part: sum(parts[part] for *_, parts in steps) / sum(seconds) for part in steps[0][2]},
     }
+    for size, product in products.items():
+        name = "product" if size == PRODUCT else f"product_{size}"
+        figures |= {f"{name}_gflop_per_s": product / 1e9, f"share_of_{name}": speed / product}
+    shares = {part: sum(parts[part] for *_, parts in steps) / sum(seconds) for part in steps[0][2]}
+    return figures | {"steps": len(steps), "shares": shares}
 
 
 # ---------------------------------------------------------------- showing
@@ -240,25 +282,35 @@ def percent(share):
     return f"{100 * share:.1f} %"
 
 
-def show_times(script, lines, unit, config, argv, args, device):
-    """Print what `time_steps` returned, write it with --json; -> what is written."""
+def show_times(script, lines, peak, unit, config, argv, args, device):
+    """Print what `time_steps` returned, lines and peak, and write it with --json; -> what is written."""
     content = {
         "command": shlex.join(["python", script, *(sys.argv[1:] if argv is None else argv)]),
         "device": device.type,
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "peak_memory_mb": round(peak_memory(device)),
+        "peak_memory_mb": round(peak),
         "network": dataclasses.asdict(config),
         "rows": lines,
     }
+    if device.type == "cuda":
+        content["card"] = torch.cuda.get_device_name(device)
     names = list(lines[0])[: list(lines[0]).index("ms_per_step")]  # what was timed; then its figures
-    figures = [*names, "ms_per_step", f"{unit}_per_s", "gflop_per_s", "product_gflop_per_s"]
-    shown = [{name: line[name] for name in figures} for line in lines]
-    print(aligned([some | {"of product": percent(line["share_of_product"])} for some, line in zip(shown, lines)]))
+    figures = [*names, "ms_per_step", f"{unit}_per_s", *(name for name in lines[0] if name.endswith("gflop_per_s"))]
+    of_products = {name: name.removeprefix("share_") for name in lines[0] if name.startswith("share_")}
+    print(aligned([
+        {name: line[name] for name in figures}
+        | {shown: percent(line[name]) for name, shown in of_products.items()}
+        for line in lines
+    ]))  # fmt: skip
     print("\nshares of the time")
-    shares = [{part: percent(share) for part, share in line["shares"].items()} for line in lines]
-    print(aligned([{name: line[name] for name in names} | parts for line, parts in zip(lines, shares)]))
-    print(f"\npeak memory {content['peak_memory_mb']} MB; random clouds; FLOPs: matrix products (see lab/speed.py)")
+    print(aligned([
+        {name: line[name] for name in names} | {part: percent(share) for part, share in line["shares"].items()}
+        for line in lines
+        if len(line["shares"]) > 1  # a graph is one part
+    ]))  # fmt: skip
+    memory = f"peak memory {content['peak_memory_mb']} MB"
+    print(f"\n{content.get('card', device.type)}; {memory}; random clouds; FLOPs: matrix products (see lab/speed.py)")
     print(f"product: {PRODUCT} x {PRODUCT} matrices at the same precision and threads, taking turns with the steps")
     if args.json:
         write_json(args.json, content)
@@ -291,11 +343,22 @@ def random_grasps(num_scenes, points, joints, grasps):
     )
 
 
-def random_run(args, config, device, precision="fp32"):
+def graphs_to_time(args, device):
+    """Whether to time steps operation by operation (False), on a GPU as CUDA graphs too (True)."""
+    return (False, True) if device.type == "cuda" and not args.no_graph else (False,)
+
+
+def step_columns(device, graph):
+    """What a line says of the step's way to run where there are two."""
+    return {"step": "graph" if graph else "eager"} if device.type == "cuda" else {}
+
+
+def random_run(args, config, device, precision="fp32", graph=False):
     """A train.Run on random data, with a model of that `ModelConfig`; as many grasps per object as are ever timed."""
+    args = argparse.Namespace(**vars(args) | {"no_graph": not graph})
     data = random_grasps(4 * args.objects_per_batch, config.points, config.joints, max(GRASPS))
     model = GraspModel(config).to(device)
-    optimizer, generator = train.build_optimizer(model, args), torch.Generator().manual_seed(0)
+    optimizer, generator = train.build_optimizer(model, args, graph), torch.Generator().manual_seed(0)
     train.set_learning_rates(optimizer, 0, args)
     train.training_mode(model, args)
     return train.Run(args, None, device, precision, data, None, model, optimizer, generator, train.Progress())
@@ -305,7 +368,6 @@ def watch_training(run):
     """A stopwatch with laps at the parts of the run's steps."""
     watch, model = Stopwatch(run.device), run.model
     if run.args.compile:  # hooks would break the compiled graph into pieces
-        model.compile()
         watch.until_optimizer(run.optimizer, "forward + backward")
         return watch
     watch.until(model, "batch")
@@ -318,19 +380,27 @@ def watch_training(run):
     return watch
 
 
-def training_steps(run, grasps, flops, watch):
-    """`Steps` of fine-tuning on batches with `grasps` of each object."""
+def training_steps(run, step, grasps, flops, watch):
+    """`Steps` of fine-tuning by `step`, a `Graphs` as in the training loop, with `grasps` of each object."""
     args = argparse.Namespace(**vars(run.args) | {"grasps_per_object": grasps})
-    stream = train.training_batches(run.data, np.arange(len(run.data.scene)), args, 0, run.device)
+    stream = train.training_batches(run.data, np.arange(len(run.data.scene)), args, 0, run.device, pad=run.graph)
     stream = (batch for batch in stream if len(batch[0]) == args.objects_per_batch)  # an epoch's last may be smaller
 
     def take():
         scenes, rows, object_index, weights = next(stream)
         starts = start_points(run.generator, len(scenes), run.clouds.shape[1], run.device)
-        train.training_step(run, scenes, rows, object_index, weights, starts)
+        step(scenes, rows, object_index, weights, starts)
         return len(rows), (len(scenes), len(rows))
 
-    return Steps({"objects": args.objects_per_batch, "grasps_per_object": grasps}, take, flops, watch)
+    columns = step_columns(run.device, run.graph) | {"objects": args.objects_per_batch, "grasps_per_object": grasps}
+    return Steps(columns, take, flops, watch)
+
+
+def as_graph(kind):
+    """`Steps` of a run on CUDA whose graph is captured before they are timed."""
+    for _ in range(WARM + 1):
+        kind.take()
+    return dataclasses.replace(kind, last_part="graph")
 
 
 def time_training(args, argv):
@@ -340,19 +410,27 @@ def time_training(args, argv):
     flops = training_flops(random_run(args, config, device))
 
     def make_kinds(precision):
-        run = random_run(args, config, device, precision)
-        watch = watch_training(run)
-        return [training_steps(run, grasps, flops, watch) for grasps in GRASPS]
+        kinds = []
+        for graph in graphs_to_time(args, device):
+            run = random_run(args, config, device, precision, graph)
+            if args.compile:
+                run.model.compile()
+            watch = Stopwatch(device) if graph else watch_training(run)
+            step = Graphs(functools.partial(train.training_step, run), graph)
+            timed = [training_steps(run, step, grasps, flops, watch) for grasps in GRASPS]
+            kinds += [as_graph(kind) for kind in timed] if graph else timed
+        return kinds
 
-    lines = time_steps(make_kinds, args, device, "grasps")
-    return show_times("train.py", lines, "grasps", config, argv, args, device)
+    lines, peak = time_steps(make_kinds, args, device, "grasps")
+    return show_times("train.py", lines, peak, "grasps", config, argv, args, device)
 
 
-def random_pretraining(args, config, device, precision="fp32"):
+def random_pretraining(args, config, device, precision="fp32", graph=False):
     """A pretrain_jepa.Pretraining on random clouds, with a network of that `ModelConfig`."""
+    args = argparse.Namespace(**vars(args) | {"no_graph": not graph})
     generator, jepa = torch.Generator().manual_seed(0), PointJEPA(config).to(device)
-    optimizer = pretrain_jepa.build_optimizer(jepa, args)
-    optimizer.param_groups[0]["lr"] = args.lr
+    optimizer = pretrain_jepa.build_optimizer(jepa, args, graph)
+    set_rate(optimizer.param_groups[0], args.lr)
     clouds = torch.rand(4 * args.batch, config.points, 3, generator=generator).to(device)
     progress = pretrain_jepa.Progress()
     return pretrain_jepa.Pretraining(args, None, device, precision, clouds, jepa, optimizer, generator, progress)
@@ -371,16 +449,26 @@ def watch_pretraining(run):
     return watch
 
 
+def middling_blocks(run):
+    """Blocks of a middling size: hidden (M, T) and visible (C,), on the run's device."""
+    drawn = [run.jepa.sample_blocks(run.generator) for _ in range(101)]
+    drawn.sort(key=lambda blocks: sum(places.numel() for places in blocks))
+    return [places.to(run.device) for places in drawn[50]]
+
+
 def pretraining_steps(run, flops, watch):
-    """`Steps` of pretraining; blocks are drawn anew in every one, and with them the amount of work."""
+    """`Steps` of pretraining, whose blocks and with them the amount of work are drawn anew in every one."""
     stream = pretrain_jepa.cloud_batches(len(run.clouds), run.args, 0)
+    step = Graphs(functools.partial(pretrain_jepa.pretraining_step, run), run.graph)
+    held = middling_blocks(run) if run.graph else None  # there every size has a graph of its own: only one is timed
 
     def take():
         index, scale, angle, starts, hidden, visible, tau = pretrain_jepa.draw_step(run, next(stream), TAU)
-        pretrain_jepa.pretraining_step(run, index, scale, angle, starts, hidden, visible, tau)
+        hidden, visible = held or (hidden, visible)
+        step(index, scale, angle, starts, hidden, visible, tau)
         return run.args.batch, (len(visible), *hidden.shape)
 
-    return Steps({"batch": run.args.batch}, take, flops, watch)
+    return Steps(step_columns(run.device, run.graph) | {"batch": run.args.batch}, take, flops, watch)
 
 
 def time_pretraining(args, argv):
@@ -390,11 +478,16 @@ def time_pretraining(args, argv):
     flops = pretraining_flops(random_pretraining(args, config, device))
 
     def make_kinds(precision):
-        run = random_pretraining(args, config, device, precision)
-        return [pretraining_steps(run, flops, watch_pretraining(run))]
+        kinds = []
+        for graph in graphs_to_time(args, device):
+            run = random_pretraining(args, config, device, precision, graph)
+            watch = Stopwatch(device) if graph else watch_pretraining(run)
+            kind = pretraining_steps(run, flops, watch)
+            kinds.append(as_graph(kind) if graph else kind)
+        return kinds
 
-    lines = time_steps(make_kinds, args, device, "clouds")
-    return show_times("pretrain_jepa.py", lines, "clouds", config, argv, args, device)
+    lines, peak = time_steps(make_kinds, args, device, "clouds")
+    return show_times("pretrain_jepa.py", lines, peak, "clouds", config, argv, args, device)
 
 
 @command

@@ -1,6 +1,7 @@
 """lab/speed.py: operation counts against formulas and against a step with values, the stopwatch, both --benchmark."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import model
 import pretrain_jepa
 import train
 from lab import speed
-from plumbing import fast
+from plumbing import fast, graph
 from plumbing.training import computes_bf16
 from variants import PROBES
 
@@ -143,7 +144,7 @@ def test_flops_are_those_of_a_step_with_values(monkeypatch):
     monkeypatch.setattr(fast, "ONEDNN", False)
     run, jepa_run = training_run("--pool", "attention_surface"), pretraining_run("--batch", "3")
     count, count_jepa = speed.training_flops(run), speed.pretraining_flops(jepa_run)
-    kind = speed.training_steps(run, 16, count, None)
+    kind = speed.training_steps(run, functools.partial(train.training_step, run), 16, count, None)
     jepa_kind = speed.pretraining_steps(jepa_run, count_jepa, None)
     with sdpa_kernel(SDPBackend.MATH):  # the counter does not know a processor's fused attention
         for steps in (kind, jepa_kind):
@@ -162,12 +163,86 @@ def test_stopwatch_gives_every_second_to_one_part():
     watch.within(layer, "layer")
     watch.until_optimizer(optimizer, "between")
     watch.start()
-    begun = watch.last
     layer(layer(torch.zeros(1, 2))).sum().backward()
     optimizer.step()
     watch.lap("rest")
-    assert list(watch.seconds) == ["before", "layer", "between", "rest"]
-    assert sum(watch.seconds.values()) == pytest.approx(watch.last - begun) and min(watch.seconds.values()) > 0
+    seconds, (_, begun), (_, ended) = watch.seconds(), watch.laps[0], watch.laps[-1]
+    assert list(seconds) == ["before", "layer", "between", "rest"]
+    assert sum(seconds.values()) == pytest.approx(ended - begun) and min(seconds.values()) > 0
+
+
+class Event:
+    """Stands for torch.cuda.Event: recorded one after another, the n-th n² ms after the first."""
+
+    recorded = 0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.time = Event.recorded**2
+        Event.recorded += 1
+
+    def elapsed_time(self, later):
+        return float(later.time - self.time)
+
+
+def test_stopwatch_on_a_gpu(monkeypatch):
+    waits = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(Event.recorded))
+    monkeypatch.setattr(Event, "recorded", 0)
+    watch = speed.Stopwatch(torch.device("cuda"))
+    watch.start()
+    for part in ("one", "two", "one"):
+        watch.lap(part)
+    assert watch.seconds() == pytest.approx({"one": (1 + 5) / 1000, "two": 3 / 1000})
+    assert waits == [0, 4]  # before and after, never between
+
+
+def test_lines_of_a_gpu(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    products = {speed.PRODUCT: 2e9, speed.LARGE_PRODUCT: 8e9}
+    parts = {"eager": {"forward": 0.5, "optimiser": 0.5}, "graph": {"graph": 0.25}}
+    lines = [
+        {"precision": "tf32", "step": step} | speed.step_figures([(32, 1e9, seconds)] * 3, "grasps", products)
+        for step, seconds in parts.items()
+    ]
+    assert [line["share_of_product"] for line in lines] == pytest.approx([0.5, 2])
+    assert [line["share_of_product_8192"] for line in lines] == pytest.approx([0.125, 0.5])
+    args, gpu = train.parse(["--benchmark", "--json", str(tmp_path / "speed.json")]), torch.device("cuda")
+    content = speed.show_times("train.py", lines, 7.4, "grasps", TINY, ["--benchmark"], args, gpu)
+    assert (content["card"], content["peak_memory_mb"]) == ("a card", 7)
+    assert content == json.loads((tmp_path / "speed.json").read_text())
+    times, shares = capsys.readouterr().out.split("shares of the time")
+    assert "of product 8192" in times and "graph" in times and "a card" in shares
+    assert "50.0 %" in shares and "100.0 %" not in shares
+
+
+def test_what_a_gpu_is_asked(monkeypatch):
+    gpu = torch.device("cuda")
+    assert [p for p, _ in speed.machine_settings(train.parse([]), gpu)] == ["fp32", "tf32", "bf16"]
+    assert [p for p, _ in speed.machine_settings(train.parse(["--precision", "bf16"]), gpu)] == ["bf16"]
+    assert "tf32" not in [p for p, _ in speed.machine_settings(train.parse([]), CPU)]
+    assert speed.graphs_to_time(train.parse([]), gpu) == (False, True)
+    assert speed.graphs_to_time(train.parse(["--no-graph"]), gpu) == speed.graphs_to_time(train.parse([]), CPU)
+
+
+def test_a_graph_is_captured_before_it_is_timed():
+    calls = []
+    kind = speed.as_graph(speed.Steps({}, lambda: calls.append(1), None, None))
+    assert len(calls) > graph.WARM and kind.last_part == "graph"
+
+
+def test_time_on_a_gpu(gpu, small, monkeypatch):
+    monkeypatch.setattr(speed, "LARGE_PRODUCT", 128)
+    monkeypatch.setattr(speed, "SECONDS", 1)
+    rows = train.main("--benchmark --device cuda --preset tiny --quiet --precision tf32".split())["rows"]
+    rows += pretrain_jepa.main("--benchmark --device cuda --preset tiny --batch 4 --quiet --precision bf16".split())[
+        "rows"
+    ]
+    assert [row["step"] for row in rows] == ["eager"] * 3 + ["graph"] * 3 + ["eager", "graph"]
+    assert all(row["steps"] >= 20 and row["ms_per_step"] > 0 for row in rows)
 
 
 def test_watching_changes_no_bit():
@@ -179,19 +254,21 @@ def test_watching_changes_no_bit():
             watch = speed.watch_training(run)
             watch.start()
         torch.manual_seed(1)
+        kind = speed.training_steps(run, functools.partial(train.training_step, run), 16, None, None)
         for _ in range(2):
-            speed.training_steps(run, 16, None, None).take()
+            kind.take()
         states.append(run.model.state_dict())
-    assert set(watch.seconds) == {"batch", "grouping", "tokenizer", "encoder", "pooling + head", "backward"}
+    assert set(watch.seconds()) == {"batch", "grouping", "tokenizer", "encoder", "pooling + head", "backward"}
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 @pytest.mark.parametrize("pool", ("attention", "hand", "attention_surface"))
 def test_steps_do_not_wait_for_the_gpu(gpu, pool):
-    args, jepa_args = train.parse(["--preset", "tiny", "--no-graph"]), pretrain_jepa.parse(["--preset", "tiny"])
+    args, jepa_args = train.parse(["--preset", "tiny"]), pretrain_jepa.parse(["--preset", "tiny"])
     run = speed.random_run(args, dataclasses.replace(TINY, pool=pool), gpu)
     jepa_run = speed.random_pretraining(jepa_args, TINY, gpu)
-    kinds = speed.training_steps(run, 16, None, None), speed.pretraining_steps(jepa_run, None, None)
+    step = functools.partial(train.training_step, run)
+    kinds = speed.training_steps(run, step, 16, None, None), speed.pretraining_steps(jepa_run, None, None)
     for mode in ("default", "error"):  # the first steps may wait: libraries load
         torch.cuda.set_sync_debug_mode(mode)
         try:

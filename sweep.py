@@ -29,7 +29,7 @@ from lab.table1 import SUITES, arms, keep_details, plan_table1, rates_of_table1,
 from lab.tables import columns_table, configurations_table
 from model import CHOICES, POOLS
 from plumbing.common import Parser, UserError, atomic, command, number
-from plumbing.training import set_up_torch
+from plumbing.training import set_precision, set_up_torch
 
 TENTH = {"--budget": "0.1", "--init": "jepa"}
 RATES = {"--lr-backbone": "0,1e-5,7e-5,1e-4,3e-4,1e-3", "--lr-head": "1e-3,2e-3"}
@@ -154,7 +154,7 @@ def main(argv=None):
         rows = read_rows(args.out / "rows.csv", "file" if args.kind == "encoders" else "command")
     else:
         if "bf16" in given.get("--precision", "").split(","):  # its warning: the runs' own go to their logs
-            set_up_torch(given.get("--device", "auto"), precision="bf16")
+            set_precision("bf16", set_up_torch(given.get("--device", "auto")), width=0)
         rows = run(args, files, given)
     if rows:
         publish(rows, args)

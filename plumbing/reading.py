@@ -11,17 +11,37 @@ from pathlib import Path
 import numpy as np
 
 from plumbing.common import UserError
+from plumbing.meshes import PLAIN
 
-MESH_TYPES = (".obj", ".stl", ".ply", ".off", ".glb")
-MAX_LENGTH = 2.0  # m; a longer mesh or a wrist further away is taken for millimetres
+MESH_TYPES = tuple(PLAIN)
+MAX_LENGTH = 2.0  # m; a longer mesh or a wrist further away is taken for another unit
+ANY_LENGTH = 1e6  # where lengths do not matter, since clouds are normalised or meshes rescaled
+HAND_SIZED = 0.03, 0.5  # m; the longest side of what a hand grasps
+UNITS = {"millimetres": 0.001, "centimetres": 0.01, "inches": 0.0254, "decimetres": 0.1}  # m; the likely first
+# how files begin that stand where data should be, and what they are
+FOREIGN = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch that with: git lfs pull",
+    b"<": "is a web page or XML, not what its name says; download it again",
+    b"\0\5\x16\7": "is what macOS keeps about another file; remove it",
+}
 
 
 def read_bytes(path):
-    """A file's content, with a user error where it cannot be read."""
+    """A file's content, with a user error where it cannot be read or is something else than a file of data."""
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    check_foreign(content, path)
+    return content
+
+
+def check_foreign(content, name):
+    """Raise `UserError` where a file's bytes are a pointer, a web page or a companion in place of the file itself."""
+    start = content[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()
+    for beginning, what in FOREIGN.items():
+        if start.startswith(beginning):
+            raise UserError(f"{name}: {what}")
 
 
 def stamp(path, root):
@@ -37,57 +57,124 @@ def stamp(path, root):
     return [status.st_size, status.st_mtime_ns]
 
 
+def is_hidden(name):
+    """Whether a file or folder is nobody's data: hidden ones, and what macOS puts beside others in archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def files_under(folder, types):
+    """Sorted paths of the files under a folder whose names end in one of `types`, hidden files and folders left out."""
+    return sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in types and not any(map(is_hidden, path.relative_to(folder).parts))
+    )
+
+
 def subfolders(path):
     """Paths of the folders in `path`, hidden ones left out."""
     try:
-        return [entry.path for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+        return [entry.path for entry in os.scandir(path) if entry.is_dir() and not is_hidden(entry.name)]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
-def parse_mesh(content, name):
+def parse_mesh(content, name, longest=MAX_LENGTH):
     """Vertices (V, 3) float64 in m and faces (F, 3) int64 of a mesh file's bytes, exactly as stored.
 
     All bodies of the file, unprocessed; opening from memory and without materials means that nothing
-    the file refers to is opened. Raises `UserError` naming `name`.
+    the file refers to is opened. Polygons are triangles then. Faces as flat as a line are left out where
+    they stick out, since no point of a cloud lies on them. Raises `UserError` naming `name`.
     """
-    import trimesh  # here, since only a first read needs it
-
+    check_foreign(content, name)
+    kind = Path(name).suffix.lower()
     try:
-        mesh = trimesh.load_mesh(
-            io.BytesIO(content), file_type=Path(name).suffix[1:].lower(), process=False, skip_materials=True
-        )
-        vertices = np.asarray(mesh.vertices, dtype=np.float64).reshape(-1, 3)
-        faces = np.asarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
-    except Exception as error:  # trimesh's readers raise whatever their parsing meets
-        raise UserError(
-            f"{name}: cannot be read as a mesh ({type(error).__name__}: {error}); export it again"
-        ) from None
-    if not len(faces):
-        raise UserError(f"{name}: the mesh has no faces; export it with triangles")
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise UserError(f"{name}: a face refers to vertex {faces.max()} of {len(vertices)}; export the mesh again")
+        vertices, faces = load_plain(PLAIN[kind](content))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    except Exception:  # what a file that is no mesh at all makes of its parsing; a Python error tells a user nothing
+        raise UserError(f"{name}: cannot be read as a {kind} mesh; export it again") from None
     if not np.isfinite(vertices).all():
         raise UserError(f"{name}: vertex {bad_row(~np.isfinite(vertices))} is not finite; export the mesh again")
-    length = np.ptp(vertices[faces.ravel()], axis=0).max()
-    if length > MAX_LENGTH:
+    faces = without_whiskers(vertices, faces)
+    length = np.subtract(*reversed(box(vertices, faces))).max()
+    if length > longest:
+        raise UserError(f"{name}: {length:.4g} m long, the limit is {longest:g} m; {unit_hint(length)}")
+    return vertices, faces
+
+
+def load_plain(plain):
+    """Vertices (V, 3) and faces (F, 3) that trimesh finds in a `Plain`, compared with what must be there."""
+    import trimesh  # here, since only a first read needs it
+
+    if not plain.triangles:
+        raise UserError("the mesh has no faces; export it with triangles")
+    try:
+        scene = trimesh.load_scene(
+            io.BytesIO(plain.content), file_type=plain.kind, process=False,
+            skip_materials=True, maintain_order=True, fix_texture=False,
+        )  # fmt: skip
+    except IndexError:
+        raise UserError("a face refers to a vertex that is not there; export the mesh again") from None
+    for part in scene.geometry.values():  # each by itself: put together, they would hide a number that is too large
+        if part.faces.min() < 0 or part.faces.max() >= len(part.vertices):
+            raise UserError(
+                f"a face refers to vertex {part.faces.max()} of {len(part.vertices)}; export the mesh again"
+            )
+    mesh = scene.to_mesh() if plain.kind == "glb" else part  # in a GLB, every part where its nodes put it
+    vertices = np.asarray(mesh.vertices, dtype=np.float64).reshape(-1, 3)
+    faces = np.asarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
+    if (len(vertices), len(faces)) != (plain.vertices, plain.triangles):
         raise UserError(
-            f"{name}: {length:.4g} m long, the limit is {MAX_LENGTH:g} m; is it in millimetres? Scale it by 0.001"
+            f"{len(faces)} triangles of {len(vertices)} vertices are found where the file holds "
+            f"{plain.triangles} of {plain.vertices}; export it again"
         )
     return vertices, faces
 
 
-def read_mesh(path):
+def box(vertices, faces):
+    """The lowest and the highest x, y and z (3,) of the vertices that faces use."""
+    used = np.zeros(len(vertices), dtype=bool)
+    used[faces] = True
+    return vertices[used].min(axis=0), vertices[used].max(axis=0)
+
+
+def without_whiskers(vertices, faces):
+    """The faces, without those as flat as a line where only such ones reach a side of the box around all."""
+    low, high = box(vertices, faces)
+    sides = np.concatenate([vertices == low, vertices == high], axis=1)  # (V, 6), which sides of the box it lies on
+    outer = faces[sides.any(axis=1)[faces].any(axis=1)]
+    if sides[outer[~is_flat(vertices[outer])]].any(axis=(0, 1)).all():
+        return faces
+    flat = is_flat(vertices[faces])
+    return faces if flat.all() else faces[~flat]
+
+
+def is_flat(corners):
+    """Which triangles (n, 3, 3) are a line or a point: their height is under a millionth of their longest side; (n,)."""
+    sides = corners - np.roll(corners, 1, axis=1)
+    sides /= np.abs(sides).max(initial=np.finfo(float).tiny)  # so that nothing below is too large
+    return np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1) <= 1e-6 * np.square(sides).sum(2).max(1)
+
+
+def unit_hint(length):
+    """What a user may do about a mesh of `length` m, by the unit that would make a hand-sized object of it."""
+    for unit, factor in UNITS.items():
+        if HAND_SIZED[0] <= length * factor <= HAND_SIZED[1]:
+            return f"is it in {unit}? Scale it by {factor:g}"
+    return f"scale it to metres: what a hand grasps is {HAND_SIZED[0]:g} to {HAND_SIZED[1]:g} m long"
+
+
+def read_mesh(path, longest=MAX_LENGTH):
     """Vertices (V, 3) float64 in m and faces (F, 3) int64 of a mesh file; raises `UserError`."""
-    return parse_mesh(read_bytes(path), str(path))
+    return parse_mesh(read_bytes(path), str(path), longest)
 
 
 def read_array(path, width):
     """A finite numeric (n, width) float64 array from an .npy file; raises `UserError`."""
+    content = read_bytes(path)
     try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        array = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception:  # numpy, zipfile and zlib raise whatever they meet
         raise UserError(f"{path}: not an .npy array of numbers; write it with numpy.save") from None
     numeric = isinstance(array, np.ndarray) and array.dtype.kind in "fiu"

@@ -6,14 +6,16 @@ from plumbing.common import atomic
 from synthetic import hand
 from synthetic.shapes import ball, rod
 
+PALM_COLOUR = (0.75, 0.75, 0.78)
+FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))  # as in hand.FINGERS
+
 
 def hand_mesh(grasp):
     """A picture's hand (19,): triangles (F, 3, 3) m in the object's frame and a colour per triangle (F, 3)."""
     centers, radii, segments = hand.hand_drawing(grasp[:7], grasp[7:])
-    palm, fingers = [(0.75, 0.75, 0.78)], [(0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.25, 0.6, 0.75), (0.3, 0.7, 0.5)]
-    colours = palm * len(hand.PALM_RADII) + [colour for colour in fingers for _ in range(8)]
+    colours = [PALM_COLOUR] * len(hand.PALM_RADII) + [colour for colour in FINGER_COLOURS for _ in range(8)]
     parts = [(ball(*sphere), colour) for *sphere, colour in zip(centers, radii, colours)]
-    parts += [(rod(*segment, 0.007), fingers[k // 4]) for k, segment in enumerate(segments) if k % 4]
+    parts += [(rod(*segment, 0.007), FINGER_COLOURS[k // 4]) for k, segment in enumerate(segments) if k % 4]
     triangles = [vertices[faces] for (vertices, faces), _ in parts]
     return np.concatenate(triangles), np.repeat([colour for _, colour in parts], [len(t) for t in triangles], axis=0)
 

@@ -1,0 +1,238 @@
+"""The pictures of walkthrough.py: panels in the order of its text, each with the number of its stage.
+
+A panel is (title, function that draws into axes); functions named so return lists of them. `surface` is the object as
+a `Lit`, `photo` its picture; `seen` and `grasp` are Seen and Grasp of walkthrough.py.
+"""
+
+import math
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from plumbing.common import atomic
+from synthetic import hand
+from synthetic.draw import FINGER_COLOURS, PALM_COLOUR, hand_mesh
+from synthetic.photo import Lit, camera, frame, photograph, project, sample_lit, show
+
+COLUMNS, CELL, DPI = 4, (3.7, 4.5), 68  # of the sheet; a cell in inches has title, picture and legend
+VIEW = camera(math.radians(-55), math.radians(22))  # of an object alone
+GREY, BLUE, RED, SAND = (0.85, 0.85, 0.87), (0.16, 0.32, 0.6), (0.86, 0.08, 0.24), (0.9, 0.8, 0.55)
+PINK = (0.95, 0.6, 0.62)
+TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.35, 0.7))
+
+
+def surface_of(vertices, faces, count=400_000):
+    """Many points of a mesh, or those of a cloud where faces is None -> `Lit`."""
+    if faces is not None:
+        return sample_lit(vertices[faces], np.tile(SAND, (len(faces), 1)), count)
+    outward = vertices - vertices.mean(0)  # a cloud has no normals: the light falls on it as on a ball
+    normals = outward / np.linalg.norm(outward, axis=1, keepdims=True).clip(1e-9)
+    return Lit(vertices, normals, np.tile(SAND, (len(vertices), 1)))
+
+
+def nearest_patch(surface, seen):
+    """Of every point of the surface the patch whose center is nearest, (n,)."""
+    return cKDTree(seen.centers_m.numpy()).query(surface.points)[1]
+
+
+def feature_colours(features):
+    """Features (G, D) -> RGB (G, 3): ranks along their three main directions of variation."""
+    flat = features - features.mean(0)
+    main = flat @ torch.linalg.svd(flat, full_matrices=False).Vh[:3].T
+    return (0.2 + 0.75 * main.argsort(0).argsort(0) / max(1, len(main) - 1)).numpy()  # ranks: no odd one out
+
+
+def legend(ax, names):
+    """A legend {name: colour} below the picture."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=colour, label=name) for name, colour in names.items()]
+    ax.legend(handles=handles, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0.02), frameon=False, fontsize=11)
+
+
+# ---------------------------------------------------------------- object, encoder, pretraining
+
+
+def object_panels(surface, points, view):
+    """Stage 2, the cloud (N, 3) m on the surface -> the object's `Photo`, panels."""
+    photo = photograph(surface, view, *frame(surface.points, view))
+
+    def cloud(ax):
+        show(ax, photo, surface.colours)
+        where, visible = project(photo, points.numpy())
+        ax.scatter(*where[~visible].T, s=9, color=BLUE, alpha=0.3, linewidths=0)
+        ax.scatter(*where[visible].T, s=16, color=BLUE, linewidths=0)
+
+    return photo, [(f"2  cloud: {len(points)} points of the surface\n(pale: on the far side)", cloud)]
+
+
+def encoder_panels(photo, surface, seen):
+    """Stages 4 to 9."""
+    from matplotlib import colormaps
+
+    patch, count = nearest_patch(surface, seen), len(seen.centers_m)
+    colours = colormaps["tab20"](np.random.default_rng(0).permutation(count) % 20)[:, :3]
+
+    def centers(ax):
+        show(ax, photo, np.tile(GREY, (len(surface.points), 1)))
+        where, visible = project(photo, seen.centers_m.numpy())
+        ax.scatter(*where[~visible].T, s=36, facecolors="none", edgecolors=[BLUE], alpha=0.5)
+        ax.scatter(*where[visible].T, s=45, color=BLUE, linewidths=0)
+        for i in range(min(8, count)):
+            ax.annotate(str(i + 1), where[i], (4, 3), textcoords="offset points", fontsize=13, color=RED, weight="bold")
+
+    def one_patch(ax):
+        where = seen.patches[0, 0].numpy() @ photo.view[:, :2]
+        for point in where:
+            ax.plot((0, point[0]), (0, point[1]), color=GREY, linewidth=1.5, zorder=0)
+        ax.scatter(*where.T, s=70, color=colours[0])
+        ax.scatter(0, 0, marker="x", s=150, color=RED, linewidths=3)
+        ax.set_aspect("equal", adjustable="datalim")
+        ax.margins(0.12)
+        ax.axis("off")
+
+    def tokens(ax):
+        show(ax, photo, feature_colours(seen.tokens[0])[patch])
+
+    def features(ax):
+        show(ax, photo, feature_colours(seen.features[0])[patch])
+
+    return [
+        (f"4  {count} centers, each the farthest from\nthose before; the first {min(8, count)} numbered", centers),
+        ("5  patches: the surface in the colour\nof the nearest center", lambda ax: show(ax, photo, colours[patch])),
+        ("6  one patch: the points around\ncenter 1, relative to it (cross)", one_patch),
+        ("7  tokens, one per patch\n(like colours: like tokens)", tokens),
+        ("9  features: tokens after\nthe transformer", features),
+    ]
+
+
+def pretraining_panels(photo, surface, seen, order, targets, context):
+    """Stages 10 and 11: order (G,) of the patches, targets (M, T) and context (C,) as places in it."""
+    from matplotlib import colormaps
+
+    order, count = order.numpy(), len(order)
+    step = order.argsort()[nearest_patch(surface, seen)]  # (n,) when the path comes by
+
+    def sequence(ax):
+        show(ax, photo, colormaps["turbo"](np.linspace(0.1, 0.9, count))[step, :3])
+        where, visible = project(photo, seen.centers_m.numpy()[order])
+        for i in range(count - 1):
+            near = visible[i] and visible[i + 1]
+            ax.plot(*where[i : i + 2].T, color="black", linewidth=2 if near else 1, linestyle="-" if near else ":")
+        ax.scatter(*where[0], s=90, color="black", zorder=3)
+        ax.scatter(*where[-1], s=90, color="white", edgecolors="black", zorder=3)
+
+    def blocks(ax):
+        colours = np.tile(GREY, (count, 1))
+        colours[context] = BLUE
+        for target, colour in zip(targets, TARGETS):
+            colours[target] = colour
+        show(ax, photo, colours[step])
+        legend(ax, {"context": BLUE, **{f"target {i + 1}": c for i, c in enumerate(TARGETS)}, "left out": GREY})
+
+    return [
+        ("10  sequence, blue to red: always on\nto the nearest center not yet visited", sequence),
+        ("11  context and targets to predict\n(of overlapping ones: the last)", blocks),
+    ]
+
+
+# ---------------------------------------------------------------- a grasp
+
+
+def weights_panels(photo, surface, seen, weights):
+    """Stage 17: how much each patch counts, (G,)."""
+    from matplotlib import colormaps
+
+    share = (weights - weights.min()) / (weights.max() - weights.min()).clamp(min=1e-9)
+    colours = colormaps["viridis"](share.numpy())[nearest_patch(surface, seen), :3]
+    return [("17  attention pooling: how much each\npatch counts (yellow: most)", lambda ax: show(ax, photo, colours))]
+
+
+def table_lines(reach, step=0.02):
+    """A grid of lines on the table plane z = 0 -> `Lit`."""
+    ticks = np.arange(-reach, reach + step / 2, step)
+    along = np.linspace(-reach, reach, 600)
+    x, y = (axis.ravel() for axis in np.meshgrid(ticks, along))
+    points = np.concatenate((np.stack((x, y, 0 * x), 1), np.stack((y, x, 0 * x), 1)))
+    return Lit(points, np.tile((0, 0, 1), (len(points), 1)), np.tile(GREY, (len(points), 1)))
+
+
+def lit_grasp(surface, pose, joints):
+    """Object, table and the hand of a wrist pose (7,) with joints (12,) rad -> `Lit`."""
+    fingers = sample_lit(*hand_mesh(np.concatenate((pose, joints))), 150_000)
+    fewer = (part[::4] for part in surface)  # it is small beside the hand
+    return Lit(*(np.concatenate(parts) for parts in zip(fingers, fewer, table_lines(0.16))))
+
+
+def view_of_hand(surface, pose, joints):
+    """The view, from above the table, that shows the most of every finger and of the object."""
+    lit = Lit(*(part[::10] for part in lit_grasp(surface, pose, joints)))  # enough to judge by
+    best, found = -1, VIEW  # best: the sum of roots of seen areas, so that what is hidden counts for more
+    for elevation in (15, 25, 40):
+        for azimuth in range(0, 360, 15):
+            view = camera(math.radians(azimuth), math.radians(elevation))
+            index = photograph(lit, view, *frame(lit.points, view), size=80).index
+            colours = lit.colours[index[index >= 0]]
+            score = sum(math.sqrt((colours == colour).all(1).sum()) for colour in (*FINGER_COLOURS, SAND))
+            if score > best:
+                best, found = score, view
+    return found
+
+
+def hand_panels(surface, view, pose, joints, grasp):
+    """Stage 16, the recorded hand, and 19, the hypotheses, the most probable first: all in one view and scale."""
+    order = grasp.chances.argsort(descending=True)
+    scenes = [lit_grasp(surface, pose, angles.numpy()) for angles in (joints, *grasp.joints[order])]
+    solid = [scene.points[(scene.colours != GREY).any(1)] for scene in scenes]  # the table may leave the frame
+    where = frame(np.concatenate(solid), view)
+    photos = [photograph(scene, view, *where) for scene in scenes]
+
+    def recorded(ax):
+        show(ax, photos[0], scenes[0].colours)
+        legend(ax, {"palm": PALM_COLOUR, **dict(zip(hand.FINGERS, FINGER_COLOURS))})
+
+    def hypothesis(k, photo, scene):
+        won = ", the winner" if k == grasp.degrees.argmin() else ""
+        title = f"19  hypothesis {k}{won}\nprobability {grasp.chances[k]:.2f}, error {grasp.degrees[k]:.0f}°"
+        return title, lambda ax: show(ax, photo, scene.colours)
+
+    title = "16  recorded grasp; z = 0 has lines every\n2 cm (objects stand on a post there)"
+    return [(title, recorded), *map(hypothesis, order.tolist(), photos[1:], scenes[1:])]
+
+
+def loss_panels(grasp):
+    """Stages 20 and 21: the error of every hypothesis, and the terms of the loss."""
+
+    def errors(ax):
+        for row, k in enumerate(grasp.chances.argsort(descending=True).tolist()):
+            error, chance = grasp.degrees[k].item(), grasp.chances[k]
+            ax.barh(row, error, color=PINK if k == grasp.degrees.argmin() else GREY)
+            ax.text(0, row, f" hypothesis {k}: {error:.1f}°, p = {chance:.2f}", va="center", fontsize=12)
+        ax.invert_yaxis()
+        ax.set(xlabel="RMS error over joints (degrees); red: the winner", yticks=[])
+        ax.spines[["top", "right", "left"]].set_visible(False)
+
+    terms = "\n+ ".join(f"{value:.4f} ({what})" for value, what in grasp.terms)
+    return [(f"21  loss {grasp.loss:.4f} =\n{terms}", errors)]
+
+
+def draw(panels, path):
+    """Write the sheet, a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.image import imsave
+
+    rows = math.ceil(len(panels) / COLUMNS)
+    width, height = COLUMNS * CELL[0], rows * CELL[1]
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    for k, (title, fill) in enumerate(panels):
+        left, top = CELL[0] * (k % COLUMNS), height - CELL[1] * (k // COLUMNS)
+        ax = figure.add_axes(((left + 0.15) / width, (top - 4.0) / height, 3.4 / width, 3.3 / height))
+        fill(ax)
+        figure.text((left + CELL[0] / 2) / width, (top - 0.12) / height, title, fontsize=12.5, ha="center", va="top")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3] // 8 * 8 + 7  # 32 levels of a colour: half the file
+    with atomic(path) as temporary:
+        imsave(temporary, pixels, format="png", pil_kwargs={"optimize": True})

@@ -420,7 +420,7 @@ def parse(argv):
     if (args.pose or args.poses or args.up != "z") and not args.mesh:
         raise UserError("--pose, --poses and --up go with --mesh FILE; give it")
     if "all" in args.suite and (len(args.suite) > 1 or not args.data):
-        raise UserError("--suite all: goes alone, and with --data ROOT of objects that the run has not seen")
+        raise UserError("--suite all: goes alone; give --data ROOT of objects that the run has not seen")
     return args
 
 

@@ -516,7 +516,7 @@ def main(argv=None):
     optimizer = build_optimizer(jepa, args, use_graph(device, args, processes))
     run = Pretraining(args, out, device, precision, clouds, jepa, optimizer, generator, Progress(), rank, processes)
     if unfinished:
-        run.progress = Progress(**load_last(run.last, settings_of(args), "jepa", jepa, run.optimizer, generator))
+        run.progress = load_last(run.last, settings_of(args), "jepa", jepa, optimizer, generator, run.progress)
     if rank == 0:
         num_parameters = sum(p.numel() for p in jepa.encoder.parameters())
         print(

@@ -418,12 +418,12 @@ def start(run):
     args, folder = run.args, run.folder
     if args.resume and (folder / "last.pt").exists():
         settings = settings_of(args)
-        progress = load_last(folder / "last.pt", settings, "model", run.model, run.optimizer, run.generator)
+        last = folder / "last.pt"
+        run.progress = load_last(last, settings, "model", run.model, run.optimizer, run.generator, run.progress)
         if read_json(folder / "config.json").get("fingerprint") != run.data.fingerprint:
             raise UserError(
                 f"{run.data.root}: has changed since {folder} was started; restore it or give --overwrite to start anew"
             )
-        run.progress = Progress(**progress)
         return
     if args.resume:
         print(f"{folder}: nothing to resume; starting at step 0", file=sys.stderr)

@@ -190,8 +190,8 @@ def save_last(path, content, optimizer, generator, progress):
     save_checkpoint(path, content)
 
 
-def load_last(path, settings, key, network, optimizer, generator):
-    """Restore what `save_last` saved, the network's weights from content[key]; -> the progress, a dict.
+def load_last(path, settings, key, network, optimizer, generator, progress):
+    """Restore what `save_last` saved, the network's weights from content[key]; -> the progress, typed as the given one.
 
     settings: those of this run, which must be the ones that the file was started with.
     """
@@ -204,9 +204,11 @@ def load_last(path, settings, key, network, optimizer, generator):
         generator.set_state(content["generator"])
         if "cuda_rng" in content and torch.cuda.is_available():
             torch.cuda.set_rng_state(content["cuda_rng"])
+        if set(content["progress"]) != set(vars(progress)):
+            raise ValueError("its progress has other fields")
+        return type(progress)(**content["progress"])
     except Exception as error:  # torch raises whatever does not fit
         raise UserError(f"{path}: is not of this run ({error}); give --overwrite to start anew") from None
-    return content["progress"]
 
 
 def check_same_settings(old, new, path):

@@ -3,7 +3,7 @@
 Layout: ROOT/<synset>/<object>/<scene>/mesh.obj (or .stl .ply .off .glb) with recording.npz beside it.
 A scene is one posed or scaled variant of its object on the table plane z = 0. recording.npz holds
     grasps  (n, 7 + J)  wrist position x y z (m) and unit quaternion x y z w in the mesh's frame, J joints (rad)
-    scores  (n,)        higher is better (`qualities` is accepted too)
+    scores  (n,)        higher is better (`qualities` is accepted too); optional: without, all grasps are kept
     joint_names (J,)    strings, optional
 
     python data.py ROOT        checks every file of a root and prints what is in it
@@ -23,11 +23,13 @@ from tqdm import tqdm
 
 from plumbing.common import Parser, UserError, atomic, command, number, stable_seed
 from plumbing.frames import describe_frames, frame_figures, frame_warnings
-from plumbing.reading import MAX_LENGTH, MESH_TYPES, bad_row, parse_mesh, read_array, read_bytes, stamp, subfolders
+from plumbing.reading import (
+    MAX_LENGTH, MESH_TYPES, bad_row, is_hidden, parse_mesh, read_array, read_bytes, stamp, subfolders, unit_hint,
+)  # fmt: skip
 
 MESH_NAMES = tuple("mesh" + extension for extension in MESH_TYPES)
 MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
-CACHE_VERSION = 1
+CACHE_VERSION = 2  # goes up whenever the same file gives another cloud or other grasps than before
 
 
 @dataclasses.dataclass
@@ -40,7 +42,7 @@ class GraspData:
     clouds: np.ndarray  # (C, N, 3) float32, m, mesh frame
     poses: np.ndarray  # (n, 7) float32: xyz m, quaternion xyzw, canonical sign
     joints: np.ndarray  # (n, J) float32, rad
-    scores: np.ndarray  # (n,) float32
+    scores: np.ndarray  # (n,) float32, NaN where the recording has none
     scene: np.ndarray  # (n,) int64 into scenes
     row: np.ndarray  # (n,) int64: row of the recording
     joint_names: list  # J strings
@@ -76,10 +78,10 @@ def sample_surface(vertices, faces, count, seed):
     return (a[face] + u * (b[face] - a[face]) + v * (c[face] - a[face])).astype(np.float32)
 
 
-def mesh_cloud(content, name, num_points):
+def mesh_cloud(content, name, num_points, longest=MAX_LENGTH):
     """Cloud (N, 3) float32 in m of a mesh file's bytes, and the bytes' SHA-256, which alone seeds the cloud."""
     digest = hashlib.sha256(content).hexdigest()
-    vertices, faces = parse_mesh(content, name)
+    vertices, faces = parse_mesh(content, name, longest)
     try:
         return sample_surface(vertices, faces, num_points, stable_seed("cloud", digest)), digest
     except UserError as error:
@@ -92,15 +94,14 @@ def read_cloud(path, num_points, longest=MAX_LENGTH):
     if Path(path).suffix.lower() != ".npy":
         if Path(path).suffix.lower() not in MESH_TYPES:
             raise UserError(f"{path}: not a mesh ({' '.join(MESH_TYPES)}) and not a cloud (.npy); give one of these")
-        return mesh_cloud(content, str(path), num_points)[0]
+        return mesh_cloud(content, str(path), num_points, longest)[0]
     cloud = read_array(path, 3)
     if len(cloud) < num_points:
         raise UserError(f"{path}: {len(cloud)} points; this run needs at least {num_points}")
     length = np.ptp(cloud, axis=0).max()
     if not 0 < length <= longest:
-        raise UserError(
-            f"{path}: {length:.4g} m long; it must be over 0 and at most {longest:g} m (is it in millimetres?)"
-        )
+        hint = unit_hint(length) if length else "its points must differ"
+        raise UserError(f"{path}: {length:.4g} m long, the limit is {longest:g} m; {hint}")
     seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
     return cloud[np.random.default_rng(seed).permutation(len(cloud))[:num_points]].astype(np.float32)
 
@@ -133,7 +134,8 @@ def check_poses(poses, name):
 def parse_recording(content, name):
     """Poses (n, 7), joints (n, J), scores (n,) float32 and joint names (list or None) of a recording.npz's bytes.
 
-    No pickle is ever read. Raises `UserError` naming the file, the array and the row.
+    Scores are NaN, which no recording may hold, where it has none. No pickle is ever read. Raises `UserError` naming
+    the file, the array and the row.
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -149,23 +151,26 @@ def parse_recording(content, name):
         raise UserError(f"{name}: {reason}; write it with numpy.savez(file, grasps=..., scores=...)") from None
     if "scores" not in arrays and "qualities" in arrays:
         arrays["scores"] = arrays["qualities"]
-    for key in ("grasps", "scores"):
-        if key not in arrays:
-            raise UserError(
-                f"{name}: has no array '{key}', only {sorted(arrays) or 'others'}; "
-                "write it with numpy.savez(file, grasps=..., scores=...)"
-            )
+    if "grasps" not in arrays:
+        raise UserError(
+            f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; "
+            "write it with numpy.savez(file, grasps=..., scores=...)"
+        )
+    numbers = {}
+    for key in ("grasps", "scores") if "scores" in arrays else ("grasps",):
         if arrays[key].dtype.kind not in "fiu":
             raise UserError(f"{name}: '{key}' has type {arrays[key].dtype}; it must hold real numbers")
-    with np.errstate(over="ignore"):  # of longer floats: infinite then, and refused below
-        grasps, scores = arrays["grasps"].astype(np.float64), arrays["scores"].astype(np.float64)
+        with np.errstate(over="ignore"):  # of longer floats: infinite then, and refused below
+            numbers[key] = arrays[key].astype(np.float64)
+    grasps = numbers["grasps"]
     if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
         raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1")
+    scores = numbers.get("scores", np.full(len(grasps), np.nan))
     if scores.shape != grasps.shape[:1]:
         raise UserError(
             f"{name}: 'scores' has shape {scores.shape}; with {len(grasps)} grasps it must be ({len(grasps)},)"
         )
-    for key, array in (("grasps", grasps), ("scores", scores)):
+    for key, array in numbers.items():
         wild = ~(np.abs(array) < np.finfo(np.float32).max)
         if wild.any():
             raise UserError(f"{name}: '{key}' row {bad_row(wild)} is not finite; leave such grasps out")
@@ -207,7 +212,7 @@ def misplaced(root):
     """Paths of recordings that do not lie in ROOT/<synset>/<object>/<scene>/, sorted."""
     found = []
     for folder, names, files in os.walk(root):
-        names[:] = [name for name in names if not name.startswith(".")]
+        names[:] = [name for name in names if not is_hidden(name)]
         if "recording.npz" in files and len(Path(folder).relative_to(root).parts) != 3:
             found.append(os.path.join(folder, "recording.npz"))
     return sorted(found)
@@ -344,7 +349,10 @@ def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None
 
 def collect(root, entries, min_score, excluded):
     """Concatenate entries into a `GraspData`, dropping grasps under `min_score` and scenes left without any."""
-    keep = [np.flatnonzero(entry["scores"] >= min_score) for entry in entries]
+    unscored = sum(bool(np.isnan(entry["scores"]).all()) for entry in entries)
+    if unscored:
+        print(f"{root}: {unscored} recordings have no scores: all their grasps are kept", file=sys.stderr)
+    keep = [np.flatnonzero(~(entry["scores"] < min_score)) for entry in entries]  # NaN is not under it
     total = sum(len(entry["scores"]) for entry in entries)
     pairs = [(entry, rows) for entry, rows in zip(entries, keep) if len(rows)]
     if not pairs:
@@ -434,6 +442,15 @@ def warn_of_frames(data):
         print(f"warning: {line}", file=sys.stderr)
 
 
+def describe_scores(scores):
+    """Range and median of scores (n,), of which those are NaN that a recording does not have."""
+    known = scores[~np.isnan(scores)]
+    if not len(known):
+        return "none"
+    text = f"{known.min():.2f} to {known.max():.2f}, median {np.median(known):.2f}"
+    return text + (f"; {len(scores) - len(known)} grasps have none" if len(known) < len(scores) else "")
+
+
 def describe(data):
     """Aligned lines about a `GraspData`: counts, extents (m), scores, joint ranges (rad)."""
     extents = np.ptp(data.clouds, axis=1)  # (C, 3)
@@ -446,7 +463,7 @@ def describe(data):
         f"grasps kept   {len(data.scene)} (per object {counts.min()}-{counts.max()}, median {int(np.median(counts))}), "
         f"{data.num_low} under the minimum score",
         "extents (m)   " + "  ".join(f"{axis} {low:.3f}-{high:.3f}" for axis, low, high in sides),
-        f"scores        {data.scores.min():.2f} to {data.scores.max():.2f}, median {np.median(data.scores):.2f}",
+        f"scores        {describe_scores(data.scores)}",
         "joint (rad)        min     mean      max",
     ]
     table = zip(data.joint_names, data.joints.min(0), data.joints.mean(0), data.joints.max(0))

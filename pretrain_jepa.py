@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -32,7 +33,7 @@ from plumbing.common import (
 )  # fmt: skip
 from plumbing.graph import Graphs
 from plumbing.parallel import map_in_processes
-from plumbing.reading import MESH_TYPES, stamp
+from plumbing.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
 from plumbing.roots import VERSION
 from plumbing.training import (
     LOOK_EVERY, adamw, add_machine_flags, autocast, check_flags, check_machine_flags, deferred_interrupt,
@@ -51,7 +52,7 @@ NETWORK_FLAGS = (  # not given: the preset's or the file's
 # how a pretraining is watched and where it goes; everything else is its identity
 NOT_SETTINGS = (
     "out", "resume", "overwrite", "quiet", "threads", "log_every", "save_every", "no_graph", "benchmark", "json",
-    "picture",
+    "picture", "skip_bad",
 )  # fmt: skip
 COLLAPSED = 0.05  # standard deviation per feature; targets have 1 by construction when healthy
 
@@ -91,18 +92,29 @@ def read_pool(path, shape):
 
 def cloud_files(folder):
     """Paths of all meshes and .npy clouds under a folder, in the order of their names."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".npy", *MESH_TYPES))
+    files = files_under(folder, (".npy", *MESH_TYPES))
     if not files:
         raise UserError(f"--clouds {folder}: no meshes and no .npy clouds there; give a folder, or 'synthetic'")
-    for path in files:
-        stamp(path, Path(folder))  # no link out of the folder is followed
     return files
 
 
-def folder_pool(folder, num_points, quiet):
-    """Clouds (n, N, 3) float32 of all meshes and .npy clouds under a folder, in the order of their names."""
-    bar = tqdm(cloud_files(folder), desc="reading clouds", unit="cloud", disable=quiet or None, delay=2)
-    return np.stack([read_cloud(path, num_points, longest=1e6) for path in bar])  # of any unit: clouds are normalised
+def folder_pool(folder, num_points, skip_bad, quiet):
+    """Clouds (n, N, 3) float32 of all meshes and .npy clouds under a folder, in the order of their names.
+
+    Of any unit, since clouds are normalised. With `skip_bad`, bad files are left out; also returns why, a text each.
+    """
+    clouds, left_out = [], []
+    for path in tqdm(cloud_files(folder), desc="reading clouds", unit="cloud", disable=quiet or None, delay=2):
+        try:
+            stamp(path, Path(folder))  # no link out of the folder is followed
+            clouds.append(read_cloud(path, num_points, ANY_LENGTH))
+        except UserError as error:
+            if not skip_bad:
+                raise UserError(f"{error} (--skip-bad leaves such files out)") from None
+            left_out.append(str(error))
+    if not clouds:
+        raise UserError(f"--clouds {folder}: every file is bad; the first: {left_out[0]}")
+    return np.stack(clouds), left_out
 
 
 def draw_augmentation(count, generator, jitter=0.2):
@@ -173,6 +185,7 @@ def build_parser():
 
     flag = parser.add_argument_group("shapes").add_argument
     flag("--clouds", default="synthetic", metavar="WHERE", help="'synthetic', or a folder of meshes or .npy clouds")
+    flag("--skip-bad", action="store_true", help="leave bad files of the --clouds folder out and list them")
     made = "synthetic shapes to make; they are augmented anew each time"
     flag("--num-clouds", type=number(int, 1), default=20000, metavar="N", help=made)
     jitter = "augmentation: every axis is scaled by 1 - SHARE to 1 + SHARE"
@@ -278,7 +291,10 @@ def load_pool(args, config, rank=0, processes=1):
     if args.clouds == "synthetic":
         pool = synthetic_pool(args.num_clouds, config.points, args.seed, config.up, args.synsets, args.quiet)
     else:
-        pool = folder_pool(args.clouds, config.points, args.quiet)
+        pool, left_out = folder_pool(args.clouds, config.points, args.skip_bad, args.quiet)
+        if left_out and rank == 0:
+            print(*(f"left out {reason}" for reason in left_out), sep="\n", file=sys.stderr)
+            print(f"{len(left_out)} of {len(left_out) + len(pool)} files left out", file=sys.stderr)
     if len(pool) < args.batch:
         raise UserError(f"--batch {args.batch}: only {len(pool)} clouds; take a smaller batch")
     if rank == 0 and processes > 1:

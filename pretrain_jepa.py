@@ -13,6 +13,7 @@ Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall 
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 import shlex
 import sys
@@ -29,7 +30,7 @@ from data import read_cloud
 from model import CHOICES, PRESETS, PRETRAINING, PointJEPA, jepa_from, normalize_clouds, start_points
 from plumbing.checkpoint import read_checkpoint, save_checkpoint
 from plumbing.common import (
-    Parser, UserError, atomic, command, number, stable_seed, write_csv, write_json,
+    Parser, UserError, atomic, command, locked, number, stable_seed, write_csv, write_json,
 )  # fmt: skip
 from plumbing.graph import Graphs
 from plumbing.parallel import map_in_processes
@@ -349,6 +350,9 @@ class Pretraining:
 
     def __post_init__(self):
         # with several processes: every one sees its share of the batch, and gradients are averaged
+        # settings of the flags, and the clouds themselves: a folder may have changed before --resume
+        pool = hashlib.sha256(self.clouds.cpu().numpy().tobytes()).hexdigest()[:16]
+        self.settings = settings_of(self.args) | {"clouds_sha256": pool}
         self.network = self.jepa if self.processes == 1 else DistributedDataParallel(self.jepa)
 
     @property
@@ -473,7 +477,7 @@ def save_progress(run):
         return
     content = {
         "config": dataclasses.asdict(run.jepa.config), "jepa": run.jepa.state_dict(),
-        "settings": settings_of(run.args), "step": run.progress.step,
+        "settings": run.settings, "step": run.progress.step,
     }  # fmt: skip
     save_last(run.last, content, run.optimizer, run.generator, dataclasses.asdict(run.progress))
 
@@ -487,7 +491,7 @@ def finish(run, argv):
     save_checkpoint(run.out, {"config": config, "encoder": run.jepa.encoder.state_dict(), "step": args.steps})
     card = {
         "command": shlex.join(["python", "pretrain_jepa.py", *(sys.argv[1:] if argv is None else argv)]),
-        "seed": args.seed, "settings": settings_of(args), "network": config, "shapes": len(run.clouds),
+        "seed": args.seed, "settings": run.settings, "network": config, "shapes": len(run.clouds),
         "clouds_seen": args.steps * args.batch, "seconds": round(run.progress.seconds),
         "device": run.device.type, "precision": run.precision, "processes": run.processes,
         "threads": torch.get_num_threads(), "torch": torch.__version__, "curve": curve[:: max(1, len(curve) // 50)],
@@ -532,7 +536,7 @@ def main(argv=None):
     optimizer = build_optimizer(jepa, args, use_graph(device, args, processes))
     run = Pretraining(args, out, device, precision, clouds, jepa, optimizer, generator, Progress(), rank, processes)
     if unfinished:
-        run.progress = load_last(run.last, settings_of(args), "jepa", jepa, optimizer, generator, run.progress)
+        run.progress = load_last(run.last, run.settings, "jepa", jepa, optimizer, generator, run.progress)
     if rank == 0:
         num_parameters = sum(p.numel() for p in jepa.encoder.parameters())
         print(
@@ -542,8 +546,12 @@ def main(argv=None):
         if args.start:
             start = f"on from {args.start}, step {jepa.step}"
             print(f"{start}: EMA momentum {args.tau:.5f} at the start, a fresh optimiser")
-    pretraining_loop(run)
-    card = finish(run, argv)
+    writer = locked(out.with_name(f".{out.name}.lock")) if rank == 0 else contextlib.nullcontext(True)
+    with writer as mine:
+        if not mine:
+            raise UserError(f"{out}: another process trains it; wait for it, or give another --out")
+        pretraining_loop(run)
+        card = finish(run, argv)
     if processes > 1:
         torch.distributed.destroy_process_group()
     return card

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
 from tqdm import tqdm
 
@@ -26,7 +27,7 @@ from data import GraspData, add_data_flags, epoch_batches, load_dataset, warn_of
 from evaluate import constant_predictions, evaluate_suites, metrics_table, summarize
 from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder, start_points
 from plumbing.checkpoint import load_strictly, read_checkpoint, save_checkpoint
-from plumbing.common import Parser, UserError, command, number, read_json, stable_seed, write_csv, write_json
+from plumbing.common import Parser, UserError, command, locked, number, read_json, stable_seed, write_csv, write_json
 from plumbing.graph import Graphs
 from plumbing.roots import ensure_root
 from plumbing.training import (
@@ -452,6 +453,16 @@ def warn_of_probes(run):
         )
 
 
+def introduce(run):
+    """Print what is trained, on how much."""
+    suites, rows = run.split.suites, run.split.rows
+    num_parameters = sum(p.numel() for p in run.model.parameters())
+    print(
+        f"{run.folder}: {len(suites['train'])} objects, {len(rows['train'])} grasps to train on; "
+        f"{len(suites['val'])} objects to validate on; {num_parameters / 1e6:.2f} M parameters; {run.device.type}"
+    )
+
+
 def build_model(config, encoder, data, rows, args):
     """The `GraspModel` before step 1, by --seed: encoder from a checkpoint or (None) at random; rows train."""
     torch.manual_seed(stable_seed("weights", args.seed))
@@ -489,14 +500,14 @@ def main(argv=None):
     warn_of_frames(data)
     run = Run(args, folder, device, precision, data, split, model, optimizer, generator, Progress())
     warn_of_probes(run)
-    start(run)
-    num_parameters = sum(p.numel() for p in model.parameters())
-    print(
-        f"{folder}: {len(split.suites['train'])} objects, {len(split.rows['train'])} grasps to train on; "
-        f"{len(split.suites['val'])} objects to validate on; {num_parameters / 1e6:.2f} M parameters; {device.type}"
-    )
-    training_loop(run)
-    return finish(run)
+    with locked(folder / ".lock") as mine:
+        if not mine:
+            raise UserError(f"{folder}: another process trains this run; wait for it, or give another --name")
+        run_folder(args)  # again: that other process may have just finished
+        start(run)
+        introduce(run)
+        training_loop(run)
+        return finish(run)
 
 
 if __name__ == "__main__":

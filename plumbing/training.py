@@ -199,7 +199,10 @@ def load_last(path, settings, key, network, optimizer, generator, progress):
     check_same_settings(content["settings"], settings, path)
     load_strictly(network, content[key], path)
     try:
+        kept = [{key: group[key] for key in ("lr", "capturable")} for group in optimizer.param_groups]
         optimizer.load_state_dict(content["optimizer"])
+        for group, of_this_run in zip(optimizer.param_groups, kept):  # whose steps may run as graphs, or no longer
+            group.update(of_this_run)
         torch.set_rng_state(content["rng"])
         generator.set_state(content["generator"])
         if "cuda_rng" in content and torch.cuda.is_available():

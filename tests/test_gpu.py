@@ -1,0 +1,238 @@
+"""What needs a CUDA device, each path once; skipped without one (fixture gpu). `python -m pytest -k gpu` runs these."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import model
+import pretrain_jepa
+import train
+from model import PRESETS, GraspModel
+from plumbing.checkpoint import read_checkpoint
+from plumbing.graph import WARM, Graphs
+from plumbing.training import adamw
+from variants import surface_distances
+
+STEPS = 50
+
+
+def small_run(root, runs, *flags):
+    """Flags of a short training on the GPU."""
+    flags = [str(flag) for flag in flags]
+    return ["--data", str(root), "--preset", "tiny", "--runs", str(runs), "--quiet", "--device", "cuda", *flags]
+
+
+def curve(folder):
+    """The rows of a run's metrics.csv."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_gpu_train_evaluate_and_predict(gpu, box_root, tmp_path, capsys):
+    result = train.main(small_run(box_root, tmp_path, "--steps", 12, "--name", "a"))
+    assert result["device"] == "cuda" and result["precision"] == "tf32"
+    again = evaluate.main([str(tmp_path / "a"), "--device", "cuda", "--quiet"])
+    on_cpu = evaluate.main([str(tmp_path / "a"), "--device", "cpu", "--quiet"])
+    first = result["suites"]["val"]["top_logit_rmse"]
+    assert again["suites"]["val"]["top_logit_rmse"] == pytest.approx(first, abs=1e-6)
+    assert on_cpu["suites"]["val"]["top_logit_rmse"] == pytest.approx(first, abs=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_gpu_every_precision_trains(gpu, box_root, tmp_path, precision):
+    result = train.main(small_run(box_root, tmp_path, "--steps", 12, "--precision", precision))
+    assert result["precision"] == precision
+    assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
+
+
+@pytest.mark.parametrize("pool", ["hand", "surface", "attention_surface", "mean_max", "size", "none"])
+def test_gpu_every_pooling_trains(gpu, box_root, tmp_path, pool):
+    result = train.main(small_run(box_root, tmp_path, "--steps", 12, "--pool", pool))
+    assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
+
+
+def test_gpu_compiled_model_trains(gpu, box_root, tmp_path):
+    result = train.main(small_run(box_root, tmp_path, "--steps", 8, "--compile"))
+    assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
+
+
+def test_gpu_graphs_run_nearly_all_steps(gpu, box_root, tmp_path):
+    result = train.main(small_run(box_root, tmp_path, "--steps", 60, "--objects-per-batch", 4))
+    assert result["eager_steps"] <= 4 * WARM  # at most so many shapes of a batch: 1 to 4 clouds
+
+
+def test_gpu_equal_seeds_give_equal_runs(gpu, box_root, tmp_path):
+    first, second = (train.main(small_run(box_root, tmp_path, "--steps", 30, "--name", name)) for name in "ab")
+    assert first["suites"] == second["suites"]
+
+
+def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_path, monkeypatch):
+    flags = ("--steps", 24, "--save-every", 12, "--eval-every", 12)
+    train.main(small_run(box_root, tmp_path, *flags, "--name", "whole"))
+    step, calls = train.training_step, []
+
+    def stopped(run, *batch):
+        calls.append(run)
+        if len(calls) == 16:
+            raise KeyboardInterrupt("stopped")
+        return step(run, *batch)
+
+    monkeypatch.setattr(train, "training_step", stopped)
+    with pytest.raises(SystemExit):
+        train.main(small_run(box_root, tmp_path, *flags, "--name", "cut", "--no-graph"))
+    monkeypatch.setattr(train, "training_step", step)
+    train.main(small_run(box_root, tmp_path, *flags, "--name", "cut", "--resume", "--no-graph"))
+    whole, cut = curve(tmp_path / "whole"), curve(tmp_path / "cut")
+    for a, b in zip(whole, cut, strict=True):
+        assert float(a["val_top_logit_rmse"]) == pytest.approx(float(b["val_top_logit_rmse"]), abs=1e-4)
+
+
+def losses(graph, device, steps=STEPS):
+    """Losses of a fixed training without dropout on random grasps, step by step."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(PRESETS["tiny"], dropout=0.0, attention_dropout=0.0, drop_path=0.0)
+    network = GraspModel(config).to(device)
+    for module in network.modules():
+        if hasattr(module, "rate"):
+            module.rate = 0.0
+    optimizer = adamw([{"params": list(network.parameters())}], 0.01, graph)
+    optimizer.param_groups[0]["lr"] = torch.tensor(1e-3, device=device) if graph else 1e-3
+    clouds = torch.rand(4, config.points, 3, device=device) * 0.2
+
+    def step(poses, joints, index, weights):
+        loss = network.loss(*network(clouds, index, poses), joints, 0.1, weights)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return (loss.detach(),)
+
+    run, rng, found = Graphs(step, graph), np.random.default_rng(0), []
+    for _ in range(steps):
+        count = int(rng.integers(8, 17))  # grasps, padded up to 16
+        grasps = torch.from_numpy(rng.normal(size=(16, 7 + config.joints))).float().to(device)
+        index = torch.arange(16, device=device) % 4
+        weights = torch.zeros(16, device=device)
+        weights[:count] = 1 / count
+        rows = slice(None) if graph else slice(count)
+        given = grasps[rows, :7], grasps[rows, 7:], index[rows], weights[rows]
+        found.append(run(*given)[0].item())
+    return found, run
+
+
+def test_gpu_graph_has_the_losses_of_single_operations(gpu):
+    expected, _ = losses(False, gpu)
+    found, run = losses(True, gpu)
+    assert run.eager == WARM
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_gpu_surface_distances_are_those_of_the_cpu(gpu):
+    generator = torch.Generator().manual_seed(0)
+    clouds, poses = torch.rand(3, 64, 3, generator=generator), torch.randn(7, 7, generator=generator)
+    poses[:, 3:] /= poses[:, 3:].norm(dim=1, keepdim=True)
+    index = torch.arange(7) % 3
+    expected = surface_distances(clouds, index, poses)
+    found = surface_distances(clouds.to(gpu), index.to(gpu), poses.to(gpu)).cpu()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+@pytest.fixture
+def clouds(tmp_path):
+    folder = tmp_path / "clouds"
+    folder.mkdir()
+    for i in range(16):
+        np.save(folder / f"{i}.npy", np.random.default_rng(i).normal(size=(64, 3)))
+    return folder
+
+
+def test_gpu_resumed_pretraining_draws_the_same_dropout(gpu, clouds, tmp_path, monkeypatch):
+    flags = f"--clouds {clouds} --preset tiny --steps 20 --batch 8 --save-every 10 --log-every 5 --quiet --no-graph"
+    flags = [*flags.split(), "--precision", "fp32", "--device", "cuda"]
+    pretrain_jepa.main([*flags, "--out", str(tmp_path / "whole.pt")])
+    step, calls = pretrain_jepa.pretraining_step, []
+
+    def stopped(run, *drawn):
+        calls.append(run)
+        if len(calls) == 14:
+            raise KeyboardInterrupt("stopped")
+        return step(run, *drawn)
+
+    monkeypatch.setattr(pretrain_jepa, "pretraining_step", stopped)
+    with pytest.raises(SystemExit):
+        pretrain_jepa.main([*flags, "--out", str(tmp_path / "cut.pt")])
+    monkeypatch.setattr(pretrain_jepa, "pretraining_step", step)
+    pretrain_jepa.main([*flags, "--out", str(tmp_path / "cut.pt"), "--resume"])
+    whole, cut = (read_checkpoint(tmp_path / f"{name}.pt")["encoder"] for name in ("whole", "cut"))
+    for name, weights in whole.items():
+        torch.testing.assert_close(cut[name], weights, atol=1e-5, rtol=1e-4)
+
+
+def test_gpu_pretraining_as_graphs_learns_the_same(gpu, clouds, tmp_path):
+    flags = f"--clouds {clouds} --preset tiny --steps 40 --batch 8 --log-every 1 --quiet --precision fp32".split()
+    seen = {}
+    for name, more in (("graph", []), ("single", ["--no-graph"])):
+        pretrain_jepa.main([*flags, *more, "--device", "cuda", "--out", str(tmp_path / f"{name}.pt")])
+        with open(tmp_path / f"{name}.csv", newline="") as file:
+            seen[name] = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert seen["graph"][:WARM] == pytest.approx(seen["single"][:WARM], abs=1e-4)
+    assert np.mean(seen["graph"][-10:]) == pytest.approx(np.mean(seen["single"][-10:]), rel=0.1)
+
+
+def test_gpu_encoder_has_the_features_of_the_cpu(gpu):
+    encoder = model.load_encoder("checkpoints/small.pt")
+    clouds = torch.rand(2, encoder.config.points, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = encoder(clouds)[0]
+        found = encoder.to(gpu)(clouds.to(gpu))[0].cpu()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_graphs_without_a_gpu_call_the_step():
+    calls = []
+
+    def step(x, y):
+        calls.append(x)
+        return (x + (y or 0),)
+
+    graphs = Graphs(step, use=False)
+    assert graphs(torch.ones(2), None)[0].tolist() == [1, 1]
+    assert graphs.eager == len(calls) == 1
+
+
+@pytest.mark.parametrize("loss", ["wta", "mdn", "hedged"])
+def test_padding_of_weight_zero_changes_neither_loss_nor_gradient(loss):
+    torch.manual_seed(0)
+    config = dataclasses.replace(PRESETS["tiny"], loss=loss)
+    network = GraspModel(config).eval()
+    clouds, joints = torch.rand(3, config.points, 3) * 0.2, torch.randn(5, config.joints)
+    poses, index = torch.randn(5, 7), torch.tensor([0, 0, 1, 2, 2])
+    seen = []
+    for missing in (0, 4):
+        rows = np.r_[np.arange(5), np.zeros(missing, int)]
+        _, _, again, weights = train.padded(np.arange(3), np.arange(5), index.numpy(), 5 + missing)
+        assert again.tolist() == index[rows].tolist()
+        weights = torch.from_numpy(weights)
+        network.zero_grad()
+        value = network.loss(*network(clouds, index[rows], poses[rows]), joints[rows], 0.1, weights)
+        value.backward()
+        gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+        seen.append((value, gradients))
+    network.zero_grad()
+    plain = network.loss(*network(clouds, index, poses), joints, 0.1)
+    plain.backward()
+    seen.append((plain, [p.grad for p in network.parameters() if p.grad is not None]))
+    for value, gradients in seen[1:]:
+        torch.testing.assert_close(value, seen[0][0])
+        for a, b in zip(gradients, seen[0][1], strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_what_the_generator_draws_may_be_drawn_before():
+    clouds = torch.rand(3, 64, 3)
+    drawn = model.start_points(torch.Generator().manual_seed(4), 3, 64, "cpu")
+    by_generator = model.farthest_point_sample(clouds, 8, torch.Generator().manual_seed(4))
+    assert torch.equal(model.farthest_point_sample(clouds, 8, drawn), by_generator)

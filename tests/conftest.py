@@ -1,11 +1,13 @@
-"""A small dataset that needs no generator, and the scripts' common flags for tests."""
+"""What the tests share: the GPU hidden or seen, a small dataset that needs no generator, commands that must fail."""
 
+import contextlib
 import os
 import signal
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
 torch.set_num_threads(1)  # tiny networks: a second thread only waits
@@ -39,13 +41,17 @@ def gpu(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def denormals_as_usual():
-    """The training scripts flush denormals for their whole process, and scipy's k-d tree then crashes in a later test."""
+    """The training scripts flush denormals in their whole process; scipy's k-d tree would crash in a later test."""
     torch.set_flush_denormal(False)
 
 
-BOX_FACES = np.array(
-    [[0, 2, 1], [1, 2, 3], [4, 5, 6], [5, 7, 6], [0, 1, 4], [1, 5, 4], [2, 6, 3], [3, 6, 7], [0, 4, 2], [2, 4, 6], [1, 3, 5], [3, 7, 5]]
-)  # fmt: skip
+# ---------------------------------------------------------------- a dataset of boxes
+
+
+BOX_FACES = np.array([
+    [0, 2, 1], [1, 2, 3], [4, 5, 6], [5, 7, 6], [0, 1, 4], [1, 5, 4],
+    [2, 6, 3], [3, 6, 7], [0, 4, 2], [2, 4, 6], [1, 3, 5], [3, 7, 5],
+])  # fmt: skip
 
 
 def write_box(path, size):
@@ -56,17 +62,25 @@ def write_box(path, size):
 
 
 def random_grasps(rng, count, size, num_joints=12):
-    """Grasps (count, 7 + J) whose joints depend on the box's size and the pose, with a little noise."""
-    position = rng.normal(0, 0.05, (count, 3))
-    quaternion = rng.normal(size=(count, 4))
-    quaternion /= np.linalg.norm(quaternion, axis=1, keepdims=True)
-    joints = np.concatenate([np.tile(size * 5, (count, 4)), position[:, :1] * np.arange(12)], axis=1)[:, :num_joints]
+    """Grasps (count, 7 + J) of a box of `size` (3,) m: the palm looks at its middle from outside the box.
+
+    The joints depend on the box's size and on where the wrist is, with a little noise.
+    """
+    away = rng.normal(size=(count, 3))  # from the middle of the box
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    offset = (np.linalg.norm(size) / 2 + rng.uniform(0.03, 0.1, (count, 1))) * away
+    aside = np.cross(away, rng.normal(size=(count, 3)))
+    aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+    axes = np.stack([aside, np.cross(-away, aside), -away], axis=2)  # columns x, y, z of the hand: z approaches
+    quaternion = Rotation.from_matrix(axes).as_quat()
+    joints = np.concatenate([np.tile(size * 5, (count, 4)), offset[:, :1] * np.arange(12)], axis=1)[:, :num_joints]
+    position = offset + (0, 0, size[2] / 2)
     return np.concatenate([position, quaternion, joints + rng.normal(0, 0.02, joints.shape)], axis=1)
 
 
-def write_root(root, objects, scenes=1, grasps=12, num_joints=12, seed=0):
-    """A dataset of boxes: objects maps synset -> number of objects."""
-    rng = np.random.default_rng(seed)
+def write_root(root, objects, scenes=1, grasps=12, num_joints=12, seed=0, names=None):
+    """A dataset of boxes: objects maps synset -> number of objects; names: of the joints, where recordings have any."""
+    rng, named = np.random.default_rng(seed), {} if names is None else {"joint_names": np.array(names)}
     for synset, count in objects.items():
         for i in range(count):
             for j in range(scenes):
@@ -75,7 +89,8 @@ def write_root(root, objects, scenes=1, grasps=12, num_joints=12, seed=0):
                 size = rng.uniform(0.05, 0.2, 3)
                 write_box(folder / "mesh.obj", size)
                 scores = np.where(np.arange(grasps) % 4 == 3, 0.5, 2.0)  # a quarter is under the minimum
-                np.savez(folder / "recording.npz", grasps=random_grasps(rng, grasps, size, num_joints), scores=scores)
+                recorded = random_grasps(rng, grasps, size, num_joints)
+                np.savez(folder / "recording.npz", grasps=recorded, scores=scores, **named)
     return root
 
 
@@ -88,6 +103,35 @@ def box_root(tmp_path_factory):
     return write_root(tmp_path_factory.mktemp("boxes") / "root", OBJECTS)
 
 
+@pytest.fixture(scope="session")
+def three_boxes(tmp_path_factory):
+    """A root of three boxes in one synset, and what it loads to with 32 points; copy it to change it."""
+    from data import load_dataset
+
+    root = write_root(tmp_path_factory.mktemp("boxes") / "root", {"03797390": 3}, grasps=6)
+    return root, load_dataset(root, 32, quiet=True, cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(box_root, tmp_path_factory):
+    """A folder with a finished run of two steps, `run`, an encoder with random weights and a box, box.obj."""
+    import model
+    import train
+    from plumbing.checkpoint import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny")
+    flags = "--name run --preset tiny --steps 2 --keep-last --quiet --threads 1"
+    train.main(["--data", str(box_root), "--runs", str(folder), *flags.split()])
+    config = model.PRESETS["tiny"]
+    torch.manual_seed(0)
+    save_checkpoint(folder / "encoder.pt", {"config": vars(config), "encoder": model.PointEncoder(config).state_dict()})
+    write_box(folder / "box.obj", np.array([0.1, 0.1, 0.1]))
+    return folder
+
+
+# ---------------------------------------------------------------- what must go wrong
+
+
 def fails(main, argv, capsys):
     """Run a command that must end as a user error: exit code 2, one line on stderr; -> that line."""
     capsys.readouterr()
@@ -97,3 +141,38 @@ def fails(main, argv, capsys):
     assert stop.value.code == 2
     assert err.startswith("error: ") and err.count("\n") == 1, err
     return err
+
+
+class Planted:
+    """Unpickling this runs code: it makes the file that the environment names."""
+
+    def __reduce__(self):
+        return exec, ("import os; open(os.environ['PLANTED'], 'w').close()",)
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """Where `Planted` makes its file; whoever uses this must not have run it in the end."""
+    path = tmp_path / "planted"
+    monkeypatch.setenv("PLANTED", str(path))
+    yield path
+    assert not path.exists()
+
+
+class Problems(list):
+    """What went wrong in many cases, so that one test reports them all."""
+
+    @contextlib.contextmanager
+    def of(self, name):
+        try:
+            yield
+        except (Exception, pytest.fail.Exception) as problem:
+            self.append(f"{name}: {type(problem).__name__}: {str(problem)[:400]}")
+
+
+@pytest.fixture
+def problems():
+    """A `Problems` that must be empty when the test ends."""
+    found = Problems()
+    yield found
+    assert not found, f"{len(found)} cases:\n" + "\n".join(found)

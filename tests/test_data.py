@@ -1,14 +1,11 @@
-import os
-import shutil
+"""data.py: from a root to arrays, its cache, its batches."""
 
 import numpy as np
 import pytest
-import trimesh
 from conftest import fails, random_grasps, write_box, write_root
 from scipy.spatial.transform import Rotation
 
 import data
-from common import UserError
 
 
 def load(root, **options):
@@ -22,6 +19,9 @@ def test_counts_and_minimum_score(box_root):
     assert (loaded.scores >= 1.5).all() and (np.diff(loaded.scene) >= 0).all()
     assert loaded.row[:9].tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
     assert len(load(box_root, min_score=0.0).scene) == 18 * 12
+
+
+# ---------------------------------------------------------------- clouds
 
 
 def test_samples_are_uniform_over_the_surface_and_never_of_the_hull():
@@ -45,29 +45,7 @@ def test_cloud_depends_on_the_mesh_alone(tmp_path):
     assert np.array_equal(*clouds)
 
 
-@pytest.mark.parametrize("extension", [".obj", ".stl", ".ply", ".off", ".glb"])
-def test_every_format_gives_the_same_surface(tmp_path, extension):
-    box = trimesh.util.concatenate([trimesh.creation.box((0.1, 0.2, 0.3)), trimesh.creation.icosphere(1, 0.05).apply_translation((0.5, 0, 0))])
-    path = tmp_path / f"mesh{extension}"
-    box.export(path)
-    vertices, faces = data.read_mesh(path)
-    again = trimesh.Trimesh(vertices, faces, process=False)
-    assert again.area == pytest.approx(box.area, rel=1e-5)
-    assert np.allclose(again.bounds, box.bounds, atol=1e-6)
-
-
-def test_materials_and_links_are_not_followed(tmp_path):
-    root = write_root(tmp_path / "root", {"03797390": 1})
-    scene = root / "03797390" / "object_000" / "scene_0"
-    text = (scene / "mesh.obj").read_text()
-    os.mkfifo(scene / "trap.mtl")  # opening it would block for ever
-    (scene / "mesh.obj").write_text("mtllib trap.mtl\nusemtl a\n" + text)
-    assert len(load(root).scenes) == 1
-    outside = tmp_path / "outside.obj"
-    shutil.move(scene / "mesh.obj", outside)
-    (scene / "mesh.obj").symlink_to(outside)
-    with pytest.raises(UserError, match="leads out of"):
-        load(root)
+# ---------------------------------------------------------------- recordings
 
 
 def test_canonical_quaternion_keeps_the_rotation():
@@ -80,33 +58,6 @@ def test_canonical_quaternion_keeps_the_rotation():
     assert np.array_equal(ours, data.canonical_quaternion(-q))
     assert (ours[50:, 3] > 0).all() and (ours[25:50, 2] > 0).all() and (ours[:25, 1] > 0).all()
     assert np.allclose(Rotation.from_quat(ours).as_matrix(), Rotation.from_quat(q).as_matrix())
-
-
-def test_second_read_uses_the_cache_and_sees_changes(tmp_path, monkeypatch):
-    root = write_root(tmp_path / "root", {"03797390": 3})
-    first = load(root)
-    calls = []
-    original = data.read_scene
-    monkeypatch.setattr(data, "read_scene", lambda *args: calls.append(args[0]) or original(*args))
-    second = load(root)
-    assert not calls
-    for name in ("clouds", "poses", "joints", "scores", "scene", "row"):
-        assert np.array_equal(getattr(first, name), getattr(second, name))
-    assert first.fingerprint == second.fingerprint
-    write_box(root / "03797390" / "object_001" / "scene_0" / "mesh.obj", np.array([0.1, 0.11, 0.12]))
-    third = load(root)
-    assert calls == ["03797390/object_001/scene_0"]
-    assert third.fingerprint != first.fingerprint and not np.array_equal(third.clouds[1], first.clouds[1])
-    (root / ".cache" / "points-64.npz").write_bytes(b"PK broken")
-    assert load(root).fingerprint == third.fingerprint and len(calls) == 4
-
-
-def test_cache_elsewhere_or_nowhere(tmp_path):
-    root = write_root(tmp_path / "root", {"03797390": 1})
-    load(root, cache_dir=tmp_path / "cache")
-    assert len(list((tmp_path / "cache").glob("root-*-points-64.npz"))) == 1 and not (root / ".cache").exists()
-    (root / ".cache").write_text("a file where the folder should be")
-    assert len(load(root).scenes) == 1
 
 
 RECORDINGS = {
@@ -170,6 +121,9 @@ def test_read_as_they_are(tmp_path):
     assert loaded.joints.shape == (2, 22) and loaded.poses[1, 5] == 1 and loaded.scores.tolist() == [3, 4]
 
 
+# ---------------------------------------------------------------- the root and its cache
+
+
 def test_root_errors_and_summary(tmp_path, box_root, capsys):
     assert "no such dataset" in fails(data.main, [tmp_path / "nowhere"], capsys)
     assert "no scenes" in fails(data.main, [tmp_path], capsys)
@@ -177,6 +131,36 @@ def test_root_errors_and_summary(tmp_path, box_root, capsys):
     data.main([str(box_root), "--points", "64"])
     out = capsys.readouterr().out
     assert "18 objects of 4 synsets" in out and "joint_11" in out
+
+
+def test_second_read_uses_the_cache_and_sees_changes(tmp_path, monkeypatch):
+    root = write_root(tmp_path / "root", {"03797390": 3})
+    first = load(root)
+    calls = []
+    original = data.read_scene
+    monkeypatch.setattr(data, "read_scene", lambda *args: calls.append(args[0]) or original(*args))
+    second = load(root)
+    assert not calls
+    for name in ("clouds", "poses", "joints", "scores", "scene", "row"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+    assert first.fingerprint == second.fingerprint
+    write_box(root / "03797390" / "object_001" / "scene_0" / "mesh.obj", np.array([0.1, 0.11, 0.12]))
+    third = load(root)
+    assert calls == ["03797390/object_001/scene_0"]
+    assert third.fingerprint != first.fingerprint and not np.array_equal(third.clouds[1], first.clouds[1])
+    (root / ".cache" / "points-64.npz").write_bytes(b"PK broken")
+    assert load(root).fingerprint == third.fingerprint and len(calls) == 4
+
+
+def test_cache_elsewhere_or_nowhere(tmp_path):
+    root = write_root(tmp_path / "root", {"03797390": 1})
+    load(root, cache_dir=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("root-*-points-64.npz"))) == 1 and not (root / ".cache").exists()
+    (root / ".cache").write_text("a file where the folder should be")
+    assert len(load(root).scenes) == 1
+
+
+# ---------------------------------------------------------------- batches
 
 
 def test_epoch_visits_every_grasp_once_in_batches_of_distinct_scenes():

@@ -1,10 +1,10 @@
-"""The hand against a chain of 4 x 4 matrices written out here, published points, and finite differences."""
+"""synthetic/hand.py against a chain of 4 x 4 matrices written out here, published points, and finite differences."""
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-import hand
+from synthetic import hand
 
 
 def move(x, y, z):
@@ -20,6 +20,8 @@ def turn(axis, degrees):
 
 
 HAND_FROM_PALM = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], dtype=float)
+
+
 BASES = [  # mm, palm frame, as published
     move(-44.5493, 26.5, 19.85) @ turn("x", 180) @ turn("z", 90),
     move(-1.92188, 134.5, 39.0717) @ turn("x", 6),
@@ -68,7 +70,9 @@ def test_forward_kinematics_is_the_chain_of_matrices(joints):
 
 
 def test_published_points_at_rest():
-    third = hand.forward_kinematics(np.zeros((1, 12)))[0, :, 2, :3, 3] @ HAND_FROM_PALM[:3, :3] / hand.SCALE  # back to palm mm
+    third = (
+        hand.forward_kinematics(np.zeros((1, 12)))[0, :, 2, :3, 3] @ HAND_FROM_PALM[:3, :3] / hand.SCALE
+    )  # back to palm mm
     np.testing.assert_allclose(third[2], (0, 274.85, 0), atol=0.06)
     np.testing.assert_allclose(third[0], (-184.9, 26.5, 19.85), atol=0.06)
 
@@ -125,4 +129,6 @@ def test_drawing_is_the_hand_in_the_objects_frame(joints):
     assert centers.shape == (59, 3) and radii.shape == (59,) and segments.shape == (16, 2, 3)
     local = np.concatenate((hand.PALM_CENTERS, hand.finger_spheres(joints[:1])[0].reshape(-1, 3)))
     np.testing.assert_allclose(centers, local * (-1, -1, 1) + pose[:3], atol=1e-12)
-    np.testing.assert_allclose(segments.reshape(4, 4, 2, 3)[:, :-1, 1], segments.reshape(4, 4, 2, 3)[:, 1:, 0])  # connected
+    np.testing.assert_allclose(
+        segments.reshape(4, 4, 2, 3)[:, :-1, 1], segments.reshape(4, 4, 2, 3)[:, 1:, 0]
+    )  # connected

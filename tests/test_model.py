@@ -1,62 +1,53 @@
-"""model.py, the grasp model: geometry, encoder, pooling, losses and checkpoints against oracles written here."""
+"""model.py: geometry, encoder, pooling, loss, then the pretraining, against plain forms written here."""
 
 import dataclasses
 import math
-import os
 
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
+from samples import TINY, brute_sequence, clouds_of, grasp_model, jepa_of, poses_of, seeded, unit_clouds
 from torch import nn
 
-import hand
 import model
-from common import UserError
-from model import PRESETS, GraspModel, ModelConfig, PatchEmbed, PointEncoder, TransformerEncoder
-
-TINY = PRESETS["tiny"]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def clouds_of(count, points=64, seed=0):
-    return torch.rand(count, points, 3, generator=seeded(seed)) * 0.2
-
-
-def poses_of(count, seed=0):
-    poses = torch.randn(count, 7, generator=seeded(seed))
-    return torch.cat([0.1 * poses[:, :3], F.normalize(poses[:, 3:])], 1)
-
-
-def grasp_model(**changes):
-    torch.manual_seed(0)
-    return GraspModel(dataclasses.replace(TINY, **changes)).eval()
-
+from model import PRESETS, GraspModel, ModelConfig, PatchEmbed, PointEncoder, PointJEPA, TransformerEncoder
+from plumbing.common import UserError
+from variants import PROBES
 
 # ---------------------------------------------------------------- configuration
+
+
 def test_presets():
     encoder = sum(p.numel() for p in PointEncoder(PRESETS["paper"]).parameters())
     assert round(encoder / 1e6, 1) == 21.8  # as published
     assert 1e6 < sum(p.numel() for p in PointEncoder(PRESETS["small"]).parameters()) < 2e6
     assert ModelConfig() == PRESETS["small"]
-    assert set(model.ENCODER_FIELDS) < {field.name for field in dataclasses.fields(ModelConfig)}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"group": "box"}, {"heads": 5}, {"patches": 0}, {"patches": 65}, {"group": "ball"}, {"scale": -1.0},
-     {"width": "64"}, {"dropout": 1.0}, {"radius": math.nan, "group": "ball"}, {"pool": "sum"}],
-)  # fmt: skip
+# what no type can tell; that numbers are positive and of their type is checked where they are read, see test_checkpoint
+REFUSED = [
+    {"group": "box"}, {"normalize": "none"}, {"up": "x"}, {"target_norm": "batch"}, {"loss": "l1"},
+    {"heads": 5}, {"predictor_heads": 3}, {"patches": 65}, {"patch_size": 65},
+    {"group": "ball", "radius": 0.0}, {"group": "ball", "radius": math.nan}, {"scale": -1.0}, {"scale": math.inf},
+    {"dropout": 1.0}, {"attention_dropout": -0.1}, {"drop_path": math.nan},
+    {"context_low": 0.8, "context_high": 0.5}, {"context_high": 1.1}, {"loss": "hedged", "k": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", REFUSED, ids=str)
 def test_config_refuses(changes):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=list(changes)[-1].split("_")[-1]):
         dataclasses.replace(TINY, **changes)
 
 
+def test_unknown_pooling_is_refused():
+    with pytest.raises(UserError, match="pool must be one of attention, .*, not sum"):
+        grasp_model(pool="sum")
+
+
 # ---------------------------------------------------------------- geometry
+
+
 def brute_farthest(cloud, count, start):
     chosen = [start]
     while len(chosen) < count:
@@ -74,6 +65,8 @@ def test_farthest_point_sample_against_brute_force():
     assert torch.equal(random, model.farthest_point_sample(clouds, 12, seeded(5)))
     starts = model.farthest_point_sample(clouds_of(200, 40), 1, seeded(1))[:, 0]
     assert starts.unique().numel() > 35  # each cloud has its own start
+    drawn = model.start_points(seeded(5), 3, 40, clouds.device)  # before the step, as a captured one needs it
+    assert torch.equal(random, model.farthest_point_sample(clouds, 12, drawn))
 
 
 def test_farthest_point_sample_takes_the_first_of_ties():
@@ -94,15 +87,6 @@ def test_knn_against_brute_force():
             expected = {tuple((clouds[b, n] - centers[b, g]).tolist()) for n in nearest}
             assert {tuple(point) for point in patches[b, g].tolist()} == expected
             assert (0.0, 0.0, 0.0) in expected
-
-
-def test_smallest_and_squared_distances():
-    left, right = torch.randn(2, 5, 3), torch.randn(2, 40, 3)
-    distances = model.squared_distances(left, right)
-    torch.testing.assert_close(distances, (left[:, :, None] - right[:, None]).square().sum(3))
-    for count in (1, 7, 40):
-        index = model.smallest(distances, count)
-        assert torch.equal(index.sort(2).values, distances.argsort(2)[..., :count].sort(2).values)
 
 
 def test_ball_against_brute_force():
@@ -143,25 +127,20 @@ def test_up_axis():
     assert torch.equal(model.to_z_up(model.from_z_up(points, "y"), "y"), points)
     assert model.from_z_up(points, "z") is points
     network = grasp_model(up="y")
-    _, centers, centroid, radius, _ = network.encode(clouds_of(2))
-    metres = centers * radius[:, None] + centroid[:, None]
-    first = clouds_of(2)[:, 0]  # sampling starts at point 0
-    torch.testing.assert_close(metres[:, 0], first)
+    centers = network.encode(clouds_of(2)).centers  # m, in the mesh's frame again
+    torch.testing.assert_close(centers[:, 0], clouds_of(2)[:, 0])  # sampling starts at point 0
     # a y-up encoder sees z-up data turned: its tokens are those of the same weights on clouds that are y up
     upright = grasp_model(up="z")
     upright.load_state_dict(network.state_dict())
-    tokens, expected = network.eval().encode(clouds_of(2))[0], upright.eval().encode(model.from_z_up(clouds_of(2), "y"))[0]
+    tokens = network.encode(clouds_of(2)).tokens
+    expected = upright.encode(model.from_z_up(clouds_of(2), "y")).tokens
     torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(tokens, upright.encode(clouds_of(2))[0], atol=1e-2)
-
-
-def test_rotation_matrix_against_scipy():
-    poses = poses_of(10)
-    expected = torch.from_numpy(Rotation.from_quat(poses[:, 3:].numpy()).as_matrix()).float()
-    torch.testing.assert_close(model.rotation_matrix(poses[:, 3:]), expected, atol=1e-6, rtol=0)
+    assert not torch.allclose(tokens, upright.encode(clouds_of(2)).tokens, atol=1e-2)
 
 
 # ---------------------------------------------------------------- encoder
+
+
 def naive_patch_embed(embed, patches):
     """The same network in its plain form: convolutions over points, an explicit concatenation."""
     batch, num_patches, size, _ = patches.shape
@@ -210,32 +189,6 @@ def test_order_of_points_in_a_patch_changes_nothing():
     torch.testing.assert_close(embed(shuffled), embed(patches), atol=1e-6, rtol=0)
 
 
-def test_max_over_points_gives_the_gradient_to_the_winners():
-    features = torch.randn(5, 7, 4, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(5, 4, dtype=torch.float64)
-    results = [model.max_over_points(features), features.max(1).values]
-    gradients = [torch.autograd.grad((result * weights).sum(), features)[0] for result in results]
-    assert torch.equal(*results) and torch.equal(*gradients)
-
-
-@pytest.mark.skipif(not model.ONEDNN, reason="this PyTorch is built without oneDNN")
-@pytest.mark.parametrize("shape", [(9, 6), (2, 5, 6), (2500, 6)])  # the last one's gradient is made in pieces
-def test_linear_by_onednn_equals_the_plain_one_gradients_included(shape):
-    """float32 is all that it does: compared with float64, to float32's precision."""
-    torch.manual_seed(0)
-    wide = torch.randn(4, 12)
-    inputs = [torch.randn(shape), wide[:, 6:], torch.randn(4)]  # half of a weight, as the tokenizer uses it
-    weights, results = torch.randn(*shape[:-1], 4), []
-    for dtype, bias in [(dtype, bias) for bias in (True, False) for dtype in (torch.float32, torch.float64)]:
-        own = [tensor.to(dtype).requires_grad_() for tensor in inputs[: 2 + bias]]
-        out = model.linear(*own)
-        assert type(out.grad_fn).__name__.startswith("OneDnn") == (dtype is torch.float32)
-        results.append([out, *torch.autograd.grad((out * weights.to(dtype)).sum(), own)])
-    for ours, theirs in (results[:2], results[2:]):
-        for left, right in zip(ours, theirs):
-            torch.testing.assert_close(left.double(), right, atol=1e-4, rtol=1e-5)
-
-
 def naive_block(block, x, heads):
     size = x.shape[2] // heads
     hidden = F.layer_norm(x, x.shape[2:], block.norm1.weight, block.norm1.bias, 1e-5)
@@ -252,19 +205,6 @@ def naive_block(block, x, heads):
     return x + F.linear(hidden, block.mlp[3].weight, block.mlp[3].bias)
 
 
-def test_transformer_adds_positions_before_every_block_and_norms_once():
-    torch.manual_seed(0)
-    network = TransformerEncoder(24, 3, 4).double()
-    x, position = torch.randn(2, 2, 7, 24, dtype=torch.float64)
-    expected = x
-    for block in network.blocks:
-        expected = naive_block(block, expected + position, 4)
-    torch.testing.assert_close(network.residual(x, position), expected, atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(network(x, position), network.norm(expected), atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(network(x), network(x, torch.zeros_like(x)), atol=0, rtol=0)
-    assert network.norm.eps == 1e-5
-
-
 def test_both_forms_of_attention_agree_gradients_included():
     torch.manual_seed(0)
     attention = model.Attention(24, 4, dropout=1e-9).double()  # so small that every weight is kept
@@ -278,18 +218,17 @@ def test_both_forms_of_attention_agree_gradients_included():
         torch.testing.assert_close(left, right, atol=1e-7, rtol=1e-7)
 
 
-def test_dropout_rate_scale_and_gradient():
+def test_transformer_adds_positions_before_every_block_and_norms_once():
     torch.manual_seed(0)
-    dropout = model.Dropout(0.1)
-    x = torch.ones(400, 1001, requires_grad=True)
-    out = dropout(x)
-    assert abs((out == 0).float().mean().item() - 0.1) < 0.002
-    assert torch.equal(out.unique(), torch.tensor([0.0, 1 / 0.9]))
-    columns = (out == 0).float().view(-1)[: 400 * 1000].view(-1, 4).mean(0)  # four values share one draw of bits
-    assert (columns - 0.1).abs().max() < 0.004
-    out.sum().backward()
-    assert torch.equal(x.grad, out.detach())
-    assert dropout.eval()(x) is x
+    network = TransformerEncoder(24, 3, 4).double()
+    x, position = torch.randn(2, 2, 7, 24, dtype=torch.float64)
+    expected = x
+    for block in network.blocks:
+        expected = naive_block(block, expected + position, 4)
+    torch.testing.assert_close(network.residual(x, position), expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(network(x, position), network.norm(expected), atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(network(x), network(x, torch.zeros_like(x)), atol=0, rtol=0)
+    assert network.norm.eps == 1e-5
 
 
 def test_stochastic_depth_is_per_sample_and_rises_linearly():
@@ -325,12 +264,29 @@ def test_ball_radius_is_metres_on_metric_clouds():
 
 
 # ---------------------------------------------------------------- pooling
+
+
 def test_pools_without_weights():
     tokens = torch.randn(2, 5, 3)
-    assert torch.equal(model.pool_tokens(tokens, "mean"), tokens.sum(1) / 5)
-    assert torch.equal(model.pool_tokens(tokens, "max"), tokens.max(1).values)
-    assert torch.equal(model.pool_tokens(tokens, "mean_max"), torch.cat([tokens.mean(1), tokens.amax(1)], 1))
-    assert model.pool_tokens(tokens, "none").shape == (2, 0)
+    mean, highest, both = (model.POOLS[name].build(3)(tokens) for name in ("mean", "max", "mean_max"))
+    torch.testing.assert_close(mean, tokens.sum(1) / 5)
+    assert torch.equal(highest, tokens.max(1).values)
+    assert torch.equal(both, torch.cat([mean, highest], 1))
+
+
+@pytest.mark.parametrize("name", model.POOLS)
+def test_table_of_pools(name):
+    """Every row says what its pooling makes: an embedding of that many widths, per object or per grasp, or none."""
+    pool = model.POOLS[name]
+    network = grasp_model(pool=name)
+    beside = 7 + 4 * pool.size + len(PROBES) * pool.surface  # pose, centroid and radius, distances
+    assert network.head[0].in_features == pool.widths * TINY.width + beside
+    assert [n for n in network.state_dict() if n.startswith(("encoder", "pool"))] == [] or pool.build
+    if pool.build is None:
+        assert pool.widths == 0
+    elif not pool.by_grasp:
+        assert network.pool(torch.randn(3, 8, TINY.width)).shape == (3, pool.widths * TINY.width)
+    assert pool.about
 
 
 def test_attention_pool_by_hand():
@@ -347,59 +303,10 @@ def test_attention_pool_by_hand():
     torch.testing.assert_close(pool(tokens), pool.attention.out_proj(torch.cat(parts, 1)), atol=1e-6, rtol=1e-5)
 
 
-def test_hand_pool_by_hand():
-    torch.manual_seed(0)
-    pool = model.HandPool(16)
-    tokens, centers, poses = torch.randn(2, 5, 16), torch.rand(2, 5, 3) * 0.2, poses_of(4)
-    objects = torch.tensor([1, 0, 1, 1])
-    out = pool(tokens, centers, objects, poses)
-    for b in range(4):
-        matrix = torch.from_numpy(Rotation.from_quat(poses[b, 3:].numpy()).as_matrix()).float()
-        hidden = []
-        for g in range(5):
-            seen = matrix.T @ (centers[objects[b], g] - poses[b, :3]) / 0.05  # mesh frame -> hand frame
-            joined = torch.cat([tokens[objects[b], g], seen, seen.norm()[None], matrix.flatten()])
-            weight = torch.cat([pool.from_token.weight, pool.from_center.weight, pool.from_rotation.weight], 1)
-            hidden.append(pool.mix(weight @ joined + pool.from_token.bias))
-        hidden = torch.stack(hidden)  # (5, 64)
-        share = pool.score(hidden).softmax(0)  # (5, 4)
-        expected = pool.out(torch.cat([share[:, head] @ hidden for head in range(4)]))
-        torch.testing.assert_close(out[b], expected, atol=1e-5, rtol=1e-4)
-
-
-def test_hand_pool_sees_only_relative_positions():
-    pool, shift = model.HandPool(16), torch.tensor([0.3, -0.2, 0.1])
-    tokens, centers = torch.randn(2, 5, 16), torch.rand(2, 5, 3)
-    poses, objects = poses_of(4), torch.tensor([0, 1, 0, 1])
-    moved = poses.clone()
-    moved[:, :3] += shift
-    left, right = pool(tokens, centers, objects, poses), pool(tokens, centers + shift, objects, moved)
-    torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
-
-
-def test_surface_distances_by_a_tree():
-    clouds, poses, objects = clouds_of(3), poses_of(40), torch.arange(40) % 3
-    distances = model.surface_distances(clouds, objects, poses)
-    assert distances.shape == (40, len(model.PROBES)) and distances.dtype == torch.float32
-    for b in range(40):
-        probes = Rotation.from_quat(poses[b, 3:].numpy()).apply(model.PROBES.numpy()) + poses[b, :3].numpy()  # mesh frame
-        expected, _ = cKDTree(clouds[objects[b]].numpy()).query(probes)
-        torch.testing.assert_close(distances[b], torch.from_numpy(expected).float(), atol=1e-5, rtol=0)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model.surface_distances(clouds, objects, poses), distances)
-
-
-def test_probes_fill_the_room_in_which_a_hand_closes():
-    """The grid lies within 1 cm of the fingers' reach: every tip sphere of random postures is near some probe."""
-    low, high = torch.tensor(hand.LIMITS).T
-    joints = low + torch.rand(200, 12, generator=seeded()) * (high - low)
-    centers = torch.from_numpy(hand.finger_spheres(joints.numpy())[0]).float().flatten(0, 2)
-    nearest = (centers[:, None] - model.PROBES).norm(dim=2).amin(1)
-    assert (nearest < model.REACH).float().mean() > 0.9
-
-
 # ---------------------------------------------------------------- grasp model
-@pytest.mark.parametrize("pool", model.CHOICES["pool"])
+
+
+@pytest.mark.parametrize("pool", model.POOLS)
 @pytest.mark.parametrize("k", (1, 5))
 def test_grasp_model_shapes_and_object_index(pool, k):
     network = grasp_model(pool=pool, k=k)
@@ -446,10 +353,12 @@ def test_head_sees_lengths_in_its_own_unit_and_the_quaternion():
     network.head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     clouds, poses = clouds_of(1), poses_of(2)
     network(clouds, torch.tensor([0, 0]), poses)
-    _, _, centroid, radius, _ = network.encode(clouds)
+    encoded = network.encode(clouds)
     assert torch.equal(seen[0][:, -4:], poses[:, 3:])
     torch.testing.assert_close(seen[0][:, -7:-4] * 0.05, poses[:, :3])
-    torch.testing.assert_close(seen[0][:, -11:-7] * 0.05, torch.cat([centroid, radius], 1).expand(2, -1))
+    torch.testing.assert_close(
+        seen[0][:, -11:-7] * 0.05, torch.cat([encoded.centroid, encoded.radius], 1).expand(2, -1)
+    )
 
 
 def test_joint_mean_is_added_and_saved():
@@ -473,7 +382,7 @@ def test_frozen_encoder_keeps_its_statistics_and_gets_no_gradient():
     assert network.head[0].weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("pool", model.CHOICES["pool"])
+@pytest.mark.parametrize("pool", model.POOLS)
 @pytest.mark.parametrize("loss", ("wta", "mdn", "hedged"))
 def test_every_parameter_learns(pool, loss):
     network = grasp_model(pool=pool, loss=loss, dropout=0.0, attention_dropout=0.0, drop_path=0.0).train()
@@ -482,7 +391,29 @@ def test_every_parameter_learns(pool, loss):
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-# ---------------------------------------------------------------- losses
+@pytest.mark.parametrize("pool", ["attention", "mean_max", "hand"])
+def test_gradients_are_the_same_to_the_bit_with_two_threads(pool):
+    """Grasps of all objects mixed: two threads add to the gradient of the same embedding."""
+    threads, generator = torch.get_num_threads(), torch.Generator().manual_seed(0)
+    network = grasp_model(pool=pool)
+    tokens = torch.randn(8, 8, 32, generator=generator).requires_grad_()
+    centers = torch.rand(8, 8, 3, generator=generator)
+    encoded = model.Encoded(tokens, centers, torch.zeros(8, 3), torch.ones(8, 1), centers)
+    index, poses = torch.randint(0, 8, (2048,), generator=generator), torch.randn(2048, 7, generator=generator)
+    try:
+        torch.set_num_threads(2)
+        seen = set()
+        for _ in range(20):
+            joints, logits = network.decode(encoded, index, poses)
+            seen.add(torch.autograd.grad(joints.square().sum() + logits.square().sum(), tokens)[0].numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(seen) == 1
+
+
+# ---------------------------------------------------------------- loss
+
+
 def test_wta_loss_by_hand():
     torch.manual_seed(0)
     joints_hat, logits, joints = torch.randn(6, 5, 12, requires_grad=True), torch.randn(6, 5), torch.randn(6, 12)
@@ -505,166 +436,165 @@ def test_wta_loss_of_one_hypothesis_is_the_mean_squared_error():
     torch.testing.assert_close(loss, F.mse_loss(joints_hat[:, 0], joints))
 
 
-def test_hedged_loss_by_hand():
-    torch.manual_seed(0)
-    joints_hat, logits, joints = torch.randn(6, 5, 12, requires_grad=True), torch.randn(6, 5, requires_grad=True), torch.randn(6, 12)
-    total, winners = 0.0, []
-    for b in range(6):
-        errors = [sum((joints_hat[b, k, j] - joints[b, j]).item() ** 2 for j in range(12)) / 12 for k in range(5)]
-        winners.append(1 + errors[1:].index(min(errors[1:])))
-        chances = [math.exp(value) for value in logits[b].tolist()]
-        total += (errors[0] + errors[winners[-1]] + 0.3 * sum(c * e for c, e in zip(chances, errors)) / sum(chances)) / 6
-    loss = model.hedged_loss(joints_hat, logits, joints, 0.3)
-    assert loss.item() == pytest.approx(total, rel=1e-5)
-    loss.backward()
-    moved = joints_hat.grad.abs().sum(2) > 0
-    assert moved.nonzero().tolist() == [[b, k] for b, winner in enumerate(winners) for k in (0, winner)]
+def test_padding_of_weight_zero_changes_no_loss():
+    """A batch filled up with copies of its first grasp, as a captured training step wants it."""
+    joints_hat, logits, joints = torch.randn(4, 5, 12), torch.randn(4, 5), torch.randn(4, 12)
+    padded = [torch.cat([x, x[:1], x[:1]]) for x in (joints_hat, logits, joints)]
+    weights = torch.tensor([0.25] * 4 + [0.0] * 2)
+    loss = model.wta_loss(joints_hat, logits, joints, 0.1)
+    torch.testing.assert_close(model.wta_loss(*padded, 0.1, weights), loss)
 
 
-def test_hedged_loss_finds_average_and_modes():
-    """Two equally likely poses, 0 and 1, of which nothing tells: the choice is their average, and both are covered."""
-    torch.manual_seed(0)
-    joints_hat = (0.5 + 0.1 * torch.randn(3, 12)).requires_grad_()
-    logits = torch.zeros(3, requires_grad=True)
-    joints = (torch.arange(64) % 2).float()[:, None].expand(-1, 12)
-    optimizer = torch.optim.Adam([joints_hat, logits], lr=0.05)
-    for _ in range(300):
-        loss = model.hedged_loss(joints_hat.expand(64, -1, -1), logits.expand(64, -1), joints, 0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert logits.argmax() == 0
-    torch.testing.assert_close(joints_hat[0], torch.full((12,), 0.5), atol=0.02, rtol=0)
-    torch.testing.assert_close(joints_hat[1:].mean(1).sort().values, torch.tensor([0.0, 1.0]), atol=0.02, rtol=0)
+# ---------------------------------------------------------------- pretraining: sequencer and blocks
 
 
-def test_mdn_loss_against_torch_distributions():
-    joints_hat, logits = torch.randn(6, 5, 12), torch.randn(6, 5)
-    joints, log_sigma = torch.randn(6, 12), torch.randn(12)
-    normal = torch.distributions.Normal(joints_hat, log_sigma.exp())
-    mixture = torch.distributions.MixtureSameFamily(
-        torch.distributions.Categorical(logits=logits), torch.distributions.Independent(normal, 1)
-    )
-    expected = -mixture.log_prob(joints).mean() / 12
-    torch.testing.assert_close(model.mdn_loss(joints_hat, logits, joints, log_sigma), expected)
+def test_sequencer_against_brute_force():
+    centers = torch.randn(6, 20, 3, generator=seeded())
+    assert model.sequence_patches(centers).tolist() == [brute_sequence(sample.tolist()) for sample in centers]
+    assert model.sequence_patches(torch.zeros(1, 4, 3)).sort(1).values.tolist() == [[0, 1, 2, 3]]
 
 
-# ---------------------------------------------------------------- checkpoints
-def saved_encoder(path, **changes):
-    torch.manual_seed(3)
-    encoder = PointEncoder(TINY)
-    content = {"config": dataclasses.asdict(TINY), "encoder": encoder.state_dict(), "step": 7}
-    model.save_checkpoint(path, {**content, **changes})
-    return encoder.eval()
+def test_blocks_lengths_starts_and_context():
+    """64 patches: int(64 · U(0.15, 0.2)) is 9, 10, 11, 12 with probability .4, 1, 1, .8 over 3.2."""
+    generator, lengths, starts, shares, firsts, overlaps = seeded(), [], [], [], [], 0
+    for _ in range(4000):
+        targets, context = model.sample_blocks(64, generator)
+        length = targets.shape[1]
+        lengths.append(length)
+        assert targets.shape[0] == 4
+        assert torch.equal(targets - targets[:, :1], torch.arange(length).expand(4, -1))  # contiguous
+        covered = set(targets.flatten().tolist())
+        assert not covered & set(context.tolist())  # nothing leaks
+        remaining = [i for i in range(64) if i not in covered]
+        first = remaining.index(context[0])
+        assert context.tolist() == remaining[first : first + len(context)]  # one run of what remains
+        assert int(0.4 * len(remaining)) <= len(context) <= int(0.75 * len(remaining))
+        shares.append(len(context) / len(remaining))
+        firsts.append((first + 0.5) / (len(remaining) - len(context) + 1))
+        overlaps += len(covered) < 4 * length
+        if length == 10:
+            starts += targets[:, 0].tolist()
+    for length, probability in {9: 0.125, 10: 0.3125, 11: 0.3125, 12: 0.25}.items():
+        assert abs(lengths.count(length) / 4000 - probability) < 0.03
+    counts = torch.bincount(torch.tensor(starts), minlength=55)
+    assert len(counts) == 55 and (counts - len(starts) / 55).abs().max() < 5 * math.sqrt(len(starts) / 55)
+    assert abs(sum(shares) / 4000 - (0.575 - 0.5 / 36)) < 0.01  # int() takes half a token on average
+    for values, low, high in ((shares, 0.4 - 0.5 / 36, 0.75 - 0.5 / 36), (firsts, 0, 1)):  # uniform: equal fifths
+        counts = torch.histc(torch.tensor(values), 5, low, high)
+        assert (counts - 800).abs().max() < 120, counts
+    assert overlaps > 2000  # four blocks of 10 among 64 rarely miss each other
 
 
-def test_encoder_round_trip(tmp_path):
-    encoder = saved_encoder(tmp_path / "encoder.pt")
-    loaded = model.load_encoder(tmp_path / "encoder.pt")
-    clouds = clouds_of(2)
-    assert loaded.config == TINY and not loaded.training
-    assert torch.equal(loaded(clouds)[0], encoder(clouds)[0])
-    assert os.listdir(tmp_path) == ["encoder.pt"]  # nothing temporary stays
-    torch.load(tmp_path / "encoder.pt", weights_only=True)
-
-
-@pytest.mark.parametrize("which", ("best", "last"))
-def test_run_round_trip(tmp_path, which):
-    network = grasp_model(pool="hand", loss="mdn")
-    names = [f"joint {j}" for j in range(12)]
-    content = {"config": dataclasses.asdict(network.config), "model": network.state_dict(), "joint_names": names}
-    model.save_checkpoint(tmp_path / f"{which}.pt", content)
-    loaded = model.load_run(tmp_path, which)
-    inputs = clouds_of(2), torch.tensor([0, 1, 1]), poses_of(3)
-    assert torch.equal(loaded(*inputs)[0], network(*inputs)[0])
-    assert loaded.joint_names == names and not loaded.training
-
-
-def one_line(error):
-    return "\n" not in str(error.value)
-
-
-def test_load_errors_name_the_file_and_the_key(tmp_path):
-    path = tmp_path / "encoder.pt"
-    weights = saved_encoder(path).state_dict()
-    wider = dataclasses.asdict(dataclasses.replace(TINY, width=64))
-    missing = {name: value for name, value in weights.items() if name != "position.0.bias"}
-    cases = {
-        "missing keys: position.0.bias": {"encoder": missing},
-        "leftover keys: extra": {"encoder": {**weights, "extra": torch.zeros(1)}},
-        "shapes contradict": {"config": wider},
-        "unknown fields: colour": {"config": {**wider, "colour": 1}},
-        "unknown fields: width": {"config": {k: v for k, v in wider.items() if k != "width"}},
-        "group must be one of": {"config": {**wider, "group": "box"}},
-        "not a dict of tensors": {"encoder": {**weights, "position.0.bias": 3}},
-    }
-    for message, changes in cases.items():
-        saved_encoder(path, **changes)
-        with pytest.raises(UserError, match=message) as error:
-            model.load_encoder(path)
-        assert str(path) in str(error.value) and one_line(error)
-
-
-def test_files_that_are_no_checkpoints(tmp_path):
-    saved_encoder(tmp_path / "whole.pt")
-    data = (tmp_path / "whole.pt").read_bytes()
-    for name, content in {"empty.pt": b"", "cut.pt": data[: len(data) // 2], "text.pt": b"hello, world\n" * 9}.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=name) as error:
-            model.load_encoder(tmp_path / name)
-        assert one_line(error)
-    torch.save([1, 2], tmp_path / "list.pt")
-    torch.save({"weights": 1}, tmp_path / "other.pt")
-    for name in ("list.pt", "other.pt", "absent.pt", "."):
-        with pytest.raises(UserError) as error:
-            model.load_encoder(tmp_path / name)
-        assert one_line(error)
-    with pytest.raises(UserError, match="not the checkpoint of a training run"):
-        torch.save({"weights": 1}, tmp_path / "best.pt")
-        model.load_run(tmp_path)
-
-
-class Attack:
-    """Unpickled by an ordinary unpickler, it creates a file."""
-
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return open, (self.marker, "w")
-
-
-def test_a_pickle_with_code_is_not_run(tmp_path, capsys):
-    marker, path = tmp_path / "marker", tmp_path / "attack.pt"
-    encoder = saved_encoder(path, hidden={"deep": [1, Attack(marker)]})
-    loaded = model.load_encoder(path)
-    assert torch.equal(loaded.state_dict()["position.0.bias"], encoder.state_dict()["position.0.bias"])
-    assert model.read_checkpoint(path)["hidden"] == {"deep": [1]}
-    warning = capsys.readouterr().err.splitlines()[0]
-    assert warning.startswith("warning:") and "open" in warning and str(path) in warning
-    saved_encoder(path, encoder={**encoder.state_dict(), "position.0.bias": Attack(marker)})
+def test_blocks_are_reproducible_and_refuse_too_few_patches():
+    left, right = model.sample_blocks(64, seeded(3)), model.sample_blocks(64, seeded(3))
+    assert torch.equal(left[0], right[0]) and torch.equal(left[1], right[1])
+    small = [model.sample_blocks(5, seeded(seed)) for seed in range(50)]
+    assert all(len(context) >= 1 for _, context in small)
+    assert all(targets.shape == (4, 1) for targets, _ in small)  # int(5 · 0.2) is 1, or 0 below
     with pytest.raises(UserError):
-        model.load_encoder(path)
-    assert not marker.exists()
-    torch.load(path, weights_only=False)  # the trap is real
-    assert marker.exists()
+        [model.sample_blocks(4, seeded(seed)) for seed in range(100)]
 
 
-@pytest.mark.parametrize("pool", ["attention", "mean_max", "hand"])
-def test_gradients_are_the_same_to_the_bit_with_two_threads(pool):
-    """Grasps of all objects mixed: two threads add to the gradient of the same embedding."""
-    threads, generator = torch.get_num_threads(), torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    grasp_model = model.GraspModel(dataclasses.replace(model.PRESETS["tiny"], pool=pool)).eval()
-    tokens = torch.randn(8, 8, 32, generator=generator).requires_grad_()
-    centers, centroid, radius = torch.rand(8, 8, 3, generator=generator), torch.zeros(8, 3), torch.ones(8, 1)
-    index, poses = torch.randint(0, 8, (2048,), generator=generator), torch.randn(2048, 7, generator=generator)
-    try:
-        torch.set_num_threads(2)
-        seen = set()
-        for _ in range(20):
-            joints, logits = grasp_model.decode((tokens, centers, centroid, radius, centers), index, poses)
-            seen.add(torch.autograd.grad(joints.square().sum() + logits.square().sum(), tokens)[0].numpy().tobytes())
-    finally:
-        torch.set_num_threads(threads)
-    assert len(seen) == 1
+@pytest.mark.parametrize("low, high", [(0.4, 0.75), (0.85, 1.0)])
+def test_context_takes_its_share_of_what_no_target_covers(low, high):
+    jepa = jepa_of(context_low=low, context_high=high)
+    for seed in range(200):
+        targets, context = jepa.sample_blocks(seeded(seed))
+        free = 16 - len(set(targets.flatten().tolist()))
+        assert max(1, int(low * free)) <= len(context) <= max(1, int(high * free))
+    with pytest.raises(UserError, match="context_low"):
+        jepa_of(context_low=0.8, context_high=0.5)
+
+
+# ---------------------------------------------------------------- pretraining: one step
+
+
+def test_gradient_reaches_the_tokenizer_through_context_only():
+    jepa, outputs = jepa_of(context_low=0.4, context_high=0.75), []
+
+    def remember(module, inputs, output):
+        output.retain_grad()
+        outputs.append(output)
+
+    jepa.encoder.embed.register_forward_hook(remember)
+    jepa.encoder.position.register_forward_hook(remember)
+    generator = seeded(4)
+    model.farthest_point_sample(unit_clouds(3), 2, generator)  # the same draws as in the step below
+    _, context = model.sample_blocks(16, generator)
+    loss, _, _ = jepa(unit_clouds(3), seeded(4))
+    loss.backward()
+    assert len(outputs) == 2
+    for output in outputs:
+        moved = output.grad.abs().sum((0, 2)) > 0  # (G,)
+        assert moved.nonzero()[:, 0].tolist() == context.tolist()
+    assert all(p.grad.abs().sum() > 0 for p in jepa.encoder.embed.parameters() if p.ndim > 1)
+
+
+def test_target_is_an_ema_copy_without_gradient_or_dropout():
+    jepa = jepa_of(dropout=0.5, drop_path=0.5)
+    assert not jepa.target.training and not jepa.train().target.training and jepa.encoder.transformer.training
+    pairs = list(zip(jepa.target.parameters(), jepa.encoder.transformer.parameters()))
+    assert all(torch.equal(ours, theirs) and ours is not theirs for ours, theirs in pairs)
+    loss, targets, predictions = jepa(unit_clouds(3), seeded())
+    loss.backward()
+    assert not targets.requires_grad and predictions.requires_grad
+    assert all(ours.grad is None and not ours.requires_grad for ours, _ in pairs)
+
+    before = [ours.clone() for ours, _ in pairs]
+    with torch.no_grad():
+        for _, theirs in pairs:
+            theirs.add_(torch.randn_like(theirs))
+    jepa.update_target(0.9)
+    for old, (ours, theirs) in zip(before, pairs):
+        torch.testing.assert_close(ours, 0.9 * old + 0.1 * theirs)
+    before = [ours.clone() for ours, _ in pairs]
+    jepa.update_target(1.0)
+    assert all(torch.equal(ours, old) for old, (ours, _) in zip(before, pairs))
+
+
+def test_targets_are_normalised_over_features_and_then_over_the_tokens_of_a_cloud():
+    tokens, position = torch.randn(3, 16, 32, generator=seeded()), torch.randn(3, 16, 32, generator=seeded(1))
+    original, ours = jepa_of(target_norm="layer"), jepa_of()
+    latents = original.target.residual(tokens, position)
+    by_hand = (latents - latents.mean(2, keepdim=True)) / (latents.var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(original.make_targets(tokens, position), by_hand)
+    by_hand = by_hand - by_hand.mean(1, keepdim=True)  # what all tokens of a cloud share is gone
+    by_hand = by_hand / (by_hand.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(ours.make_targets(tokens, position), by_hand, atol=1e-5, rtol=1e-5)
+
+
+def test_every_trained_parameter_gets_a_gradient():
+    jepa = jepa_of()
+    jepa(unit_clouds(3), seeded())[0].backward()
+    trained = [name for name, p in jepa.named_parameters() if p.requires_grad]
+    assert not any(name.startswith("target") for name in trained)
+    assert all(jepa.get_parameter(name).grad is not None for name in trained)
+
+
+def test_stochastic_depth_rises_in_the_encoder_and_is_constant_in_the_predictor():
+    jepa = PointJEPA(dataclasses.replace(PRESETS["paper"], depth=3, **model.PRETRAINING))
+    assert [block.drop_path for block in jepa.encoder.transformer.blocks] == [0, 0.125, 0.25]
+    assert [block.drop_path for block in jepa.predictor.transformer.blocks] == [0.25] * 6
+    assert jepa.predictor.transformer.blocks[0].attn.rate == 0.05
+    assert jepa.predictor.transformer.blocks[0].dropout.rate == 0.1
+    assert torch.equal(jepa.predictor.mask_token, torch.zeros(1, 1, 192))
+
+
+def test_all_blocks_are_one_pass_and_do_not_see_each_other():
+    jepa, rows = jepa_of().eval(), []
+    jepa.predictor.transformer.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    context, centers, hidden = torch.randn(3, 6, 32), torch.randn(3, 6, 3), torch.randn(3, 4, 2, 3)
+    together = jepa.predictor(context, centers, hidden)
+    assert rows == [12] and together.shape == (3, 4, 2, 32)
+    for block in range(4):
+        alone = jepa.predictor(context, centers, hidden[:, block : block + 1])
+        torch.testing.assert_close(together[:, block : block + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_same_seed_same_step():
+    results = []
+    for _ in range(2):
+        jepa = jepa_of(dropout=0.1)
+        torch.manual_seed(7)
+        results.append(jepa(unit_clouds(3), seeded(2)))
+    assert all(torch.equal(left, right) for left, right in zip(*results))

@@ -1,3 +1,5 @@
+"""pretrain_jepa.py: the loop, its augmentation and schedules, going on from other files."""
+
 import csv
 import dataclasses
 import json
@@ -12,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import fails, write_box
-from test_jepa import official_file
+from official import official_file
 
 import model
 import pretrain_jepa
-import synthesize
 import train
+from plumbing import checkpoint
+from synthetic.shapes import pretraining_cloud
+
 
 STEPS = 14
 
@@ -48,8 +52,9 @@ def pretrained(shapes, tmp_path_factory):
 
 def outcome(out):
     """Weights and curve, without times."""
-    rows = [{k: v for k, v in row.items() if k != "clouds_per_s"} for row in csv.DictReader(open(out.with_suffix(".csv")))]
-    return rows, {k: v.tolist() for k, v in model.read_checkpoint(out)["encoder"].items()}
+    with open(out.with_suffix(".csv")) as file:
+        rows = [row | {"clouds_per_s": None} for row in csv.DictReader(file)]
+    return rows, {k: v.tolist() for k, v in checkpoint.read_checkpoint(out)["encoder"].items()}
 
 
 def test_checkpoint_card_and_fine_tuning(pretrained, box_root, tmp_path):
@@ -75,9 +80,10 @@ def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, st
         "pretrain_jepa.PointJEPA.update_target = update\n"
         "pretrain_jepa.main(sys.argv[1:])\n"
     )
-    child = subprocess.run([sys.executable, "-c", code, *argv], cwd=Path(train.__file__).parent, capture_output=True, text=True)
+    words = [sys.executable, "-c", code, *argv]
+    child = subprocess.run(words, cwd=Path(train.__file__).parent, capture_output=True, text=True)
     assert child.returncode == (130 if stop == signal.SIGINT else -9), child.stderr
-    assert model.read_checkpoint(tmp_path / "encoder.last.pt")["step"] == (10 if stop == signal.SIGINT else 8)
+    assert checkpoint.read_checkpoint(tmp_path / "encoder.last.pt")["step"] == (10 if stop == signal.SIGINT else 8)
     pretrain_jepa.main([*argv, "--resume"])
     assert outcome(tmp_path / "encoder.pt") == outcome(pretrained)
 
@@ -88,7 +94,8 @@ def test_a_run_follows_the_schedules(shapes, tmp_path, monkeypatch):
     adamw, update, backward = torch.optim.AdamW, pretrain_jepa.PointJEPA.update_target, torch.Tensor.backward
 
     def gradient_norm():
-        return math.sqrt(sum(p.grad.square().sum().item() for p in made[0].param_groups[0]["params"] if p.grad is not None))
+        parameters = made[0].param_groups[0]["params"]
+        return math.sqrt(sum(p.grad.square().sum().item() for p in parameters if p.grad is not None))
 
     def look(optimizer, *_):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -121,6 +128,28 @@ def test_a_run_follows_the_schedules(shapes, tmp_path, monkeypatch):
     assert [float(row["lr"]) for row in rows] == rates[1::2] and [float(row["tau"]) for row in rows] == taus[1::2]
 
 
+def test_nothing_is_overwritten_unasked(shapes, pretrained, tmp_path, capsys):
+    assert "--overwrite" in fails(pretrain_jepa.main, arguments(shapes, pretrained), capsys)
+    (tmp_path / "encoder.last.pt").write_bytes(b"")
+    assert "--resume" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / "encoder.pt"), capsys)
+
+
+def test_up_and_normalize_travel_with_the_checkpoint(shapes, box_root, tmp_path, capsys):
+    out = tmp_path / "encoder.pt"
+    flags = "--up y --normalize metric --patches 10 --width 24 --depth 1".split()
+    pretrain_jepa.main(arguments(shapes, out, *flags))
+    config = model.load_encoder(out).config
+    assert (config.up, config.normalize, config.patches, config.width, config.depth) == ("y", "metric", 10, 24, 1)
+    flags = f"--init jepa --jepa-ckpt {out} --steps 2 --quiet"
+    train.main(f"--data {box_root} --runs {tmp_path} --name run {flags}".split())
+    network = model.load_run(tmp_path / "run").config
+    assert network == dataclasses.replace(config, **model.FINE_TUNING)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["network"]["up"] == "y"
+
+
+# ---------------------------------------------------------------- clouds
+
+
 def test_synthetic_shapes_are_made_once_and_named_by_seed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = "--clouds synthetic --num-clouds 6 --preset tiny --steps 2 --batch 3 --quiet --threads 1 --out a.pt".split()
@@ -128,19 +157,23 @@ def test_synthetic_shapes_are_made_once_and_named_by_seed(tmp_path, monkeypatch)
     (pool,) = (tmp_path / "data" / "pretraining").glob("*.npy")
     clouds = np.load(pool)
     assert clouds.shape == (6, 64, 3) and 0.02 < np.ptp(clouds, axis=1).max() < 0.3  # metres
-    assert np.array_equal(clouds[4], synthesize.pretraining_cloud(0, 4, 64))
+    assert np.array_equal(clouds[4], pretraining_cloud(0, 4, 64))
     before = pool.stat().st_mtime_ns
     pretrain_jepa.main([*argv, "--overwrite"])
     assert pool.stat().st_mtime_ns == before
     pretrain_jepa.main([*argv, "--overwrite", "--up", "y"])
     (pool,) = (tmp_path / "data" / "pretraining").glob("*-y-*.npy")
-    assert np.array_equal(np.load(pool)[4], synthesize.pretraining_cloud(0, 4, 64, up="y"))
+    assert np.array_equal(np.load(pool)[4], pretraining_cloud(0, 4, 64, up="y"))
 
 
-def test_nothing_is_overwritten_unasked(shapes, pretrained, tmp_path, capsys):
-    assert "--overwrite" in fails(pretrain_jepa.main, arguments(shapes, pretrained), capsys)
-    (tmp_path / "encoder.last.pt").write_bytes(b"")
-    assert "--resume" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / "encoder.pt"), capsys)
+def test_pools_of_other_categories_are_other_pools(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    everything = list(pretrain_jepa.TRAIN_SYNSETS)
+    some = [pretrain_jepa.NO_SYNSET, *everything[1:]]
+    choices = (everything, everything[::-1], some, some[:1])
+    pools = [pretrain_jepa.synthetic_pool(6, 16, 0, "z", synsets, True) for synsets in choices]
+    assert np.array_equal(pools[0], pools[1]) and not any(np.array_equal(pools[0], pool) for pool in pools[2:])
+    assert len(list(tmp_path.glob("data/pretraining/*.npy"))) == 3
 
 
 @pytest.mark.parametrize("normalize", ["unit_sphere", "metric"])
@@ -148,7 +181,8 @@ def test_nothing_is_overwritten_unasked(shapes, pretrained, tmp_path, capsys):
 def test_augmentation_in_order_and_each_sample_its_own(up, normalize):
     config = dataclasses.replace(model.PRESETS["tiny"], up=up, normalize=normalize, scale=0.5)
     cloud = torch.randn(1, 64, 3, generator=torch.Generator().manual_seed(1)) * 0.05 + 0.3
-    out = pretrain_jepa.augment(cloud.expand(500, -1, -1), config, torch.Generator().manual_seed(0))
+    scale, angle = pretrain_jepa.draw_augmentation(500, torch.Generator().manual_seed(0))
+    out = pretrain_jepa.augment(cloud.expand(500, -1, -1), config, scale, angle)
     assert torch.allclose(out.mean(1), torch.zeros(500, 3), atol=1e-5)
     if normalize == "unit_sphere":
         assert torch.allclose(out.norm(dim=2).amax(1), torch.ones(500), atol=1e-5)
@@ -165,40 +199,37 @@ def test_augmentation_in_order_and_each_sample_its_own(up, normalize):
         angles.append(math.atan2(matrix[1, 0], matrix[0, 0]))
     scales = torch.stack(scales)  # (500, 3)
     if normalize == "metric":  # 0.5 m are one unit: the scales themselves
-        assert torch.histc(scales * 0.5, 4, 0.8 - 1e-4, 1.2 + 1e-4).min() > 300  # all 1500, 375 expected in each quarter
+        quarters = torch.histc(scales * 0.5, 4, 0.8 - 1e-4, 1.2 + 1e-4)
+        assert quarters.sum() == 1500 and quarters.min() > 300  # 375 expected in each
         assert torch.corrcoef(scales.T).fill_diagonal_(0).abs().max() < 0.15  # every axis by itself
     ratios = scales / scales.amax(1, keepdim=True)
     assert ratios.min() >= 0.8 / 1.2 - 1e-3 and ratios.min() < 0.75
     assert np.histogram(angles, bins=4, range=(-math.pi, math.pi))[0].min() > 80  # 125 expected in each quarter
 
 
-def test_pools_of_other_categories_are_other_pools(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    everything, some = list(pretrain_jepa.TRAIN_SYNSETS), [pretrain_jepa.NO_SYNSET, *list(pretrain_jepa.TRAIN_SYNSETS)[1:]]
-    pools = [pretrain_jepa.synthetic_pool(6, 16, 0, "z", synsets, True) for synsets in (everything, everything[::-1], some, some[:1])]
-    assert np.array_equal(pools[0], pools[1]) and not any(np.array_equal(pools[0], pool) for pool in pools[2:])
-    assert len(list(tmp_path.glob("data/pretraining/*.npy"))) == 3
-
-
 def test_jitter_is_a_setting():
     config = dataclasses.replace(model.PRESETS["tiny"], normalize="metric", scale=1.0)
     cloud = torch.randn(1, 64, 3, generator=torch.Generator().manual_seed(1))
     centred = cloud - cloud.mean(1, keepdim=True)
-    heights = [pretrain_jepa.augment(cloud, config, torch.Generator().manual_seed(i), jitter)[..., 2] / centred[..., 2] for jitter in (0, 0.5) for i in range(200)]
-    ratios = torch.stack(heights)[:, 0, :].median(1).values  # (400,): what the vertical axis is scaled by
-    assert torch.allclose(ratios[:200], torch.ones(200), atol=1e-5)
-    assert 0.5 <= ratios[200:].min() < 0.55 and 1.45 < ratios[200:].max() <= 1.5
+
+    def vertical_scales(jitter):
+        """What the vertical axis is scaled by in 200 draws, (200,)."""
+        drawn = pretrain_jepa.draw_augmentation(200, torch.Generator().manual_seed(0), jitter)
+        out = pretrain_jepa.augment(cloud.expand(200, -1, -1), config, *drawn)
+        return (out[..., 2] / centred[..., 2]).median(1).values
+
+    assert torch.allclose(vertical_scales(0), torch.ones(200), atol=1e-5)
+    half = vertical_scales(0.5)
+    assert 0.5 <= half.min() < 0.55 and 1.45 < half.max() <= 1.5
 
 
-def test_up_and_normalize_travel_with_the_checkpoint(shapes, box_root, tmp_path, capsys):
-    out = tmp_path / "encoder.pt"
-    pretrain_jepa.main(arguments(shapes, out, "--up", "y", "--normalize", "metric", "--patches", 10, "--width", 24, "--depth", 1))
-    config = model.load_encoder(out).config
-    assert (config.up, config.normalize, config.patches, config.width, config.depth) == ("y", "metric", 10, 24, 1)
-    train.main(f"--data {box_root} --runs {tmp_path} --name run --init jepa --jepa-ckpt {out} --steps 2 --quiet".split())
-    network = model.load_run(tmp_path / "run").config
-    assert all(getattr(network, name) == getattr(config, name) for name in model.ENCODER_FIELDS)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["network"]["up"] == "y"
+def test_batches_are_epochs_and_can_start_anywhere():
+    args = pretrain_jepa.build_parser().parse_args(["--batch", "4"])
+    stream = pretrain_jepa.cloud_batches(10, args, 0)
+    first = [next(stream).tolist() for _ in range(6)]
+    assert all(len(set(first[i] + first[i + 1])) == 8 for i in (0, 2, 4))
+    for start in range(5):
+        assert next(pretrain_jepa.cloud_batches(10, args, start)).tolist() == first[start]
 
 
 # ---------------------------------------------------------------- going on from a pretraining
@@ -208,7 +239,8 @@ def test_up_and_normalize_travel_with_the_checkpoint(shapes, box_root, tmp_path,
 def official(tmp_path_factory):
     """An official file of the size of --preset tiny, for clouds of 70 points, y up as all of them are."""
     path = tmp_path_factory.mktemp("official") / "official.ckpt"
-    hyper = {"encoder_heads": 2, "predictor_heads": 2, "tokenizer_num_groups": 12, "tokenizer_group_size": 8, "transformation_subsample_points": 70}
+    hyper = {"encoder_heads": 2, "predictor_heads": 2, "tokenizer_num_groups": 12, "tokenizer_group_size": 8}
+    hyper |= {"transformation_subsample_points": 70}
     official_file(path, hyper, width=32, w1=16, w2=16, w3=32, predictor_width=16, predictor_depth=1)
     return path
 
@@ -217,14 +249,18 @@ def test_start_from_the_official_file(shapes, official, tmp_path, monkeypatch, c
     """Network, predictor and EMA of the file, a fresh optimiser, and the momentum that 40,500 steps had come to."""
     out, taus, first = tmp_path / "encoder.pt", [], []
     update, forward = pretrain_jepa.PointJEPA.update_target, pretrain_jepa.PointJEPA.forward
-    monkeypatch.setattr(pretrain_jepa.PointJEPA, "update_target", lambda jepa, tau: taus.append(tau) or update(jepa, tau))
 
-    def remember(jepa, clouds, generator):
+    def follow(jepa, tau):
+        taus.append(tau)
+        update(jepa, tau)
+
+    def remember(jepa, clouds, *drawn):
         if not first:
             first.append({name: value.clone() for name, value in jepa.state_dict().items()})
         assert jepa.training and not jepa.target.training and clouds.shape[1:] == (70, 3)
-        return forward(jepa, clouds, generator)
+        return forward(jepa, clouds, *drawn)
 
+    monkeypatch.setattr(pretrain_jepa.PointJEPA, "update_target", follow)
     monkeypatch.setattr(pretrain_jepa.PointJEPA, "forward", remember)
     card = pretrain_jepa.main(arguments(shapes, out, "--start", official))
     loaded = model.load_jepa(official)
@@ -243,7 +279,7 @@ def test_start_from_the_official_file_makes_its_kind_of_clouds(official, tmp_pat
     monkeypatch.chdir(tmp_path)
     pretrain_jepa.main(f"--start {official} --num-clouds 4 --steps 1 --batch 2 --quiet --threads 1 --out a.pt".split())
     (pool,) = (tmp_path / "data" / "pretraining").glob("*.npy")
-    assert np.array_equal(np.load(pool)[3], synthesize.pretraining_cloud(0, 3, 70, up="y"))
+    assert np.array_equal(np.load(pool)[3], pretraining_cloud(0, 3, 70, up="y"))
 
 
 def stopped_at(step, argv, monkeypatch):
@@ -262,7 +298,7 @@ def stopped_at(step, argv, monkeypatch):
 
 
 def test_start_from_a_pretraining_and_resume(shapes, official, tmp_path, monkeypatch):
-    """From a stopped run's .last.pt, with the momentum of that step; a stopped continuation ends as an undisturbed one."""
+    """From a stopped run's .last.pt, with its momentum there; a stopped continuation ends as an undisturbed one."""
     stopped_at(7, arguments(shapes, tmp_path / "old.pt", "--tau", 0.9, "--patches", 10), monkeypatch)
     argv = arguments(shapes, tmp_path / "whole.pt", "--start", tmp_path / "old.last.pt", "--patches", 10)
     card = pretrain_jepa.main(argv)
@@ -282,11 +318,11 @@ def test_start_errors(shapes, pretrained, official, tmp_path, monkeypatch, capsy
         assert str(official) in line and f"leave {flags.split()[0]} out" in line
     assert "leave --preset out" in error("--preset", "small", "--start", official)
     assert "nowhere.ckpt" in error("--start", "nowhere.ckpt")
-    assert "encoder without predictor" in error("--start", pretrained)
+    assert "holds an encoder alone" in error("--start", pretrained)
     (tmp_path / "short.ckpt").write_bytes(official.read_bytes()[:-1000])
     assert "short.ckpt" in error("--start", tmp_path / "short.ckpt")
     stopped_at(3, arguments(shapes, tmp_path / "old.pt"), monkeypatch)
-    content = model.read_checkpoint(tmp_path / "old.last.pt")
+    content = checkpoint.read_checkpoint(tmp_path / "old.last.pt")
     for change in ({"settings": {}}, {"settings": None}, {"step": "three"}):
         torch.save(content | change, tmp_path / "bad.pt")
         assert "bad.pt" in error("--start", tmp_path / "bad.pt")
@@ -302,7 +338,8 @@ def test_start_errors(shapes, pretrained, official, tmp_path, monkeypatch, capsy
 def test_schedules():
     assert pretrain_jepa.first_tau(40_500) == 0.9995 and pretrain_jepa.first_tau(100_000) == 0.9995
     assert pretrain_jepa.first_tau(4050) == pytest.approx(0.995) and pretrain_jepa.first_tau(10) == 0
-    assert pretrain_jepa.tau_at(0, 100, 0.9995) == 0.9995 and pretrain_jepa.tau_at(100, 100, 0.9995) == pytest.approx(0.99999)
+    assert pretrain_jepa.tau_at(0, 100, 0.9995) == 0.9995
+    assert pretrain_jepa.tau_at(100, 100, 0.9995) == pytest.approx(0.99999)
     assert pretrain_jepa.tau_at(50, 100, 0.9) == pytest.approx((0.9 + 0.99999) / 2)
     rates = [pretrain_jepa.rate_at(step, 500, 1e-3) for step in range(501)]
     assert rates[0] == pytest.approx(1e-5) and rates[30] == pytest.approx(1e-3) and rates[500] == pytest.approx(1e-6)
@@ -312,50 +349,11 @@ def test_schedules():
 
 def test_spread_and_collapse_warning(shapes, tmp_path, monkeypatch, capsys):
     features = torch.randn(40, 30, 8)
-    assert pretrain_jepa.spread(features).item() == pytest.approx(features.reshape(-1, 8).numpy().std(0, ddof=1).mean(), rel=1e-5)
+    by_hand = features.reshape(-1, 8).numpy().std(0, ddof=1).mean()
+    assert pretrain_jepa.spread(features).item() == pytest.approx(by_hand, rel=1e-5)
     monkeypatch.setattr(pretrain_jepa, "spread", lambda features: torch.tensor(0.01))
     pretrain_jepa.main(arguments(shapes, tmp_path / "encoder.pt"))
     assert "collapse" in capsys.readouterr().err
-
-
-def test_batches_are_epochs_and_can_start_anywhere():
-    args = pretrain_jepa.build_parser().parse_args(["--batch", "4"])
-    stream = pretrain_jepa.batches(10, args, 0)
-    first = [next(stream).tolist() for _ in range(6)]
-    assert all(len(set(first[i] + first[i + 1])) == 8 for i in (0, 2, 4))
-    for start in range(5):
-        assert next(pretrain_jepa.batches(10, args, start)).tolist() == first[start]
-
-
-def test_picture(shapes, pretrained, tmp_path, capsys):
-    picture = tmp_path / "new" / "patches.png"
-    argv = ["--picture", picture, "--encoder", pretrained, "--synsets", "03481172", "02880940"]
-    pretrain_jepa.main([str(word) for word in argv])
-    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
-    picture.unlink()
-    pretrain_jepa.main([str(word) for word in ["--picture", picture, "--encoder", pretrained, "--clouds", shapes]])
-    assert picture.stat().st_size > 10_000
-    assert "leave --points out" in fails(pretrain_jepa.main, [*argv, "--points", 100], capsys)
-    assert "--start" in fails(pretrain_jepa.main, [*argv, "--start", pretrained], capsys)
-    assert "--picture" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / "e.pt", "--encoder", pretrained), capsys)
-
-
-def test_picture_shows_what_the_training_step_does(tmp_path):
-    """Places are the sequence's; a y-up encoder's shape is drawn upright; like features have like colours."""
-    torch.manual_seed(0)
-    encoder = model.PointEncoder(dataclasses.replace(model.PRESETS["tiny"], up="y")).eval()
-    shape = synthesize.pretraining_cloud(0, 0, 500, "y")
-    points, patch, place, tokens, targets, context = pretrain_jepa.look_through(encoder, shape, 3)
-    assert points[:64].norm(dim=1).max() == pytest.approx(1, abs=1e-5)
-    assert np.corrcoef(points[:, 2], shape[:, 1])[0, 1] > 0.9999
-    order = place.argsort()
-    assert order.tolist() == model.sequence_patches(encoder(model.from_z_up(points[None, :64], "y"))[1])[0].tolist()
-    assert tokens.shape == (8, 32) and patch[:64].unique().tolist() == list(range(8))  # every center is among the points
-    assert not set(targets.flatten().tolist()) & set(context.tolist())
-    features = torch.randn(3, 20, 32, generator=torch.Generator().manual_seed(0)) + 50 * torch.eye(3, 32)[:, None]
-    colours = pretrain_jepa.feature_colours(features)
-    assert colours.shape == (3, 20, 3) and 0 <= colours.min() and colours.max() <= 1
-    assert torch.cdist(colours.mean(1), colours.mean(1))[0, 1:].min() > 0.3  # three objects far apart, three colours
 
 
 def test_errors(tmp_path, shapes, capsys):
@@ -365,3 +363,9 @@ def test_errors(tmp_path, shapes, capsys):
     assert "--lr" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / "e.pt", "--lr", "nan"), capsys)
     np.save(tmp_path / "empty" / "few.npy", np.zeros((5, 3)))
     assert "few.npy" in fails(pretrain_jepa.main, arguments(tmp_path / "empty", tmp_path / "e.pt"), capsys)
+
+
+def test_pictures_are_the_walkthroughs(shapes, tmp_path, capsys):
+    argv = arguments(shapes, tmp_path / "e.pt", "--picture", "look.png")
+    assert "python walkthrough.py --out look.png" in fails(pretrain_jepa.main, argv, capsys)
+    assert not list(tmp_path.iterdir())

@@ -1,8 +1,11 @@
+"""splits.py: object-level, stratified, nested splits that depend on names and meshes alone."""
+
 import hashlib
 import json
 import math
 import os
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -96,22 +99,42 @@ def test_held_back_grasps_are_the_first_tenth_by_sha256(tmp_path):
 
 def test_listing_order_does_not_matter(box_root, monkeypatch):
     expected = splits.to_json(splits.make_split(load(box_root), "A", 0.5))
-    original = os.scandir
-    monkeypatch.setattr(data.os, "scandir", lambda path: reversed(list(original(path))))
+    scandir = os.scandir
+
+    class Reversed:
+        """The entries of a folder from the last to the first."""
+
+        def __init__(self, path):
+            self.entries = iter(list(scandir(path))[::-1])
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.entries)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(os, "scandir", Reversed)
     assert splits.to_json(splits.make_split(load(box_root), "A", 0.5)) == expected
 
 
 def test_duplicates_go_together(tmp_path):
     root = write_root(tmp_path / "root", {"1": 12, "2": 6, "03948459": 2})
-    scene = lambda name: root / name / "scene_0" / "mesh.obj"
-    copies = [("1/object_003", "2/object_001"), ("2/object_001", "2/object_004"), ("1/object_005", "03948459/object_001")]
-    for source, target in copies:
-        scene(target).write_bytes(scene(source).read_bytes())
+    three, pair = ("1/object_003", "2/object_001", "2/object_004"), ("03948459/object_001", "1/object_005")
+    for first, *others in (three, pair):
+        for other in others:
+            shutil.copy(root / first / "scene_0/mesh.obj", root / other / "scene_0")
     split = splits.make_split(load(root), "A", 1.0)
-    assert sorted(split.duplicates) == [["03948459/object_001", "1/object_005"], ["1/object_003", "2/object_001", "2/object_004"]]
+    assert sorted(split.duplicates) == [list(pair), list(three)]
     assert "1/object_005" in split.suites["test_category"]
-    side = [k for k, v in {**split.suites, "train": split.pool}.items() if "1/object_003" in v]
-    assert all(name in {**split.suites, "train": split.pool}[side[0]] for name in ("2/object_001", "2/object_004"))
+    sides = split.suites | {"train": split.pool}
+    (side,) = [names for names in sides.values() if three[0] in names]
+    assert set(three) <= set(side)
 
 
 def test_verify_can_fail(box_root):

@@ -1,6 +1,8 @@
+"""train.py: a run and its files, stopped and resumed, the settings of checkpoints, errors."""
+
 import csv
 import json
-import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,8 +19,10 @@ import data
 import model
 import splits
 import train
+from plumbing import checkpoint
 
-TINY = "--preset tiny --steps 24 --objects-per-batch 4 --grasps-per-object 3 --eval-every 6 --save-every 4 --quiet --threads 1"
+BATCHES = "--objects-per-batch 4 --grasps-per-object 3"
+TINY = f"--preset tiny --steps 24 {BATCHES} --eval-every 6 --save-every 4 --quiet --threads 1"
 
 
 def arguments(box_root, runs, *more):
@@ -27,10 +31,10 @@ def arguments(box_root, runs, *more):
 
 def outcome(folder):
     """What must not change between equal runs: the curve and the result without times, the best weights."""
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(open(folder / "metrics.csv"))]
-    result = json.loads((folder / "result.json").read_text())
-    result.pop("seconds")
-    weights = model.read_checkpoint(folder / "best.pt")["model"]
+    with open(folder / "metrics.csv") as file:
+        rows = [row | {"seconds": None} for row in csv.DictReader(file)]
+    result = json.loads((folder / "result.json").read_text()) | {"seconds": None}
+    weights = checkpoint.read_checkpoint(folder / "best.pt")["model"]
     return rows, result, {name: value.tolist() for name, value in weights.items()}
 
 
@@ -47,7 +51,7 @@ def encoder(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("encoder") / "tiny.pt"
     config = model.PRESETS["tiny"]
-    model.save_checkpoint(path, {"config": vars(config), "encoder": model.PointEncoder(config).state_dict()})
+    checkpoint.save_checkpoint(path, {"config": vars(config), "encoder": model.PointEncoder(config).state_dict()})
     return path
 
 
@@ -64,17 +68,18 @@ def test_a_run_and_its_files(finished):
 
 def test_training_learns(box_root, tmp_path):
     """On boxes whose size sets the joints, 300 steps must beat the training mean by far."""
-    argv = [*f"--data {box_root} --runs {tmp_path} --preset tiny --steps 300 --objects-per-batch 10 --lr-backbone 1e-3 --k 1".split()]
-    result = train.main([*argv, "--eval-every", "50", "--quiet"])
+    flags = "--preset tiny --steps 300 --objects-per-batch 10 --lr-backbone 1e-3 --k 1 --eval-every 50 --quiet"
+    result = train.main([*f"--data {box_root} --runs {tmp_path}".split(), *flags.split()])
     assert result["suites"]["val"]["top_logit_rmse"] < 0.7 * result["training_mean"]["top_logit_rmse"]
 
 
 def test_same_seed_same_numbers_and_from(box_root, finished, tmp_path):
     train.main(arguments(box_root, tmp_path, "--name", "again"))
     assert outcome(tmp_path / "again") == outcome(finished)
-    train.main(["--from", str(finished / "config.json"), "--runs", str(tmp_path), "--name", "copy", "--quiet"])
+    again = f"--from {finished / 'config.json'} --runs {tmp_path} --quiet"
+    train.main(f"{again} --name copy".split())
     assert outcome(tmp_path / "copy") == outcome(finished)
-    train.main(["--from", str(finished / "config.json"), "--seed", "1", "--runs", str(tmp_path), "--name", "other", "--quiet"])
+    train.main(f"{again} --name other --seed 1".split())
     assert outcome(tmp_path / "other")[0] != outcome(finished)[0]
 
 
@@ -92,10 +97,11 @@ def test_stopped_and_resumed_equals_undisturbed(box_root, finished, tmp_path, st
         "torch.nn.utils.clip_grad_norm_ = clip\n"
         "train.main(sys.argv[1:])\n"
     )
-    child = subprocess.run([sys.executable, "-c", code, *argv], cwd=Path(train.__file__).parent, capture_output=True, text=True)
+    words = [sys.executable, "-c", code, *argv]
+    child = subprocess.run(words, cwd=Path(train.__file__).parent, capture_output=True, text=True)
     assert child.returncode == (130 if stop == signal.SIGINT else -9), child.stderr
     assert "Traceback" not in child.stderr
-    step = model.read_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"]
+    step = checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"]
     assert step == (15 if stop == signal.SIGINT else 12)
     train.main([*argv, "--resume"])
     assert outcome(tmp_path / "run") == outcome(finished)
@@ -114,18 +120,24 @@ def test_finished_and_unfinished_runs_are_kept(box_root, finished, tmp_path, cap
 
 
 def test_each_cloud_is_encoded_once_per_batch(box_root, tmp_path, monkeypatch):
-    rows = []
-    original = model.PointEncoder.forward
-    monkeypatch.setattr(model.PointEncoder, "forward", lambda self, clouds, *a: rows.append(len(clouds)) or original(self, clouds, *a))
+    rows, original = [], model.PointEncoder.forward
+
+    def forward(encoder, clouds, *rest):
+        rows.append(len(clouds))
+        return original(encoder, clouds, *rest)
+
+    monkeypatch.setattr(model.PointEncoder, "forward", forward)
     train.main(arguments(box_root, tmp_path, "--steps", 1, "--eval-every", 1))
     loaded = data.load_dataset(box_root, 64, quiet=True)
     split = splits.make_split(loaded)
     validation = len(split.suites["val"])  # one scene each
-    assert rows == [4, validation, validation]  # 4 objects of up to 3 grasps; the evaluation of the step and of the best
+    # 4 objects of up to 3 grasps; the evaluation of the step and of the best
+    assert rows == [4, validation, validation]
 
 
 def test_frozen_backbone_does_not_move(box_root, encoder, tmp_path):
-    train.main(arguments(box_root, tmp_path, "--name", "run", "--init", "jepa", "--jepa-ckpt", encoder, "--lr-backbone", "0"))
+    flags = f"--name run --init jepa --jepa-ckpt {encoder} --lr-backbone 0".split()
+    train.main(arguments(box_root, tmp_path, *flags))
     before, after = model.load_encoder(encoder).state_dict(), model.load_run(tmp_path / "run").encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)  # BatchNorm's statistics too
 
@@ -152,19 +164,22 @@ def test_jepa_settings_come_from_the_checkpoint(box_root, encoder, tmp_path, cap
     assert "presets with weights" in fails(train.main, arguments(box_root, tmp_path, "--init", "jepa"), capsys)
 
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [("--budget 0", "--budget"), ("--budget 1.1", "--budget"), ("--budget nan", "--budget"), ("--k 0", "--k"), ("--steps 0", "--steps"),
-     ("--patches 65", "patches"), ("--patch-size 65", "patch_size"), ("--group ball", "radius"), ("--lr-head inf", "--lr-head"),
-     ("--device tpu", "--device"), ("--jepa-ckpt x.pt", "--init"), ("--unknown 1", "--unknown"), ("--step 3", "--step"),
-     ("--data /no/such/root", "/no/such/root"), ("--from nothing.json", "nothing.json"), ("--warmup 2", "--warmup")],
-)  # fmt: skip
+BAD_FLAGS = [
+    ("--budget 0", "--budget"), ("--budget 1.1", "--budget"), ("--budget nan", "--budget"), ("--k 0", "--k"),
+    ("--steps 0", "--steps"), ("--patches 65", "patches"), ("--patch-size 65", "patch_size"),
+    ("--group ball", "radius"), ("--lr-head inf", "--lr-head"), ("--device tpu", "--device"),
+    ("--jepa-ckpt x.pt", "--init"), ("--unknown 1", "--unknown"), ("--step 3", "--step"), ("--warmup 2", "--warmup"),
+    ("--data /no/such/root", "/no/such/root"), ("--from nothing.json", "nothing.json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags, message", BAD_FLAGS)
 def test_bad_flags(box_root, tmp_path, flags, message, capsys):
     assert message in fails(train.main, [*arguments(box_root, tmp_path), *flags.split()], capsys)
     assert not list(tmp_path.iterdir())
 
 
-def test_nan_stops_at_once_and_keeps_the_last_checkpoint(box_root, tmp_path, monkeypatch, capsys):
+def test_nan_stops_before_the_next_checkpoint_and_names_its_step(box_root, tmp_path, monkeypatch, capsys):
     original, calls = model.GraspModel.loss, []
 
     def loss(self, *args):
@@ -173,12 +188,13 @@ def test_nan_stops_at_once_and_keeps_the_last_checkpoint(box_root, tmp_path, mon
 
     monkeypatch.setattr(model.GraspModel, "loss", loss)
     error = fails(train.main, arguments(box_root, tmp_path, "--name", "run"), capsys)
-    assert "step 6" in error and "object_" in error and "last.pt" in error and len(calls) == 7
-    saved = model.read_checkpoint(tmp_path / "run" / "last.pt")
+    assert "step 6" in error and "object_" in error and "last.pt" in error
+    assert len(calls) == 8  # where a checkpoint would have been written
+    saved = checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")
     assert saved["progress"]["step"] == 4 and all(torch.isfinite(v).all() for v in saved["model"].values())
 
 
-@pytest.mark.parametrize("pool", train.CHOICES["pool"])
+@pytest.mark.parametrize("pool", model.POOLS)
 def test_every_pool_and_loss_trains(box_root, tmp_path, pool):
     loss = {"mean": "mdn", "max": "hedged"}.get(pool, "wta")
     result = train.main(arguments(box_root, tmp_path, "--pool", pool, "--loss", loss, "--steps", 2, "--k", 2))
@@ -191,11 +207,26 @@ def test_help_is_fast():
     assert time.perf_counter() - start < 10 and "default: 0.0001" not in out and "--lr-backbone" in out
 
 
+def test_help_tells_every_pooling(capsys):
+    """--pool takes what the table POOLS of model.py has, and --help says of each what the table says."""
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    choices = re.search(r"--pool \{(.*?)\}", text)[1]
+    assert choices.split(",") == list(model.POOLS)
+    about = "; ".join(f"{name}: {pool.about}" for name, pool in model.POOLS.items())
+    assert about in text
+    for name in model.POOLS:
+        assert train.parse(["--pool", name]).pool == name
+
+
 @pytest.mark.slow
 def test_compiled_run(box_root, tmp_path):
-    """`--compile` trains, to nearly the numbers of the plain run: compiled code rounds otherwise and draws its own dropout."""
+    """To nearly the numbers of the plain run: compiled code rounds otherwise and draws its own dropout."""
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler here")
     result = train.main(arguments(box_root, tmp_path, "--compile", "--steps", 2, "--eval-every", 2))
     plain = train.main(arguments(box_root, tmp_path, "--steps", 2, "--eval-every", 2))
-    assert result["suites"]["val"]["top_logit_rmse"] == pytest.approx(plain["suites"]["val"]["top_logit_rmse"], rel=0.02)
+    compiled, plain = (r["suites"]["val"]["top_logit_rmse"] for r in (result, plain))
+    assert compiled == pytest.approx(plain, rel=0.02)

@@ -1,4 +1,4 @@
-"""Kills, full disks, Ctrl-C, two processes at once, NaN: no finished work is lost, and the result is the undisturbed one."""
+"""Kills, full disks, Ctrl-C, two processes at once, NaN: no finished work is lost, the result is the undisturbed one."""
 
 import contextlib
 import csv
@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fails, write_root
+from conftest import Planted, fails, write_root
+from rules import same
 from tqdm import tqdm
 
 import data
@@ -29,6 +30,8 @@ import pretrain_jepa
 import splits
 import synthesize
 import train
+from plumbing import checkpoint, parallel, roots
+from plumbing.common import locked
 
 slow = pytest.mark.slow
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked, so that imports are paid once")
@@ -69,7 +72,7 @@ def end(child):
 def kill_at_random(action, log, kills, reset, seed, finished=lambda: False):
     """Start `action` again and again, and kill -9 it `kills` times at random moments of its work.
 
-    `finished()` says whether all files are there: a kill after that, in the moment before the child exits, does not count.
+    `finished()` says whether all files are there: a kill after that, just before the child exits, does not count.
     """
     rng = np.random.default_rng(seed)
     began = time.perf_counter()
@@ -96,38 +99,46 @@ def kill_at_random(action, log, kills, reset, seed, finished=lambda: False):
 
 
 def training(root, runs, *more):
-    flags = "--name run --preset tiny --steps 24 --objects-per-batch 4 --grasps-per-object 3 --eval-every 8 --save-every 5 --k 1 --lr-head 1e-5 --quiet --threads 1"
-    return [*f"--data {root} --runs {runs} {flags}".split(), *map(str, more)]
+    """train.py's arguments for a run of 24 steps."""
+    flags = "--name run --preset tiny --steps 24 --objects-per-batch 4 --grasps-per-object 3 --k 1 --lr-backbone 1e-3"
+    rhythm = "--eval-every 12 --save-every 5 --keep-last --quiet --threads 1"
+    return [*f"--data {root} --runs {runs} {flags} {rhythm}".split(), *map(str, more)]
+
+
+def rows_of(path, time):
+    """The rows of a curve without the column that tells times."""
+    with open(path) as file:
+        return [row | {time: None} for row in csv.DictReader(file)]
+
+
+def weights_of(path, key):
+    return {name: value.tolist() for name, value in checkpoint.read_checkpoint(path)[key].items()}
 
 
 def trained(runs):
     """What must not change between equal runs: curve and result without times, the weights of both checkpoints."""
     folder = runs / "run"
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader((folder / "metrics.csv").open())]
-    result = {k: v for k, v in json.loads((folder / "result.json").read_text()).items() if k != "seconds"}
-    weights = [{k: v.tolist() for k, v in model.read_checkpoint(folder / f"{name}.pt")["model"].items()} for name in ("best", "last")]
-    return rows, result, weights
+    result = json.loads((folder / "result.json").read_text()) | {"seconds": None}
+    weights = [weights_of(folder / f"{name}.pt", "model") for name in ("best", "last")]
+    return rows_of(folder / "metrics.csv", "seconds"), result, weights
 
 
 def pretraining(shapes, folder, *more):
+    """pretrain_jepa.py's arguments for a run of 24 steps."""
     flags = "--preset tiny --steps 24 --batch 6 --log-every 10 --save-every 5 --quiet --threads 1"
     return ["--clouds", str(shapes), "--out", str(folder / "e.pt"), *flags.split(), *map(str, more)]
 
 
 def pretrained(folder):
-    rows = [{k: v for k, v in row.items() if k != "clouds_per_s"} for row in csv.DictReader((folder / "e.csv").open())]
-    card = {k: v for k, v in json.loads((folder / "e.json").read_text()).items() if k not in ("command", "seconds", "curve")}
-    return rows, card, {k: v.tolist() for k, v in model.read_checkpoint(folder / "e.pt")["encoder"].items()}
+    """The same of equal pretrainings."""
+    card = json.loads((folder / "e.json").read_text()) | {"command": None, "seconds": None, "curve": None}
+    return rows_of(folder / "e.csv", "clouds_per_s"), card, weights_of(folder / "e.pt", "encoder")
 
 
 def visible_files(root):
     """Contents of all files but hidden ones, by path."""
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")}
-
-
-def same(a, b):
-    arrays = ("clouds", "poses", "joints", "scores", "scene", "row")
-    return a.fingerprint == b.fingerprint and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays)
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +153,7 @@ def shapes(tmp_path_factory):
 def undisturbed(box_root, shapes, tmp_path_factory):
     """Folders of a training and of a pretraining that nothing has disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    train.main(training(box_root, folder))
+    assert train.main(training(box_root, folder))["best_step"] == 24  # best.pt is written again after every stop
     pretrain_jepa.main(pretraining(shapes, folder))
     return folder
 
@@ -151,8 +162,9 @@ def undisturbed(box_root, shapes, tmp_path_factory):
 @needs_fork
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_training_ends_as_undisturbed(box_root, undisturbed, tmp_path, seed):
-    argv = training(box_root, tmp_path, "--resume")
-    kill_at_random(lambda: train.main(argv), tmp_path / "log", 6, lambda: shutil.rmtree(tmp_path / "run"), seed, (tmp_path / "run/result.json").exists)
+    run, argv = tmp_path / "run", training(box_root, tmp_path, "--resume")
+    finished = (run / "result.json").exists
+    kill_at_random(lambda: train.main(argv), tmp_path / "log", 6, lambda: shutil.rmtree(run), seed, finished)
     train.main(argv)
     assert trained(tmp_path) == trained(undisturbed)
 
@@ -163,6 +175,7 @@ def test_killed_training_ends_as_undisturbed(box_root, undisturbed, tmp_path, se
 def test_killed_pretraining_ends_as_undisturbed(shapes, undisturbed, tmp_path, seed):
     out = tmp_path / "out"
     argv = pretraining(shapes, out, "--resume")
+
     def finished():
         return (out / "e.json").exists() and not (out / "e.last.pt").exists()
 
@@ -178,7 +191,8 @@ def test_killed_cache_building_leaves_a_good_root(tmp_path):
     expected = data.load_dataset(root, 64, quiet=True, cache_dir=tmp_path / "elsewhere")
     cache = root / ".cache" / "points-64.npz"
     for seed in (4, 5, 6):
-        kill_at_random(lambda: data.main([str(root), "--points", "64"]), tmp_path / "log", 3, lambda: cache.unlink(missing_ok=True), seed)
+        read, reset = lambda: data.main([str(root), "--points", "64"]), lambda: cache.unlink(missing_ok=True)
+        kill_at_random(read, tmp_path / "log", 3, reset, seed)
         assert same(data.load_dataset(root, 64, quiet=True), expected)
         assert same(data.load_dataset(root, 64, quiet=True), expected)  # from the cache now
         cache.unlink()
@@ -187,7 +201,7 @@ def test_killed_cache_building_leaves_a_good_root(tmp_path):
 def synthesis(root, workers=2):
     """Make a tiny root with forked workers, which need no imports; for a child process only."""
     context = multiprocessing.get_context("fork")
-    synthesize.multiprocessing.get_context = lambda method: context
+    parallel.multiprocessing.get_context = lambda method: context
     synthesize.main(f"--out {root} --objects 3 --grasps 6 --seed 1 --quiet --workers {workers}".split())
 
 
@@ -209,7 +223,7 @@ def test_killed_synthesis_ends_as_undisturbed(made_root, tmp_path):
 
 def wait_for_objects(root, count):
     """Wait until the log of an unfinished root lists so many objects."""
-    log, deadline = root / synthesize.LOG, time.monotonic() + 60
+    log, deadline = root / roots.LOG, time.monotonic() + 60
     while not log.exists() or len(log.read_text().splitlines()) <= count:
         assert time.monotonic() < deadline, "made no progress"
         time.sleep(0.005)
@@ -272,6 +286,17 @@ def test_two_processes_make_one_cache(tmp_path):
         shutil.rmtree(root / ".cache")
 
 
+def test_one_process_trains_a_run(box_root, shapes, tmp_path, capsys):
+    """The lock is the operating system's: whoever holds it, another process or this one, keeps all others out."""
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run" / ".lock") as mine, locked(tmp_path / ".e.pt.lock") as its:
+        assert mine and its
+        assert "another process" in fails(train.main, training(box_root, tmp_path), capsys)
+        assert "another process" in fails(pretrain_jepa.main, pretraining(shapes, tmp_path), capsys)
+    assert not contents(tmp_path)
+    train.main(training(box_root, tmp_path))  # the locks are free again
+
+
 # ---------------------------------------------------------------- Ctrl-C
 
 
@@ -288,11 +313,11 @@ def press_at(monkeypatch, owner, name, call):
     monkeypatch.setattr(owner, name, wrapped)
 
 
-def interrupted(main, argv):
-    """Run a command that must end with exit code 130 and without a traceback."""
+def interrupted(main, argv, advice="--resume"):
+    """Run a command that must end with exit code 130, without a traceback and with what to do now."""
     with pytest.raises(SystemExit) as stop, contextlib.redirect_stderr(io.StringIO()) as err:
         main([str(a) for a in argv])
-    assert stop.value.code == 130 and "Traceback" not in err.getvalue() and "--resume" in err.getvalue()
+    assert stop.value.code == 130 and "Traceback" not in err.getvalue() and advice in err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -305,8 +330,8 @@ def stopped_once(box_root, shapes, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         press_at(patch, model.PointJEPA, "update_target", 17)
         interrupted(pretrain_jepa.main, pretraining(shapes, folder))
-    assert model.read_checkpoint(folder / "run" / "last.pt")["progress"]["step"] == 17
-    assert model.read_checkpoint(folder / "e.last.pt")["step"] == 17
+    assert checkpoint.read_checkpoint(folder / "run" / "last.pt")["progress"]["step"] == 17
+    assert checkpoint.read_checkpoint(folder / "e.last.pt")["step"] == 17
     return folder
 
 
@@ -323,9 +348,14 @@ def test_ctrl_c_can_be_resumed(box_root, shapes, undisturbed, stopped):
 
 def test_a_run_is_not_resumed_on_other_data(stopped, tmp_path, box_root, capsys):
     root = shutil.copytree(box_root, tmp_path / "root")
-    settings = json.loads((stopped / "run" / "config.json").read_text())
-    settings["settings"]["data"] = str(root)  # as if it had been started there
-    (stopped / "run" / "config.json").write_text(json.dumps(settings))
+    config, last = (
+        json.loads((stopped / "run/config.json").read_text()),
+        checkpoint.read_checkpoint(stopped / "run/last.pt"),
+    )
+    for content in (config, last):
+        content["settings"]["data"] = str(root)  # as if it had been started there
+    (stopped / "run/config.json").write_text(json.dumps(config))
+    checkpoint.save_checkpoint(stopped / "run/last.pt", last)
     next(root.rglob("mesh.obj")).write_text("v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nf 1 2 3\n")
     before = contents(stopped)
     assert "has changed" in fails(train.main, training(root, stopped, "--resume"), capsys)
@@ -336,10 +366,10 @@ def test_ctrl_c_while_a_root_is_read(tmp_path, monkeypatch):
     root = write_root(tmp_path / "root", {"a": 4})
     with monkeypatch.context() as patch:
         press_at(patch, data, "read_scene", 3)
-        interrupted(data.main, [root])
+        interrupted(data.main, [root], "interrupted")
     with monkeypatch.context() as patch:
         press_at(patch, np, "savez", 1)  # while the cache is written
-        interrupted(data.main, [root])
+        interrupted(data.main, [root], "interrupted")
     assert not list((root / ".cache").glob("*")) and not list((root / ".cache").glob(".*"))
     data.main([str(root)])
 
@@ -369,41 +399,47 @@ def full_disk(monkeypatch, path, how):
 
 
 def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Bytes of all files in a folder but locks, which are empty."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.match(".*lock")}
+
+
+OUTPUTS = ["run/last.pt", "run/best.pt", "e.last.pt", "e.pt"]
+OUTPUTS += [pytest.param(name, marks=slow) for name in ("run/metrics.csv", "run/result.json", "e.csv", "e.json")]
 
 
 @needs_full
 @pytest.mark.parametrize("how", ["content", pytest.param("name", marks=slow)])
-@pytest.mark.parametrize("name", ["run/last.pt", "run/best.pt", "e.last.pt", "e.pt"] + [
-    pytest.param(name, marks=slow) for name in ("run/metrics.csv", "run/result.json", "e.csv", "e.json")
-])  # fmt: skip
+@pytest.mark.parametrize("name", OUTPUTS)
 def test_full_disk_while_learning(box_root, shapes, undisturbed, stopped, monkeypatch, capsys, name, how):
-    path = stopped / name
-    before = contents(stopped)
-    main, argv = (train.main, training(box_root, stopped, "--resume")) if "run" in name else (pretrain_jepa.main, pretraining(shapes, stopped, "--resume"))
+    path, before = stopped / name, contents(stopped)
+    if "run" in name:
+        main, argv, last = train.main, training(box_root, stopped, "--resume"), stopped / "run/last.pt"
+    else:
+        main, argv, last = pretrain_jepa.main, pretraining(shapes, stopped, "--resume"), stopped / "e.last.pt"
     with full_disk(monkeypatch, path, how):
         error = fails(main, argv, capsys)
     assert f"{path}: No space left on device" in error
     assert path.exists() == (path in before) and (path not in before or path.read_bytes() == before[path])
-    last = stopped / ("run/last.pt" if "run" in name else "e.last.pt")
-    assert model.read_checkpoint(last) and not list(stopped.rglob(".*.tmp"))
+    assert checkpoint.read_checkpoint(last) and not list(stopped.rglob(".*.tmp"))
     main(argv)
-    assert trained(stopped) == trained(undisturbed) if "run" in name else pretrained(stopped) == pretrained(undisturbed)
+    outcome = trained if "run" in name else pretrained
+    assert outcome(stopped) == outcome(undisturbed)
 
 
 @needs_full
 @pytest.mark.parametrize("how", ["content", "name"])
 def test_full_disk_elsewhere(box_root, undisturbed, tmp_path, monkeypatch, capsys, how):
+    run = undisturbed / "run"
     outputs = {
         "split.json": (splits.main, ["--data", box_root, "--json", tmp_path / "split.json"]),
-        "metrics.json": (evaluate.main, [undisturbed / "run", "--quiet", "--json", tmp_path / "metrics.json"]),
-        "predictions.npz": (evaluate.main, [undisturbed / "run", "--quiet", "--save-predictions", tmp_path / "predictions.npz"]),
+        "metrics.json": (evaluate.main, [run, "--quiet", "--json", tmp_path / "metrics.json"]),
+        "predictions.npz": (evaluate.main, [run, "--quiet", "--save-predictions", tmp_path / "predictions.npz"]),
         "run/config.json": (train.main, training(box_root, tmp_path)),
     }
     for name, (main, argv) in outputs.items():
         with full_disk(monkeypatch, tmp_path / name, how):
             assert f"{name}: No space left on device" in fails(main, argv, capsys)
-        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
     # a dataset's cache is a convenience: without room for it, the arrays stay in memory
     root = write_root(tmp_path / "root", {"a": 2})
     expected = data.load_dataset(root, 64, quiet=True, cache_dir=tmp_path / "elsewhere")
@@ -412,7 +448,7 @@ def test_full_disk_elsewhere(box_root, undisturbed, tmp_path, monkeypatch, capsy
     assert not list((root / ".cache").iterdir())
 
 
-def test_no_room_for_the_first_file(box_root, tmp_path, monkeypatch, capsys):
+def test_no_room_for_the_first_file(box_root, tmp_path, capsys):
     """Where folders cannot be made at all, the error names them."""
     (tmp_path / "file").write_text("")
     assert "file" in fails(train.main, training(box_root, tmp_path / "file"), capsys)
@@ -423,7 +459,7 @@ def test_no_room_for_the_first_file(box_root, tmp_path, monkeypatch, capsys):
 # ---------------------------------------------------------------- NaN, out of memory
 
 
-def test_nan_stops_pretraining_at_once(shapes, tmp_path, monkeypatch, capsys):
+def test_nan_stops_pretraining_before_the_next_checkpoint(shapes, tmp_path, monkeypatch, capsys):
     original, calls = model.PointJEPA.forward, []
 
     def forward(self, *args):
@@ -433,9 +469,10 @@ def test_nan_stops_pretraining_at_once(shapes, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(model.PointJEPA, "forward", forward)
     error = fails(pretrain_jepa.main, pretraining(shapes, tmp_path), capsys)
-    assert "step 7" in error and "e.last.pt" in error and len(calls) == 8
+    assert "step 7" in error and "e.last.pt" in error
+    assert len(calls) == 10  # where a checkpoint would have been written
     assert len(error.split("shapes ")[1].split(")")[0].split()) == 6  # the batch
-    saved = model.read_checkpoint(tmp_path / "e.last.pt")
+    saved = checkpoint.read_checkpoint(tmp_path / "e.last.pt")
     assert saved["step"] == 5 and all(torch.isfinite(v).all() for v in saved["jepa"].values())
 
 
@@ -460,13 +497,23 @@ def test_infinite_gradients_stop_too(box_root, shapes, tmp_path, monkeypatch, ca
     parameter = None
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     monkeypatch.setattr(torch.optim.AdamW, "__init__", remember)
-    main, argv = (train.main, training(box_root, tmp_path)) if where == "train" else (pretrain_jepa.main, pretraining(shapes, tmp_path))
+    if where == "train":
+        main, argv, last, key = train.main, training(box_root, tmp_path), "run/last.pt", "model"
+    else:
+        main, argv, last, key = pretrain_jepa.main, pretraining(shapes, tmp_path), "e.last.pt", "jepa"
     assert "step 9" in fails(main, argv, capsys) and len(calls) == 10
-    saved = model.read_checkpoint(tmp_path / ("run/last.pt" if where == "train" else "e.last.pt"))
-    assert all(torch.isfinite(v).all() for v in saved["model" if where == "train" else "jepa"].values())
+    saved = checkpoint.read_checkpoint(tmp_path / last)
+    assert all(torch.isfinite(value).all() for value in saved[key].values())
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError("CUDA out of memory.")])
+NO_MEMORY = [
+    MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    torch.OutOfMemoryError("CUDA out of memory."),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
 def test_out_of_memory_is_one_line(box_root, tmp_path, monkeypatch, capsys, error):
     def forward(*args):
         raise error
@@ -478,36 +525,29 @@ def test_out_of_memory_is_one_line(box_root, tmp_path, monkeypatch, capsys, erro
 # ---------------------------------------------------------------- planted code, same numbers
 
 
-class Planted:
-    """Unpickling this runs code: it makes the file that the environment names."""
-
-    def __reduce__(self):
-        return exec, ("import os; open(os.environ['PLANTED'], 'w').close()",)
-
-
-def test_planted_code_beside_good_weights_never_runs(box_root, undisturbed, tmp_path, monkeypatch, capsys):
-    planted = tmp_path / "planted"
-    monkeypatch.setenv("PLANTED", str(planted))
+def test_planted_code_beside_good_weights_never_runs(box_root, undisturbed, tmp_path, planted, capsys):
     pickle.loads(pickle.dumps(Planted()))
     assert planted.exists()  # the trap works
     planted.unlink()
     shutil.copytree(undisturbed / "run", tmp_path / "run")
-    for path, loader in ((tmp_path / "run" / "best.pt", lambda path: model.load_run(path.parent)), (tmp_path / "e.pt", model.load_encoder)):
-        content = model.read_checkpoint(undisturbed / path.relative_to(tmp_path))
-        torch.save(content | {"callbacks": Planted()}, path)
+    loaders = {"run/best.pt": lambda path: model.load_run(path.parent), "e.pt": model.load_encoder}
+    for name, load in loaders.items():
+        content = checkpoint.read_checkpoint(undisturbed / name)
+        torch.save(content | {"callbacks": Planted()}, tmp_path / name)
         capsys.readouterr()
-        loader(path)
+        load(tmp_path / name)
         assert capsys.readouterr().err.count("\n") == 1  # one warning names what was left out
     evaluate.main([str(tmp_path / "run"), "--quiet"])
-    train.main(training(box_root, tmp_path / "tuned", "--init", "jepa", "--jepa-ckpt", tmp_path / "e.pt", "--steps", 1))
-    assert not planted.exists()
+    flags = f"--init jepa --jepa-ckpt {tmp_path}/e.pt --steps 1".split()
+    train.main(training(box_root, tmp_path / "tuned", *flags))
 
 
 def test_same_seed_same_files(box_root, shapes, undisturbed, tmp_path):
     train.main(training(box_root, tmp_path))
     pretrain_jepa.main(pretraining(shapes, tmp_path))
     assert trained(tmp_path) == trained(undisturbed) and pretrained(tmp_path) == pretrained(undisturbed)
-    train.main(["--from", str(tmp_path / "run" / "config.json"), "--runs", str(tmp_path / "again"), "--name", "run", "--quiet"])
+    again = f"--from {tmp_path}/run/config.json --runs {tmp_path}/again --name run --keep-last --quiet"
+    train.main(again.split())
     assert trained(tmp_path / "again") == trained(undisturbed)
     configs = [json.loads((runs / "run" / "config.json").read_text()) for runs in (tmp_path, tmp_path / "again")]
     assert configs[0] == configs[1]

@@ -1,0 +1,456 @@
+"""plumbing/checkpoint.py: our own files and the official one, read exactly or refused in one line, never run."""
+
+import collections
+import dataclasses
+import hashlib
+import math
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Planted
+from official import official_file, official_state
+from samples import TINY, TINY_JEPA, brute_sequence, clouds_of, grasp_model, jepa_of, poses_of, seeded, unit_clouds
+
+import model
+from model import PRESETS, PointEncoder, PointJEPA
+from plumbing import checkpoint
+from plumbing.common import UserError
+
+SHIPPED = Path(model.__file__).parent / "checkpoints"
+SHIPPED_SHA256 = {"small.pt": "886adb7d420b7718358470683406a35410921704cb73fc47732391008335aa38"}
+
+
+# ---------------------------------------------------------------- our own checkpoints
+
+
+def saved_encoder(path, **changes):
+    torch.manual_seed(3)
+    encoder = PointEncoder(TINY)
+    content = {"config": dataclasses.asdict(TINY), "encoder": encoder.state_dict(), "step": 7}
+    checkpoint.save_checkpoint(path, {**content, **changes})
+    return encoder.eval()
+
+
+def test_encoder_round_trip(tmp_path):
+    encoder = saved_encoder(tmp_path / "encoder.pt")
+    loaded = model.load_encoder(tmp_path / "encoder.pt")
+    clouds = clouds_of(2)
+    assert loaded.config == TINY and not loaded.training
+    assert torch.equal(loaded(clouds)[0], encoder(clouds)[0])
+    assert os.listdir(tmp_path) == ["encoder.pt"]  # nothing temporary stays
+    torch.load(tmp_path / "encoder.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("which", ("best", "last"))
+def test_run_round_trip(tmp_path, which):
+    network = grasp_model(pool="hand", loss="mdn")
+    names = [f"joint {j}" for j in range(12)]
+    content = {"config": dataclasses.asdict(network.config), "model": network.state_dict(), "joint_names": names}
+    checkpoint.save_checkpoint(tmp_path / f"{which}.pt", content)
+    loaded = model.load_run(tmp_path, which)
+    inputs = clouds_of(2), torch.tensor([0, 1, 1]), poses_of(3)
+    assert torch.equal(loaded(*inputs)[0], network(*inputs)[0])
+    assert loaded.joint_names == names and not loaded.training
+
+
+def test_jepa_round_trip(tmp_path):
+    jepa = jepa_of()
+    with torch.no_grad():
+        jepa.target.norm.bias.add_(1)
+    content = {"config": dataclasses.asdict(jepa.config), "jepa": jepa.state_dict(), "step": 12}
+    checkpoint.save_checkpoint(tmp_path / "jepa.pt", content)
+    loaded, clouds = model.load_jepa(tmp_path / "jepa.pt"), unit_clouds(2)
+    assert loaded.step == 12 and loaded.config == TINY_JEPA
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in jepa.state_dict().items())
+    encoder = model.load_encoder(tmp_path / "jepa.pt")
+    assert torch.equal(encoder(clouds)[0], jepa.eval().encoder(clouds)[0])
+    checkpoint.save_checkpoint(tmp_path / "encoder.pt", {"config": content["config"], "encoder": encoder.state_dict()})
+    with pytest.raises(UserError, match="holds an encoder alone"):
+        model.load_jepa(tmp_path / "encoder.pt")
+    del content["jepa"]["predictor.mask_token"]
+    checkpoint.save_checkpoint(tmp_path / "jepa.pt", content)
+    with pytest.raises(UserError, match="missing keys: predictor.mask_token"):
+        model.load_jepa(tmp_path / "jepa.pt")
+
+
+@pytest.mark.parametrize("name", [path.name for path in SHIPPED.glob("*.pt")])
+def test_shipped_encoders_are_whole(name):
+    """The bytes that the numbers in results/ were made with; a new encoder means a new line above and new numbers."""
+    path = SHIPPED / name
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHIPPED_SHA256[name]
+    encoder = model.load_encoder(path)
+    assert encoder.config == dataclasses.replace(PRESETS[path.stem], **model.PRETRAINING)
+    assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A configuration that got its last field after checkpoints had been written."""
+
+    width: int = 8
+    rate: float = 0.5
+    name: str = "a"
+    added: int = dataclasses.field(default=3, metadata={"later": True})
+
+
+def test_a_field_added_later_takes_its_default():
+    stored = {"width": 4, "rate": 0, "name": "b"}
+    assert checkpoint.config_from(Settings, stored) == Settings(4, 0, "b", 3)
+    assert checkpoint.config_from(Settings, stored | {"added": 5}) == Settings(4, 0, "b", 5)
+    for name in stored:  # any other must be there, whatever its default
+        with pytest.raises(UserError, match=f"missing or unknown fields: {name};"):
+            checkpoint.config_from(Settings, {k: v for k, v in stored.items() if k != name})
+    with pytest.raises(UserError, match="missing or unknown fields: colour;"):
+        checkpoint.config_from(Settings, stored | {"colour": 1})
+    for name, value in (("width", 0), ("width", "8"), ("width", 8.0), ("rate", "0.5"), ("name", 3), ("added", -1)):
+        with pytest.raises(UserError, match=f"{name} must be"):
+            checkpoint.config_from(Settings, stored | {name: value})
+    for content in (None, [1], "width"):
+        with pytest.raises(UserError, match="missing or unknown fields"):
+            checkpoint.config_from(Settings, content)
+
+
+def test_every_field_of_the_network_is_needed(tmp_path):
+    """Fields of ModelConfig that are marked as added later may be missing in a file, and no others."""
+    config = dataclasses.asdict(TINY)
+    for field in dataclasses.fields(TINY):
+        saved_encoder(tmp_path / "e.pt", config={k: v for k, v in config.items() if k != field.name})
+        if field.metadata.get("later"):
+            assert getattr(model.load_encoder(tmp_path / "e.pt").config, field.name) == field.default
+            continue
+        with pytest.raises(UserError, match=f"e.pt: its config has missing or unknown fields: {field.name};"):
+            model.load_encoder(tmp_path / "e.pt")
+
+
+def one_line(error):
+    return "\n" not in str(error.value)
+
+
+def test_load_errors_name_the_file_and_the_key(tmp_path):
+    path = tmp_path / "encoder.pt"
+    weights = saved_encoder(path).state_dict()
+    wider = dataclasses.asdict(dataclasses.replace(TINY, width=64))
+    missing = {name: value for name, value in weights.items() if name != "position.0.bias"}
+    cases = {
+        "missing keys: position.0.bias": {"encoder": missing},
+        "leftover keys: extra": {"encoder": {**weights, "extra": torch.zeros(1)}},
+        "shapes contradict": {"config": wider},
+        "unknown fields: colour": {"config": {**wider, "colour": 1}},
+        "unknown fields: width": {"config": {k: v for k, v in wider.items() if k != "width"}},
+        "group must be one of": {"config": {**wider, "group": "box"}},
+        "patches must be": {"config": {**wider, "patches": 0}},
+        "width must be": {"config": {**wider, "width": "64"}},
+        "not a dict of tensors": {"encoder": {**weights, "position.0.bias": 3}},
+    }
+    for message, changes in cases.items():
+        saved_encoder(path, **changes)
+        with pytest.raises(UserError, match=message) as error:
+            model.load_encoder(path)
+        assert str(path) in str(error.value) and one_line(error)
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    saved_encoder(tmp_path / "whole.pt")
+    data = (tmp_path / "whole.pt").read_bytes()
+    for name, content in {"empty.pt": b"", "cut.pt": data[: len(data) // 2], "text.pt": b"hello, world\n" * 9}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name) as error:
+            model.load_encoder(tmp_path / name)
+        assert one_line(error)
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"weights": 1}, tmp_path / "other.pt")
+    for name in ("list.pt", "other.pt", "absent.pt", "."):
+        with pytest.raises(UserError) as error:
+            model.load_encoder(tmp_path / name)
+        assert one_line(error)
+    with pytest.raises(UserError, match="not the checkpoint of a training run"):
+        torch.save({"weights": 1}, tmp_path / "best.pt")
+        model.load_run(tmp_path)
+
+
+class Attack:
+    """Unpickled by an ordinary unpickler, it creates a file."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path, capsys):
+    marker, path = tmp_path / "marker", tmp_path / "attack.pt"
+    encoder = saved_encoder(path, hidden={"deep": [1, Attack(marker)]})
+    loaded = model.load_encoder(path)
+    assert torch.equal(loaded.state_dict()["position.0.bias"], encoder.state_dict()["position.0.bias"])
+    assert checkpoint.read_checkpoint(path)["hidden"] == {"deep": [1]}
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert warning.startswith("warning:") and "open" in warning and str(path) in warning
+    saved_encoder(path, encoder={**encoder.state_dict(), "position.0.bias": Attack(marker)})
+    with pytest.raises(UserError):
+        model.load_encoder(path)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)  # the trap is real
+    assert marker.exists()
+
+
+# ---------------------------------------------------------------- the official file, and a naive network on it
+
+
+def naive_linear(state, name, x):
+    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+
+def naive_norm(state, name, x):
+    return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+
+def naive_transformer(state, prefix, depth, heads, x, positions):
+    """Residual stream after the last block of a transformer; positions (one per block) are added before blocks."""
+    for i in range(depth):
+        x, block = x + positions[i], f"{prefix}.blocks.{i}"
+        batch, length, width = x.shape
+        qkv = naive_linear(state, f"{block}.attn.qkv", naive_norm(state, f"{block}.norm1", x))
+        query, key, value = qkv.reshape(batch, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        weights = (query @ key.transpose(2, 3) / math.sqrt(width // heads)).softmax(3)
+        x = x + naive_linear(state, f"{block}.attn.proj", (weights @ value).transpose(1, 2).reshape(x.shape))
+        hidden = F.gelu(naive_linear(state, f"{block}.mlp.fc1", naive_norm(state, f"{block}.norm2", x)))
+        x = x + naive_linear(state, f"{block}.mlp.fc2", hidden)
+    return x
+
+
+def naive_position(state, prefix, centers):
+    return naive_linear(state, f"{prefix}.2", F.gelu(naive_linear(state, f"{prefix}.0", centers)))
+
+
+def naive_tokens(state, clouds, patches, size, radius=None):
+    """One cloud and one patch at a time -> tokens, centers in sampling order."""
+    pointnet = "tokenizer.embedding.encoder"
+    all_tokens, all_centers = [], []
+    for cloud in clouds:
+        chosen = [0]
+        while len(chosen) < patches:
+            chosen.append(torch.stack([((cloud - cloud[c]) ** 2).sum(1) for c in chosen]).amin(0).argmax().item())
+        for center in cloud[chosen]:
+            distance = ((cloud - center) ** 2).sum(1)
+            if radius is None:
+                patch = cloud[distance.argsort()[:size]] - center
+            else:
+                inside = (distance < radius**2).nonzero()[:size, 0].tolist()
+                patch = (cloud[inside + inside[:1] * (size - len(inside))] - center) / radius
+            x = patch.T[None]  # (1, 3, S)
+            for stage in ("first_conv", "second_conv"):
+                x = F.conv1d(x, state[f"{pointnet}.{stage}.0.weight"])
+                names = ("running_mean", "running_var", "weight", "bias")
+                x = F.relu(F.batch_norm(x, *(state[f"{pointnet}.{stage}.1.{name}"] for name in names)))
+                x = F.conv1d(x, state[f"{pointnet}.{stage}.3.weight"], state[f"{pointnet}.{stage}.3.bias"])
+                pooled = x.max(2, keepdim=True).values
+                x = torch.cat([pooled.expand_as(x), x], 1)
+            all_tokens.append(pooled[0, :, 0])
+            all_centers.append(center)
+    shape = (len(clouds), patches, -1)
+    return torch.stack(all_tokens).view(shape), torch.stack(all_centers).view(shape)
+
+
+FULL_SIZE = {"width": 384, "depth": 12, "w1": 128, "w2": 256, "w3": 512, "predictor_width": 192, "predictor_depth": 6}
+
+
+CASES = [  # hyper-parameters, sizes of the tensors, what must come out
+    (None, {}, {"heads": 6, "patches": 64, "patch_size": 32, "group": "knn"}),
+    ({"encoder_heads": 4, "tokenizer_num_groups": 8, "tokenizer_group_size": 5, "tokenizer_group_radius": None,
+      "encoder_depth": 3, "predictor_heads": 3}, {"width": 32, "depth": 3, "w1": 4}, {"heads": 4, "depth": 3}),
+    ({"encoder_heads": 2, "tokenizer_num_groups": 12, "tokenizer_group_size": 6, "tokenizer_group_radius": 0.6,
+      "transformation_subsample_points": 100}, {"w2": 7, "predictor_width": 18}, {"group": "ball", "points": 100}),
+    pytest.param({}, {**FULL_SIZE, "gain": 0.05}, {"points": 1024, "width": 384, "w3": 512}, marks=pytest.mark.slow),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("hyper, sizes, expected", CASES)
+def test_official_encoder_features(tmp_path, hyper, sizes, expected):
+    state = official_file(tmp_path / "official.ckpt", hyper, **sizes)
+    encoder = model.load_encoder(tmp_path / "official.ckpt")
+    config = encoder.config
+    for name, value in expected.items():
+        assert getattr(config, name) == value
+    assert (config.normalize, config.up) == ("unit_sphere", "y") and not encoder.training
+    clouds = unit_clouds(2, 100)
+    radius = (hyper or {}).get("tokenizer_group_radius")
+    tokens, centers = naive_tokens(state, clouds, config.patches, config.patch_size, radius)
+    positions = [naive_position(state, "positional_encoding", centers)] * config.depth
+    features = naive_transformer(state, "student", config.depth, config.heads, tokens, positions)
+    ours, our_centers = encoder(clouds)
+    assert torch.equal(our_centers, centers)
+    torch.testing.assert_close(ours, naive_norm(state, "student.norm", features), atol=1e-5, rtol=1e-5)
+    (tmp_path / "official.ckpt").unlink()  # pytest keeps its folders, and one of these is large
+
+
+@pytest.mark.parametrize(
+    "heads, predictor_heads, sizes",
+    [(6, 6, {}), (4, 3, {"width": 32, "depth": 3, "predictor_depth": 1, "predictor_width": 18})],
+)
+def test_official_predictor_and_targets(tmp_path, monkeypatch, heads, predictor_heads, sizes):
+    """The whole step against the naive network: order, EMA targets before the norm, predictions, loss."""
+    hyper = {"tokenizer_num_groups": 16, "tokenizer_group_size": 6}
+    hyper |= {"encoder_heads": heads, "predictor_heads": predictor_heads}
+    state = official_file(tmp_path / "official.ckpt", hyper, **sizes)
+    jepa = model.load_jepa(tmp_path / "official.ckpt")
+    depth, predictor_depth = jepa.config.depth, jepa.config.predictor_depth
+    assert jepa.step == 40500 and not jepa.training
+    clouds, blocks = unit_clouds(2, 100), model.sample_blocks(16, seeded(1))
+    monkeypatch.setattr(model, "sample_blocks", lambda *args, **shares: blocks)
+    loss, targets, predictions = jepa(clouds)  # no generator: sampling starts at point 0
+
+    hidden, visible = blocks
+    tokens, centers = naive_tokens(state, clouds, 16, 6)
+    order = torch.tensor([brute_sequence(sample.tolist()) for sample in centers])
+    tokens, centers = (torch.stack([x[i] for x, i in zip(part, order)]) for part in (tokens, centers))
+    position = naive_position(state, "positional_encoding", centers)
+    everything = naive_transformer(state, "teacher.ema_model", depth, heads, tokens, [position] * depth)
+    everything = F.layer_norm(everything, everything.shape[2:])
+    context = naive_transformer(state, "student", depth, heads, tokens[:, visible], [position[:, visible]] * depth)
+    context = naive_linear(state, "predictor.predictor_embed", naive_norm(state, "student.norm", context))
+    where = "predictor.positional_encoding"
+    for block in range(4):
+        expected = everything[:, hidden[block]]
+        torch.testing.assert_close(targets[:, block], expected, atol=1e-5, rtol=1e-5)
+        mask = state["predictor.mask_token"] + naive_position(state, where, centers[:, hidden[block]])
+        x = torch.cat([context + naive_position(state, where, centers[:, visible]), mask], 1)
+        x = naive_transformer(state, "predictor.predictor", predictor_depth, predictor_heads, x, [0] * predictor_depth)
+        x = naive_norm(state, "predictor.predictor.norm", x)[:, len(visible) :]
+        x = naive_linear(state, "predictor.predictor_proj", x)
+        torch.testing.assert_close(predictions[:, block], x, atol=1e-5, rtol=1e-5)
+    difference = (predictions - targets).abs()  # smooth L1 with beta 2
+    assert 0.01 < (difference > 2).float().mean() < 0.99  # both branches count
+    by_hand = torch.where(difference < 2, difference**2 / 4, difference - 1).mean()
+    torch.testing.assert_close(loss, by_hand)
+
+
+def test_paper_preset_has_the_keys_and_shapes_of_the_official_file():
+    state = official_state(**FULL_SIZE, gain=0)
+    assert len(state) == 546
+    for name, shape in (
+        ("first_conv.0", (128, 3, 1)),
+        ("second_conv.0", (512, 512, 1)),
+        ("second_conv.3", (384, 512, 1)),
+    ):
+        assert state[f"tokenizer.embedding.encoder.{name}.weight"].shape == shape
+    config = dataclasses.replace(PRESETS["paper"], up="y", **model.PRETRAINING)
+    found = checkpoint.official_config({"state_dict": state}, "file")
+    assert {name: getattr(config, name) for name in found} == found and set(vars(config)) - set(found) == {
+        "scale",
+        "dropout",
+        "attention_dropout",
+        "drop_path",
+        "k",
+        "joints",
+        "pool",
+        "loss",
+    }
+    with torch.device("meta"):
+        expected = PointJEPA(config).state_dict()
+    ours = checkpoint.official_weights(state, expected, "file")  # complains about any difference in names
+    assert [(name, value.shape) for name, value in ours.items()] == [(n, v.shape) for n, v in expected.items()]
+
+
+def test_official_file_errors_name_what_is_wrong(tmp_path):
+    path, whole = tmp_path / "official.ckpt", official_state()
+
+    def without(name):
+        return {key: value for key, value in whole.items() if key != name}
+
+    cases = [
+        ("missing keys: student.blocks.1.attn.qkv.bias", without("student.blocks.1.attn.qkv.bias"), {}),
+        ("missing keys: teacher.online_model.norm.bias", without("teacher.online_model.norm.bias"), {}),
+        ("missing keys: mask_token", without("mask_token"), {}),
+        ("missing student.norm.weight", without("student.norm.weight"), {}),
+        ("leftover keys: cls_head.weight", {**whole, "cls_head.weight": torch.zeros(3)}, {}),
+        ("shapes contradict", {**whole, "positional_encoding.0.bias": torch.zeros(64)}, {}),
+        ("shapes contradict", {**whole, "student.blocks.0.norm1.bias": torch.zeros(24, 1)}, {}),
+        ("shapes contradict", {**whole, "teacher.ema_model.norm.bias": torch.zeros(25)}, {}),
+        ("shapes contradict", {**whole, "predictor.mask_token": torch.zeros(1, 1, 13)}, {}),
+        ("missing keys: predictor.predictor_proj.bias", without("predictor.predictor_proj.bias"), {}),
+        ("leftover keys: student.blocks.0.extra", {**whole, "student.blocks.0.extra": torch.zeros(3)}, {}),
+        ("missing student.norm.weight", {**whole, "student.norm.weight": torch.tensor(1.0)}, {}),
+        ("not a dict of tensors", {**whole, 3: torch.zeros(3)}, {}),
+        ("not a dict of tensors", [1], {}),
+        ("step is not a number", {**whole, "teacher.step": torch.zeros(2)}, {}),
+        ("step is not a number", {**whole, "teacher.step": torch.tensor([float("nan")])}, {}),
+        ("hyper_parameters are a list", whole, [1]),
+        ("predictor_depth = 6 contradicts", whole, {"predictor_depth": 6}),
+        ("encoder_depth = 12 contradicts", whole, {"encoder_depth": 12}),
+        ("encoder_dim = 384 contradicts", whole, {"encoder_dim": 384}),
+        ("add_pos_at_every_layer = False contradicts", whole, {"encoder_add_pos_at_every_layer": False}),
+        ("heads must divide", whole, {"encoder_heads": 5}),
+        ("patches must be a", whole, {"tokenizer_num_groups": "64"}),
+    ]
+    for message, state, hyper in cases:
+        official_file(path, hyper, state)
+        with pytest.raises(UserError, match=message) as error:
+            model.load_encoder(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="official.ckpt"):
+        model.load_encoder(path)
+
+
+def test_code_in_an_official_file_never_runs(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "official.ckpt"
+    monkeypatch.setenv("PLANTED", str(tmp_path / "planted"))
+    official_file(path, {"encoder_heads": 4, "callback": Planted()})
+    assert model.load_encoder(path).config.heads == 4 and ".exec" in capsys.readouterr().err
+    official_file(path, {}, {**official_state(), "mask_token": Planted()})
+    with pytest.raises(UserError, match="other things than tensors"):
+        model.load_encoder(path)
+    torch.save(Planted(), path)
+    with pytest.raises(UserError):
+        model.load_encoder(path)
+    assert not (tmp_path / "planted").exists()
+    with open(path, "rb") as file:  # the trap works
+        torch.load(file, weights_only=False)
+    assert (tmp_path / "planted").exists()
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """A class of a package that is gone when the file is read; it is a dict, as Lightning's settings may be."""
+    package = types.ModuleType("gone_package")
+    package.Thing = type("Thing", (), {"__module__": "gone_package"})
+    package.Settings = type("Settings", (dict,), {"__module__": "gone_package"})
+    sys.modules["gone_package"] = package
+    yield package
+    sys.modules.pop("gone_package", None)
+
+
+def test_official_file_with_foreign_classes(tmp_path, capsys, foreign):
+    path, thing = tmp_path / "official.ckpt", foreign.Thing()
+    thing.secret = torch.ones(3)
+    hyper = foreign.Settings(encoder_heads=4, svm_validation={"modelnet": thing}, kind=foreign.Thing)
+    state = collections.OrderedDict(official_state())
+    state._metadata = {"": {"version": 1}}
+    state["predictor.mask_token"] = torch.nn.Parameter(state["predictor.mask_token"])
+    state["student.norm.weight"] = torch.arange(48.0).view(24, 2)[:, 1]  # a view with strides
+    state["student.norm.bias"] = state["student.norm.bias"].half()
+    official_file(path, hyper, state)
+    del sys.modules["gone_package"]
+    encoder = model.load_encoder(path)
+    assert encoder.config.heads == 4
+    assert torch.equal(encoder.transformer.norm.weight, torch.arange(1.0, 48, 2))
+    assert torch.equal(encoder.transformer.norm.bias, state["student.norm.bias"].float())
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1 and warning.startswith("warning:") and "gone_package.Thing" in warning
+    content = checkpoint.read_checkpoint(path)
+    assert content["hyper_parameters"] == {"encoder_heads": 4, "svm_validation": {}}
+    assert type(content["state_dict"]) is dict and "gone_package" not in sys.modules
+
+
+def test_official_file_with_a_foreign_class_among_the_weights(tmp_path, foreign):
+    path = tmp_path / "official.ckpt"
+    official_file(path, {}, {**official_state(), "mask_token": foreign.Thing()})
+    del sys.modules["gone_package"]
+    with pytest.raises(UserError, match="state_dict holds other things than tensors"):
+        model.load_encoder(path)

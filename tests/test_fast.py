@@ -1,0 +1,160 @@
+"""plumbing/fast.py: each form against the plain PyTorch call beside it in the table there, gradients included."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from plumbing import fast
+
+
+def with_gradients(function, *inputs):
+    """function(*inputs), and the gradients of a random weighting of it with respect to all inputs."""
+    own = [x.detach().clone().requires_grad_() for x in inputs]
+    out = function(*own)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), own)]
+
+
+def assert_same(ours, theirs, **tolerance):
+    assert len(ours) == len(theirs)
+    for left, right in zip(ours, theirs):
+        torch.testing.assert_close(left, right, **tolerance)
+
+
+def test_every_form_of_the_table_has_a_test():
+    """The table in the docstring of fast.py, and what is tested below."""
+    rows = [line.split("(")[0].strip() for line in fast.__doc__.splitlines() if line.startswith("    ")]
+    tested = [name for name in globals() if name.startswith("test_")]
+    assert len(rows) >= 7
+    for name in rows:
+        assert hasattr(fast, name) and any(name.lower() in test for test in tested), name
+
+
+# ---------------------------------------------------------------- layers
+
+
+@pytest.mark.skipif(not fast.ONEDNN, reason="this PyTorch is built without oneDNN")
+@pytest.mark.parametrize("shape", [(9, 6), (2, 5, 6), (2500, 6)])  # the last one's gradient is made in pieces
+def test_linear_by_onednn(shape):
+    """float32 is all that it does: compared with float64, to float32's precision."""
+    torch.manual_seed(0)
+    wide = torch.randn(4, 12)
+    inputs = [torch.randn(shape), wide[:, 6:], torch.randn(4)]  # half of a weight, as the tokenizer uses it
+    for own in (inputs, inputs[:2]):  # with and without bias
+        ours = with_gradients(fast.linear, *own)
+        theirs = with_gradients(F.linear, *(x.double() for x in own))
+        assert_same([x.double() for x in ours], theirs, atol=1e-4, rtol=1e-5)
+    x, weight, bias = (tensor.requires_grad_() for tensor in inputs)
+    assert type(fast.linear(x, weight, bias).grad_fn).__name__ == "OneDnnLinearBackward"
+    assert not type(fast.linear(x.double(), weight.double()).grad_fn).__name__.startswith("OneDnn")
+
+
+def test_linear_layer_is_nn_linear():
+    torch.manual_seed(0)
+    ours, theirs, x = fast.Linear(6, 4), torch.nn.Linear(6, 4), torch.randn(3, 6)
+    theirs.load_state_dict(ours.state_dict())
+    assert_same([ours(x)], [theirs(x)], atol=1e-6, rtol=1e-5)
+    assert isinstance(ours, torch.nn.Linear)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ours(x), theirs(x))  # PyTorch's own
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_rate_scale_and_gradient(rate):
+    """Random, so not number by number: zero at the rate, else scaled as nn.Dropout does; the gradient alike."""
+    torch.manual_seed(0)
+    dropout, plain = fast.Dropout(rate), torch.nn.Dropout(rate)
+    x = torch.ones(400, 1001, requires_grad=True)
+    out = dropout(x)
+    assert torch.equal(out.unique(), plain(x).unique())
+    assert abs((out == 0).float().mean().item() - rate) < 0.003
+    columns = (out == 0).float().view(-1)[: 400 * 1000].view(-1, 4).mean(0)  # four values share one draw of bits
+    assert (columns - rate).abs().max() < 0.005
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+    assert dropout.eval()(x) is x and fast.Dropout(0.0)(x) is x
+
+
+# ---------------------------------------------------------------- attention
+
+
+def attention_inputs():
+    """Query, key and value (B, H, G, D/H)."""
+    torch.manual_seed(0)
+    return torch.randn(3, 2, 4, 7, 6, dtype=torch.float64).unbind(0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-9])  # so small that every weight is kept, but in our form
+def test_attention(rate):
+    inputs = attention_inputs()
+    ours = with_gradients(lambda q, k, v: fast.attention(q, k, v, rate), *inputs)
+    assert_same(ours, with_gradients(F.scaled_dot_product_attention, *inputs), atol=1e-7, rtol=1e-7)
+
+
+def test_attention_drops_weights_and_scales_the_others():
+    query, key, _ = attention_inputs()
+    whole = torch.eye(7, dtype=torch.float64).expand(2, 4, 7, 7)  # of this value, the output is the weights
+    weights = F.scaled_dot_product_attention(query, key, whole)
+    dropped = torch.stack([fast.attention(query, key, whole, 0.25) for _ in range(200)])
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], (weights / 0.75).expand_as(dropped)[kept])
+    assert abs(kept.double().mean().item() - 0.75) < 0.01
+
+
+# ---------------------------------------------------------------- points
+
+
+def test_max_over_points_gives_the_gradient_to_the_winners():
+    torch.manual_seed(0)
+    features = torch.randn(5, 7, 4, dtype=torch.float64)
+    ours, theirs = (with_gradients(f, features) for f in (fast.max_over_points, lambda x: x.amax(1)))
+    assert all(map(torch.equal, ours, theirs))
+
+
+def test_squared_distances():
+    torch.manual_seed(0)
+    left, right = torch.randn(2, 5, 3, dtype=torch.float64), torch.randn(2, 40, 3, dtype=torch.float64)
+    plain = with_gradients(lambda a, b: torch.cdist(a, b) ** 2, left, right)
+    assert_same(with_gradients(fast.squared_distances, left, right), plain)
+    far = torch.tensor([[[1000.0, 0, 0], [1000.0, 0, 0.001]]])  # float32: by squares the difference would cancel
+    torch.testing.assert_close(fast.squared_distances(far, far)[0, 0, 1].item(), 1e-6, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_smallest(count):
+    torch.manual_seed(0)
+    values = torch.randn(2, 5, 40)
+    index = fast.smallest(values, count)
+    assert index.shape == (2, 5, count)
+    assert torch.equal(index.sort(2).values, values.topk(count, largest=False).indices.sort(2).values)
+
+
+# ---------------------------------------------------------------- grasps
+
+
+def test_take_rows():
+    torch.manual_seed(0)
+    values, index = torch.randn(4, 3, 2, dtype=torch.float64), torch.tensor([2, 0, 2, 3, 3])
+    ours = with_gradients(lambda x: fast.take_rows(x, index), values)
+    assert_same(ours, with_gradients(lambda x: x.index_select(0, index), values))
+
+
+def test_take_rows_on_a_gpu(gpu):
+    """There it is a product with zeros and ones, whose gradient adds up in the same order every time."""
+    torch.manual_seed(0)
+    values, index = torch.randn(8, 5, 4, device=gpu), torch.randint(0, 8, (4096,), device=gpu)
+    ours = with_gradients(lambda x: fast.take_rows(x, index), values)
+    assert torch.equal(ours[0], values[index])
+    theirs = with_gradients(lambda x: x.index_select(0, index), values.double())
+    assert_same([x.double() for x in ours], theirs, atol=1e-3, rtol=1e-4)
+    again = with_gradients(lambda x: fast.take_rows(x, index), values)
+    assert all(map(torch.equal, ours, again))
+
+
+def test_average():
+    torch.manual_seed(0)
+    values, weights = torch.randn(6, dtype=torch.float64), torch.tensor([0.25, 0.25, 0.25, 0.25, 0, 0]).double()
+    assert_same(with_gradients(fast.average, values), with_gradients(torch.mean, values))
+    padded = with_gradients(lambda x: fast.average(x, weights), values)
+    plain = with_gradients(lambda x: x[:4].mean(), values)
+    assert_same(padded, plain)

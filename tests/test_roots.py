@@ -1,0 +1,65 @@
+"""plumbing/roots.py: which roots are made on first use, and what is said about the others."""
+
+import json
+
+import pytest
+
+from plumbing import roots
+from plumbing.common import UserError
+
+SETTINGS = {"preset": "full", "objects": 4, "scenes": None, "rescale": True, "quick": False}
+
+
+def test_default_root_is_made_in_a_process_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    calls = []
+
+    class Done:
+        returncode = 0
+
+    monkeypatch.setattr(roots.subprocess, "run", lambda words, **_: calls.append(words) or Done)
+    roots.ensure_root("data/synthetic", quiet=True)
+    roots.ensure_root("data/full/")
+    assert [words[2:] for words in calls] == [
+        ["--out", "data/synthetic", "--preset", "mini", "--quiet"],
+        ["--out", "data/full", "--preset", "full"],
+    ]
+    assert all(words[1].endswith("/synthesize.py") for words in calls)
+
+
+def test_a_default_root_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Failed:
+        returncode = 2
+
+    monkeypatch.setattr(roots.subprocess, "run", lambda words, **_: Failed)
+    with pytest.raises(UserError, match="could not be made; see above, or run: python synthesize.py --out data/full"):
+        roots.ensure_root("data/full")
+
+
+def test_the_command_that_makes_a_root():
+    assert roots.command_line("x", SETTINGS) == "python synthesize.py --out x --preset full --objects 4 --rescale"
+
+
+def test_roots_of_all_kinds(tmp_path):
+    with pytest.raises(UserError, match="no such root; make it with: python synthesize.py --out .* --preset mini"):
+        roots.ensure_root(tmp_path / "nothing")
+    mine = tmp_path / "mine"
+    (mine / "03797390").mkdir(parents=True)
+    assert roots.ensure_root(mine) == mine  # somebody's own data
+
+    made = tmp_path / "made"
+    made.mkdir()
+    head = {"version": roots.VERSION, "settings": SETTINGS}
+    (made / "dataset.json").write_text(json.dumps(head | {"complete": True}))
+    assert roots.ensure_root(made) == made and roots.recorded(made)["complete"]
+    (made / "dataset.json").write_text(json.dumps(head | {"version": 99}))
+    with pytest.raises(UserError, match="made by generator version 99, this is .* remove it and run: python synth"):
+        roots.ensure_root(made)
+
+    (made / "dataset.json").unlink()
+    (made / roots.LOG).write_text(json.dumps(head) + "\n" + json.dumps({"object": "a/b"}) + "\n" + '{"object": "a/')
+    assert roots.read_log(made) == [head, {"object": "a/b"}]  # without the half line of a killed run
+    with pytest.raises(UserError, match="is unfinished; make it with: .* --preset full --objects 4 --rescale"):
+        roots.ensure_root(made)

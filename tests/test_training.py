@@ -1,0 +1,171 @@
+"""plumbing/training.py: schedule, Ctrl-C, precision, what a checkpoint must agree on."""
+
+import dataclasses
+import math
+import os
+import signal
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import TINY, seeded
+
+from plumbing import training
+from plumbing.common import UserError
+
+
+# ---------------------------------------------------------------- the machine
+
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def matmul_precision():
+    """What products are computed in is a setting of the whole process: leave it as it was."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_precision_by_device_and_width(matmul_precision):
+    resolved = {(device.type, width): training.set_precision("auto", device, width)
+                for device in (CPU, CUDA) for width in (192, 384)}  # fmt: skip
+    assert resolved == {("cpu", 192): "fp32", ("cpu", 384): "fp32", ("cuda", 192): "tf32", ("cuda", 384): "bf16"}
+    for precision, products in (("tf32", "high"), ("fp32", "highest")):
+        assert training.set_precision(precision, CUDA, 192) == precision
+        assert torch.get_float32_matmul_precision() == products
+    training.set_precision("tf32", CUDA, 192)
+    with training.exact_products():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == "high"
+    with pytest.raises(UserError, match="--precision tf32"):
+        training.set_precision("tf32", CPU, 192)
+
+
+@pytest.mark.parametrize(
+    "precision, dtype", [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_precision_of_the_forward_pass(precision, dtype):
+    with training.autocast(CPU, precision):
+        assert F.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype == dtype
+
+
+def test_slow_bf16_is_announced(monkeypatch, capsys, matmul_precision):
+    """Which processor runs the test must not matter."""
+    monkeypatch.setattr(training, "computes_bf16", lambda device: False)
+    for precision in ("auto", "fp32"):
+        training.set_precision(precision, CPU, 192)
+    assert capsys.readouterr().err == ""
+    training.set_precision("bf16", CPU, 192)
+    assert "warning: --precision bf16" in capsys.readouterr().err
+    monkeypatch.setattr(training, "computes_bf16", lambda device: True)
+    training.set_precision("bf16", CPU, 192)
+    assert capsys.readouterr().err == ""
+
+
+def test_bf16_pays_where_it_is_said_to():
+    """In software a product takes seven times as long as in float32 or more; with instructions as long or less."""
+
+    def fastest(dtype):
+        square, times = torch.ones(512, 512, dtype=dtype), []
+        for _ in range(5):
+            begun = time.perf_counter()
+            F.linear(square, square)
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    assert training.computes_bf16(CPU) == (fastest(torch.bfloat16) < 3 * fastest(torch.float32))
+    assert training.computes_bf16(CUDA)
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def test_warmup_cosine_against_the_formula():
+    values = [training.warmup_cosine(step, 100, 10, start=0.1, end=0.02) for step in range(101)]
+    assert values[0] == pytest.approx(0.1) and values[5] == pytest.approx(0.55) and values[10] == pytest.approx(1)
+    assert values[55] == pytest.approx(0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert values[100] == pytest.approx(0.02)
+    assert all(a > b for a, b in zip(values[10:], values[11:]))
+
+
+def test_deferred_interrupt_waits_for_the_loop():
+    before = signal.getsignal(signal.SIGINT)
+    with training.deferred_interrupt() as pressed:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert pressed == [True]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_first_step_that_was_not_finite_is_kept():
+    bad_step = torch.tensor(-1)
+    for step, finite in enumerate((True, True, False, True, False)):
+        bad_step = training.first_not_finite(bad_step, torch.tensor(finite), step)
+        assert bad_step == (-1 if step < 2 else 2)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a loop has reached."""
+
+    step: int = 0
+    history: list = dataclasses.field(default_factory=list)
+
+
+def learner():
+    """A layer after two steps of AdamW, its optimiser and a generator."""
+    torch.manual_seed(0)
+    layer, generator = torch.nn.Linear(3, 2), seeded(5)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    for _ in range(2):
+        learn(layer, optimizer, generator)
+    return layer, optimizer, generator
+
+
+def learn(layer, optimizer, generator):
+    """A step on random numbers of both kinds: the loop's generator and torch's own, which draws dropout."""
+    optimizer.zero_grad()
+    layer(torch.randn(4, 3, generator=generator) + torch.rand(4, 3)).square().sum().backward()
+    optimizer.step()
+
+
+def test_last_checkpoint_goes_on_to_the_bit(tmp_path):
+    path, settings = tmp_path / "last.pt", {"steps": 9}
+    layer, optimizer, generator = learner()
+    content = {"model": layer.state_dict(), "settings": settings}
+    reached = Progress(2, [{"loss": 0.5}])
+    training.save_last(path, content, optimizer, generator, dataclasses.asdict(reached))
+    learn(layer, optimizer, generator)
+
+    again, its_optimizer, its_generator = learner()
+    learn(again, its_optimizer, its_generator)  # somewhere else by now
+    assert training.load_last(path, settings, "model", again, its_optimizer, its_generator, Progress()) == reached
+    learn(again.train(), its_optimizer, its_generator)
+    assert torch.equal(again.weight, layer.weight) and torch.equal(again.bias, layer.bias)
+
+    other_layer, other_optimizer = torch.nn.BatchNorm1d(2), torch.optim.AdamW([torch.zeros(1)])
+    for message, arguments in (
+        (r"was started with other settings \(steps\)", ({"steps": 10}, "model", again, its_optimizer)),
+        ("missing keys", (settings, "model", other_layer, its_optimizer)),
+        ("is not of this run", (settings, "model", again, other_optimizer)),
+    ):
+        with pytest.raises(UserError, match=f"last.pt: {message}"):
+            training.load_last(path, *arguments, its_generator, Progress())
+    for progress in ({"step": 2}, {"step": 2, "history": [], "more": 1}, [2], 2):
+        training.save_last(path, content, optimizer, generator, progress)
+        with pytest.raises(UserError, match="last.pt: is not of this run"):
+            training.load_last(path, settings, "model", again, its_optimizer, its_generator, Progress())
+
+
+def test_flags_must_agree_with_a_checkpoint():
+    training.check_flags({"patches": TINY.patches}, TINY, "x.pt", ("tiny", TINY))
+    with pytest.raises(UserError, match="x.pt: was pretrained with patch_size 8, not 4; leave --patch-size out"):
+        training.check_flags({"patches": TINY.patches, "patch_size": 4}, TINY, "x.pt")
+    training.check_flags({}, TINY, "x.pt", ("other", dataclasses.replace(TINY, patches=4)))  # no part of its size
+    with pytest.raises(UserError, match="x.pt: is not of --preset wide"):
+        training.check_flags({}, TINY, "x.pt", ("wide", dataclasses.replace(TINY, width=64)))

@@ -34,6 +34,7 @@ from typing import Callable
 from unittest import mock
 
 import numpy as np
+import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm

@@ -1,8 +1,10 @@
 """lab/speed.py: operation counts against formulas and against a step with values, the stopwatch, both --benchmark."""
 
+import ast
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -344,6 +346,67 @@ def test_flags_about_speed_are_not_settings(tmp_path, capsys):
         assert script.settings_of(script.parse(["--benchmark", "--json", "x"])) == script.settings_of(script.parse([]))
 
 
-def test_training_does_not_load_it():
-    program = "import sys, train, pretrain_jepa; sys.exit('lab.speed' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+def test_nothing_loads_it_with_itself():
+    """Only --benchmark does."""
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("plumbing/*.py"), *ROOT.glob("synthetic/*.py"), *ROOT.glob("lab/*.py")]:
+        imports = [
+            ast.unparse(node) for node in ast.parse(path.read_text()).body if "import" in type(node).__name__.lower()
+        ]
+        assert not [line for line in imports if "lab.speed" in line or "lab import speed" in line], path
+
+
+# ---------------------------------------------------------------- how OpenMP's threads wait
+
+AT_TORCH = """
+import importlib, os, sys
+
+def show():
+    print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("KMP_BLOCKTIME"), flush=True)
+    os._exit(0)
+
+class AtTorch:
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            show()
+
+sys.meta_path.insert(0, AtTorch)
+importlib.import_module(sys.argv[1])
+show()  # a script without torch
+"""
+SCRIPTS = [
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("lab/*.py"))
+    if "__main__" in path.read_text()
+]
+
+
+def run_python(program, *argv, **environment):
+    """Run a program in a process of its own, with these variables and none of its like set -> stdout + stderr."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *argv], cwd=ROOT, env=clean | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_threads_wait_passively(script):
+    """What the environment says when a script comes to load torch, or has come to its end without."""
+    assert run_python(AT_TORCH, script).split() == ["passive", "0"]
+
+
+def test_own_settings_win():
+    assert run_python(AT_TORCH, "train", OMP_WAIT_POLICY="active").split() == ["active", "None"]
+    assert run_python(AT_TORCH, "train", KMP_BLOCKTIME="7").split() == ["passive", "7"]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only GNU's OpenMP says how often its threads look before they sleep"
+)
+def test_openmp_heeds_it():
+    shown = run_python("import plumbing, torch", OMP_DISPLAY_ENV="verbose")
+    if "GOMP_SPINCOUNT" not in shown:
+        pytest.skip("torch comes with another OpenMP")
+    assert "GOMP_SPINCOUNT = '0'" in shown
+    assert "GOMP_SPINCOUNT = '0'" not in run_python("import torch", OMP_DISPLAY_ENV="verbose")

@@ -1,10 +1,13 @@
 """Metrics of a trained run (Sec. III-E), predictions for one object, and pictures.
 
-python evaluate.py RUN                          val metrics of a run, per suite and per synset
-python evaluate.py RUN --suite test             the test suite: look once, choose nothing on it
-python evaluate.py RUN --mesh mug.obj --pose x y z qx qy qz qw     joints for one wrist pose, as JSON
-python evaluate.py RUN --picture FILE.png       six grasps, recorded beside predicted
-python evaluate.py --predictions F.npz          the metrics of saved predictions
+    python evaluate.py RUN                          val metrics of a run, per suite and per synset
+    python evaluate.py RUN --suite test             the test suite: look once, choose nothing on it
+    python evaluate.py RUN --holds                  also: would the hand hold the object?
+    python evaluate.py RUN --mesh mug.obj --pose x y z qx qy qz qw     joints for one wrist pose, as JSON
+    python evaluate.py RUN --picture FILE.png       six grasps, recorded beside predicted
+    python evaluate.py --predictions F.npz          the metrics of saved predictions
+
+RUN is a folder that train.py wrote.
 """
 
 import json
@@ -13,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
@@ -21,14 +25,17 @@ from tqdm import tqdm
 from data import MESH_NAMES, check_poses, load_dataset, read_cloud
 from model import load_run
 from plumbing.common import Parser, UserError, atomic, command, number, read_json, write_json
-from plumbing.reading import read_array, read_mesh
+from plumbing.frames import SMALL
+from plumbing.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
 from plumbing.roots import ensure_root
 from plumbing.training import exact_products, set_up_torch
 from splits import SUITES, Split, make_split
 from synthetic import hand
 from synthetic.draw import draw_grasps
+from synthetic.holds import outcomes_in_scenes
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
+HOLD_SCENES, HOLD_PER_SCENE = 100, 10  # of so many grasps it is seen whether they hold: some 5 s
 MAX_REACH = 0.5  # m from the object: no hand is so large
 LIMIT_SLACK = 1e-3  # rad
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
@@ -76,7 +83,8 @@ def sample_statistics(joints_hat, logits, joints):
 def from_means(means):
     """Reported metrics from the means of `sample_statistics`: floats or arrays, RMSEs in rad."""
     metrics = {name: value**0.5 if name in ROOT_METRICS else value for name, value in means.items()}
-    metrics["selection_gap"] = metrics["top_logit_rmse"] - metrics["best_of_k_rmse"]
+    if set(ROOT_METRICS) <= set(metrics):
+        metrics["selection_gap"] = metrics["top_logit_rmse"] - metrics["best_of_k_rmse"]
     return metrics
 
 
@@ -129,13 +137,16 @@ def summarize(predictions, seed=0):
 def metrics_table(results):
     """Aligned rows of results, name -> `summarize`: what the README shows, in rad and shares."""
     width = max(14, *map(len, results))
-    lines = [f"{'':<{width}}  grasps   top-logit RMSE (rad)    best-of-K      gap   cov@10°  cov@15°  cov@20°"]
+    header = f"{'':<{width}}  grasps   top-logit RMSE (rad)    best-of-K      gap   cov@10°  cov@15°  cov@20°"
+    with_holds = any("holds" in result for result in results.values())
+    lines = [header + "     free    holds" * with_holds]
     for name, r in results.items():
         low, high = r.get("interval_95", {}).get("top_logit_rmse", (math.nan, math.nan))
         interval = f"[{low:.3f}, {high:.3f}]" if low == low else ""
         cover = "".join(f"{r[f'coverage_{degrees}']:9.3f}" for degrees in DEGREES)
         errors = f"{r['top_logit_rmse']:.4f} {interval:<16} {r['best_of_k_rmse']:9.4f} {r['selection_gap']:9.4f}"
-        lines.append(f"{name:<{width}} {r['num_grasps']:7d}   {errors}{cover}")
+        closed = f"{r['free']:9.3f}{r['holds']:9.3f}" if "holds" in r else ""
+        lines.append(f"{name:<{width}} {r['num_grasps']:7d}   {errors}{cover}{closed}")
     return "\n".join(lines)
 
 
@@ -174,12 +185,78 @@ def predict(model, data, rows, device, clouds_per_chunk=64, grasps_per_chunk=409
 
 
 def constant_predictions(data, joints, rows):
-    """The same joints (J,) rad for every grasp as if from a model with K = 1: with the training mean, a baseline."""
-    constant = np.repeat(joints[None, None], len(rows), axis=0)  # (n, 1, J)
+    """The same joints (J,) rad, or joints (n, J), for grasps `rows` as if from a model with K = 1.
+
+    With the training mean the weakest baseline, with the recorded joints what a perfect model would reach.
+    """
+    joints = np.broadcast_to(joints, (len(rows), joints.shape[-1]))[:, None]  # (n, 1, J)
     return {
-        "joints_pred": constant, "logits": np.zeros((len(rows), 1)),
+        "joints_pred": np.array(joints), "logits": np.zeros((len(rows), 1)),
         "joints_true": data.joints[rows], "object": np.asarray(data.objects)[data.scene[rows]],
     }  # fmt: skip
+
+
+def reference_predictions(data, mean, rows):
+    """What a run is seen beside: the training mean (J,) rad for every grasp of `rows`, and the recorded joints."""
+    rows = np.sort(rows)
+    return {
+        "training mean": constant_predictions(data, mean, rows),
+        "recorded": constant_predictions(data, data.joints[rows], rows),
+    }
+
+
+# ---------------------------------------------------------------- does the grasp hold?
+
+
+def rows_to_close(data, rows, scenes=HOLD_SCENES, per_scene=HOLD_PER_SCENE):
+    """Positions in `rows` (sorted) of the grasps that are closed: evenly chosen scenes, some grasps of each."""
+    found = np.unique(data.scene[rows])
+    chosen = found[np.unique(np.linspace(0, len(found) - 1, scenes).round().astype(int))]
+    rng = np.random.default_rng(0)
+    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(data.scene[rows] == s))[:per_scene] for s in chosen]))
+
+
+def add_holds(results, predictions, data, rows, quiet=False, seed=0):
+    """Shares of grasps that are free, and that hold once closed (synthetic/holds.py), into `summarize`d results.
+
+    results, predictions: equal keys -> `summarize`, arrays of `predict` for the same grasps `rows` (n,). Of at most
+    HOLD_SCENES · HOLD_PER_SCENE grasps; for K > 1 the top logit ("free", "holds"), the hypothesis nearest to the
+    recorded joints ("…_best_of_k") and the average by probability ("…_average"). For the hand of synthetic/hand.py.
+    """
+    rows = np.sort(rows)
+    part = rows_to_close(data, rows)
+    kinds, columns = [], []
+    for key, found in predictions.items():
+        for suffix, joints in candidate_joints(
+            *(found[name][part] for name in ("joints_pred", "logits", "joints_true"))
+        ):
+            kinds.append((key, suffix))
+            columns.append(joints)
+    outcomes = outcomes_in_scenes(data, rows[part], np.stack(columns, axis=1), quiet)  # (n, columns)
+    objects = np.asarray(data.objects)[data.scene[rows[part]]]
+    for column, (key, suffix) in enumerate(kinds):
+        shares = {"free" + suffix: outcomes.free[:, column], "holds" + suffix: outcomes.holds[:, column]}
+        shares = {name: torch.from_numpy(values).double() for name, values in shares.items()}
+        results[key] |= {name: values.mean().item() for name, values in shares.items()} | {"grasps_closed": len(part)}
+        results[key].setdefault("interval_95", {}).update(bootstrap(shares, objects, seed))
+
+
+def candidate_joints(joints_hat, logits, joints):
+    """[(suffix, joints (n, J))] of K hypotheses (n, K, J): top logit, best of K, average; the only one where K is 1."""
+    each = np.arange(len(joints))
+    found = [("", joints_hat[each, logits.argmax(1)])]
+    if joints_hat.shape[1] > 1:
+        probabilities = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        best = ((joints_hat - joints[:, None]) ** 2).mean(2).argmin(1)
+        average = (joints_hat * probabilities[:, :, None]).sum(1)
+        found += [("_best_of_k", joints_hat[each, best]), ("_average", average)]
+    return found
+
+
+def knows_hand(data):
+    """Whether the joints of a `GraspData` are those of the one hand that there is a model of."""
+    return list(data.joint_names) == list(hand.JOINT_NAMES)
 
 
 def read_predictions(path):
@@ -300,13 +377,26 @@ def check_reach(cloud, poses, name):
         )
 
 
+def read_scaled_cloud(path, scale, num_points):
+    """Cloud (N, 3) float32 of a mesh or cloud file whose unit is `scale` m, its size checked."""
+    cloud = read_cloud(path, num_points, ANY_LENGTH)
+    length = float(np.ptp(cloud, axis=0).max())  # in the file's unit
+    if length * scale > MAX_LENGTH:
+        raise UserError(
+            f"{path}: {length * scale:.4g} m long, the limit is {MAX_LENGTH:g} m; {unit_hint(length)} with --mesh-scale"
+        )
+    if length * scale < SMALL:
+        print(f"warning: {path}: only {length * scale:.2g} m long; are these metres? See --mesh-scale", file=sys.stderr)
+    return cloud * np.float32(scale)
+
+
 def object_command(args, model, device):
     """`--mesh`: print the predictions for one object as JSON; -> what is printed."""
     if (args.pose is None) == (args.poses is None):
         raise UserError("--mesh needs either --pose (7 numbers) or --poses FILE.npy")
     name, given = ("--pose", np.array([args.pose])) if args.pose else (args.poses, read_array(args.poses, 7))
     poses = check_poses(given, name)
-    cloud = read_cloud(args.mesh, model.config.points)
+    cloud = read_scaled_cloud(args.mesh, args.mesh_scale, model.config.points)
     if args.up == "y":
         cloud, poses = turn_to_z_up(cloud), check_poses(turn_poses_to_z_up(poses), name)
     check_reach(cloud, poses, name)
@@ -338,7 +428,8 @@ def draw_object(args, poses, joints):
     """The most probable hypotheses (n, J) rad for up to six wrist poses (n, 7) on the mesh of `--mesh`."""
     if Path(args.mesh).suffix.lower() == ".npy":
         raise UserError(f"--picture: {args.mesh} is a cloud; give a mesh to draw")
-    vertices, faces = read_mesh(args.mesh)
+    vertices, faces = read_mesh(args.mesh, ANY_LENGTH)
+    vertices = vertices * args.mesh_scale
     vertices = turn_to_z_up(vertices) if args.up == "y" else vertices
     grasps = np.concatenate([poses, joints], axis=1)[:6]
     Path(args.picture).parent.mkdir(parents=True, exist_ok=True)
@@ -392,11 +483,15 @@ def build_parser():
     flag("--save-predictions", metavar="FILE", help=arrays)
     flag("--json", metavar="FILE", help="save the metrics, or with --mesh the predictions")
     flag("--mesh", metavar="FILE", help="predict for this mesh, or .npy cloud (n, 3), in metres, z up")
+    scale = "multiply --mesh, not its poses, by this to have it in metres: 0.001 where it is in millimetres"
+    flag("--mesh-scale", type=number(float, above=0), default=1.0, help=scale)
     axes = ("X", "Y", "Z", "QX", "QY", "QZ", "QW")
     pose = "one wrist pose in the mesh's frame: metres and a unit quaternion"
     flag("--pose", type=number(float), nargs=7, metavar=axes, help=pose)
     flag("--poses", metavar="FILE", help=".npy of wrist poses (n, 7)")
     flag("--up", choices=("z", "y"), default="z", help="the axis that points up in --mesh and its poses")
+    holds = "also see which grasps are free of the object, and which hold it once closed"
+    flag("--holds", action="store_true", help=holds)
     picture = (
         "draw six grasps of the (first) suite, recorded beside predicted, or with --mesh the predicted ones (.png)"
     )
@@ -417,8 +512,10 @@ def parse(argv):
         for other in others:
             if getattr(args, flag) and getattr(args, other):
                 raise UserError(f"--{other.replace('_', '-')} does not go with --{flag}; leave one out")
-    if (args.pose or args.poses or args.up != "z") and not args.mesh:
-        raise UserError("--pose, --poses and --up go with --mesh FILE; give it")
+    if (args.pose or args.poses or args.up != "z" or args.mesh_scale != 1) and not args.mesh:
+        raise UserError("--mesh-scale, --pose, --poses and --up go with --mesh FILE; give it")
+    if args.holds and (args.mesh or args.predictions):
+        raise UserError("--holds goes with a RUN and its data; leave it out")
     if "all" in args.suite and (len(args.suite) > 1 or not args.data):
         raise UserError("--suite all: goes alone; give --data ROOT of objects that the run has not seen")
     return args
@@ -456,15 +553,24 @@ def run_command(args, model, device):
         raise UserError(
             f"{data.root}: has {data.joints.shape[1]} joints, the run {model.config.joints}; name other data"
         )
+    if args.holds and not knows_hand(data):
+        raise UserError(f"--holds: {data.root} has other joints than synthetic/hand.py, the only hand modelled here")
     suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)
     if not suites:
         raise UserError(f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
-    mean = model.joint_mean.cpu().numpy()
-    means = {suite: summarize(constant_predictions(data, mean, split.rows[suite]), args.seed) for suite in suites}
-    rows = {}
+    rows, means = {}, {}
     for suite in suites:
+        beside = reference_predictions(data, model.joint_mean.cpu().numpy(), split.rows[suite])
+        results = {name: summarize(found, args.seed) for name, found in beside.items()} | {"run": suites[suite]}
+        if args.holds:
+            add_holds(results, beside | {"run": predictions[suite]}, data, split.rows[suite], args.quiet, args.seed)
+        means[suite] = results["training mean"]
         rows |= {f"training mean, {suite}": means[suite], f"this run, {suite}": suites[suite]}
+        if args.holds:
+            rows[f"recorded, {suite}"] = results["recorded"]
     print(metrics_table(rows))
+    if args.holds:
+        print(holds_table(suites))
     for suite in suites:
         print(f"\n{suite} by synset\n" + metrics_table(suites[suite]["synsets"]))
     if args.save_predictions:
@@ -472,6 +578,22 @@ def run_command(args, model, device):
     if args.picture:
         draw_predictions(model, data, split, next(iter(suites)), args.picture, device, args.seed)
     return {"run": args.run, "checkpoint": args.checkpoint, "suites": suites, "training_mean": means}
+
+
+def holds_table(suites):
+    """Aligned lines: the shares that are free and that hold, of top logit, best of K and average, with intervals."""
+    lines = ["", f"{'':<28}  free      95 %            holds     95 %"]
+    names = {"": "top logit", "_best_of_k": "best of K", "_average": "average of K"}
+    for suite, result in suites.items():
+        for suffix, name in names.items():
+            if "holds" + suffix in result:
+                cells = []
+                for share in ("free", "holds"):
+                    low, high = result["interval_95"].get(share + suffix, (math.nan, math.nan))
+                    interval = f"[{low:.3f}, {high:.3f}]" if low == low else ""
+                    cells.append(f"{result[share + suffix]:.3f} {interval:<16}")
+                lines.append(f"{name + ', ' + suite:<28} {'  '.join(cells)}")
+    return "\n".join(lines)
 
 
 @command

@@ -8,9 +8,11 @@ A run is a folder, runs/<name>/: config.json, metrics.csv, result.json, best.pt,
 Only validation is reported here; the test suites are evaluate.py's.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import math
 import platform
@@ -24,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from data import GraspData, add_data_flags, epoch_batches, load_dataset, warn_of_frames
-from evaluate import constant_predictions, evaluate_suites, metrics_table, summarize
+from evaluate import add_holds, evaluate_suites, knows_hand, metrics_table, reference_predictions, summarize
 from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder, start_points
 from plumbing.checkpoint import load_strictly, read_checkpoint, save_checkpoint
 from plumbing.common import Parser, UserError, command, locked, number, read_json, stable_seed, write_csv, write_json
@@ -41,7 +43,8 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the encoders that ship, o
 NETWORK_FLAGS = ("group", "radius", "points", "patches", "patch_size")  # not given: the preset's or the checkpoint's
 MANY_FAR = 0.6  # share of saturated surface distances that is worth a warning: 0.31 on the open benchmark
 # what a run is called by and how it is watched; everything else is its identity
-NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "keep_last", "no_graph", "benchmark", "json")
+NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "keep_last", "no_baseline", "no_graph",
+                "benchmark", "json")  # fmt: skip
 
 
 # ---------------------------------------------------------------- settings
@@ -100,6 +103,8 @@ def build_parser():
     flag("--name", help="the run's folder name (default: from settings, seed and a short hash)")
     flag("--resume", action="store_true", help="go on from the run's last checkpoint, to the same result")
     flag("--overwrite", action="store_true", help="start the run anew even if it has finished")
+    baseline = "leave the row 'pose and size only' out, which is trained once per data and budget"
+    flag("--no-baseline", action="store_true", help=baseline)
     flag("--keep-last", action="store_true", help="keep last.pt of the finished run, for evaluate.py --checkpoint last")
     settings = "settings from another run's config.json; explicit flags beat it"
     flag("--from", dest="config", metavar="FILE", help=settings)
@@ -389,15 +394,18 @@ def save_progress(run):
 
 
 def finish(run):
-    """Validate the best step, compare it with the training mean, write result.json and print the table."""
-    args, split, progress = run.args, run.split, run.progress
+    """Validate the best step beside what it must beat, write result.json and print the table."""
+    args, split, progress, rows = run.args, run.split, run.progress, run.split.rows["val"]
     best = run.folder / "best.pt"
     load_strictly(run.model, read_checkpoint(best, "model")["model"], best)
-    mean = run.model.joint_mean.cpu().numpy()
-    constant = summarize(constant_predictions(run.data, mean, split.rows["val"]))
+    suites, predictions = evaluate_suites(run.model, run.data, split, ["val"], run.device, args.quiet)
+    beside = reference_predictions(run.data, run.model.joint_mean.cpu().numpy(), rows)
+    summaries = {name: summarize(found) for name, found in beside.items()} | {"run": suites["val"]}
+    if knows_hand(run.data):
+        add_holds(summaries, beside | {"run": predictions["val"]}, run.data, rows, args.quiet)
     result = {
-        "suites": evaluate_suites(run.model, run.data, split, ["val"], run.device, args.quiet)[0],
-        "training_mean": constant, "best_step": progress.best_step, "steps": args.steps, "seed": args.seed,
+        "suites": suites, "training_mean": summaries["training mean"], "recorded": summaries["recorded"],
+        "best_step": progress.best_step, "steps": args.steps, "seed": args.seed,
         "train_objects": len(split.suites["train"]), "train_grasps": len(split.rows["train"]),
         "device": run.device.type, "threads": torch.get_num_threads(), "seconds": round(progress.seconds, 1),
         "precision": run.precision, "eager_steps": progress.eager_steps,
@@ -405,10 +413,61 @@ def finish(run):
     write_json(run.folder / "result.json", result)
     if not args.keep_last:
         (run.folder / "last.pt").unlink(missing_ok=True)
-    rows = {"training mean": constant, f"this run, step {progress.best_step}": result["suites"]["val"]}
-    print("\n" + metrics_table(rows))
-    print(f"\nval of pack {args.pack}, {progress.seconds:.0f} s; brackets: 95 % over objects. Saved in {run.folder}")
+    print_result(run, result)
     return result
+
+
+def print_result(run, result):
+    """The table of a finished run, and one sentence on how to read it."""
+    mean, own = result["training_mean"], result["suites"]["val"]
+    rows = {"training mean": mean}
+    if not run.args.no_baseline:
+        with contextlib.suppress(SystemExit):  # it has said what is wrong; this run is done all the same
+            rows["pose and size only"] = pose_and_size(run)
+    rows |= {f"this run, step {result['best_step']}": own, "recorded": result["recorded"]}
+    print("\n" + metrics_table(rows))
+    print(
+        f"\nval of pack {run.args.pack}, {result['seconds']:.0f} s; brackets: 95 % over objects. Saved in {run.folder}"
+    )
+    if "holds" not in own:
+        print("free and holds: left out, there is a model of the hand of synthetic/hand.py only")
+    else:
+        print(
+            f"holds: closed from the prediction it would hold the object; of {own['grasps_closed']} grasps, see README"
+        )
+    if own["top_logit_rmse"] > mean["top_logit_rmse"]:
+        print(
+            "The mean's RMSE is hard to beat with few objects: a squared error rewards the average of all grasps that "
+            "fit a wrist, which holds nothing, and punishes a choice among them."
+        )
+
+
+def pose_and_size(run):
+    """The val summary of `--pool size`: pose, centroid and radius, no shape; trained once per data, pack and budget."""
+    args = run.args
+    key = [run.data.fingerprint, args.pack, args.budget, args.held_out, args.min_score, args.steps, args.k, args.loss]
+    name = f"pose-and-size-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}"
+    folder = Path(args.runs) / name
+    if not (folder / "result.json").exists():
+        same = (
+            "data",
+            "pack",
+            "budget",
+            "held_out",
+            "min_score",
+            "skip_bad",
+            "cache_dir",
+            "steps",
+            "k",
+            "loss",
+            "device",
+        )
+        flags = as_flags({key: getattr(args, key) for key in same})
+        flags += ["--quiet"] * args.quiet + ["--resume"] * (folder / "config.json").exists()
+        print("\npose and size only, once for this data and budget:", file=sys.stderr)
+        with contextlib.redirect_stdout(io.StringIO()):
+            main([*flags, "--pool", "size", "--runs", args.runs, "--name", name, "--no-baseline"])
+    return read_json(folder / "result.json", "suites")["suites"]["val"]
 
 
 # ---------------------------------------------------------------- command line

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from plumbing.checkpoint import build, check_kind, check_step, load_strictly, read_checkpoint
+from plumbing.checkpoint import build, check_kind, check_network, check_step, load_strictly, read_checkpoint
 from plumbing.checkpoint import official_config, official_weights
 from plumbing.common import UserError
 from plumbing.fast import Dropout, Linear, attention, linear, max_over_points, smallest, squared_distances, take_rows
@@ -47,12 +47,9 @@ PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 
 # ---------------------------------------------------------------- configuration
 CHOICES = {
-    "group": ("knn", "ball"),
-    "normalize": ("unit_sphere", "metric"),
-    "up": ("z", "y"),
-    "target_norm": ("instance", "layer"),
-    "loss": ("wta", "mdn", "hedged"),
-}
+    "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
+    "target_norm": ("instance", "layer"), "loss": ("wta", "mdn", "hedged"),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,24 +89,7 @@ class ModelConfig:
     loss: str = "wta"
 
     def __post_init__(self):
-        rates = self.dropout, self.attention_dropout, self.drop_path
-        rules = {
-            "heads must divide width": self.width % self.heads == 0,
-            "predictor_heads must divide predictor_width": self.predictor_width % self.predictor_heads == 0,
-            f"patches must not exceed points ({self.points})": self.patches <= self.points,
-            f"patch_size must not exceed points ({self.points})": self.patch_size <= self.points,
-            "scale must be positive": 0 < self.scale < math.inf,
-            "a ball's radius must be positive": self.group != "ball" or 0 < self.radius < math.inf,
-            "context_low and context_high must be in order": 0 < self.context_low <= self.context_high <= 1,
-            "dropout, attention_dropout and drop_path must be in [0, 1)": all(0 <= rate < 1 for rate in rates),
-            "the loss hedged needs a k of at least 2, one for the average": self.loss != "hedged" or self.k > 1,
-        }  # fmt: skip
-        for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            rules[f"{name} must be one of {', '.join(allowed)}, not {value}"] = value in allowed
-        for rule, holds in rules.items():
-            if not holds:
-                raise UserError(rule)
+        check_network(self, CHOICES)
 
 
 PRESETS = {

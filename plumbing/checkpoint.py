@@ -6,6 +6,7 @@ the file that Point-JEPA's authors publish (Lightning's format, other names, oth
 
 import dataclasses
 import io
+import math
 import pickle
 import sys
 import warnings
@@ -147,6 +148,29 @@ def config_from(config_type, stored):
         if not isinstance(value, (float, int) if kind is float else kind) or (kind is int and value < 1):
             raise UserError(f"{name} must be a {kind.__name__} (whole numbers at least 1), not {value!r}")
     return config_type(**stored)
+
+
+def check_network(config, choices):
+    """Stop where a network's configuration contradicts itself; choices: field -> its allowed values."""
+    rates = config.dropout, config.attention_dropout, config.drop_path
+    rules = {
+        "heads must divide width": config.width % config.heads == 0,
+        "predictor_heads must divide predictor_width": config.predictor_width % config.predictor_heads == 0,
+        f"patches must not exceed points ({config.points})": config.patches <= config.points,
+        f"patch_size must not exceed points ({config.points})": config.patch_size <= config.points,
+        "patches · patch_size must be at least 2, for BatchNorm": config.patches * config.patch_size > 1,
+        "scale must be positive": 0 < config.scale < math.inf,
+        "a ball's radius must be positive": config.group != "ball" or 0 < config.radius < math.inf,
+        "context_low and context_high must be in order": 0 < config.context_low <= config.context_high <= 1,
+        "dropout, attention_dropout and drop_path must be in [0, 1)": all(0 <= rate < 1 for rate in rates),
+        "the loss hedged needs a k of at least 2, one for the average": config.loss != "hedged" or config.k > 1,
+    }  # fmt: skip
+    for name, allowed in choices.items():
+        value = getattr(config, name)
+        rules[f"{name} must be one of {', '.join(allowed)}, not {value}"] = value in allowed
+    for rule, holds in rules.items():
+        if not holds:
+            raise UserError(rule)
 
 
 def check_kind(content, path):

@@ -96,8 +96,8 @@ def training_flops(run):
 def pretraining_flops(run):
     """-> function (C, M, T) -> FLOPs of a `pretraining_step` with such blocks; `run`: a Pretraining without hooks."""
     jepa, optimizer = without_values(run.jepa)
-    clouds = run.clouds.to("meta")
-    run = dataclasses.replace(run, device=torch.device("meta"), clouds=clouds, jepa=jepa, optimizer=optimizer)
+    run = dataclasses.replace(run, device=torch.device("meta"), jepa=jepa, optimizer=optimizer)
+    run.clouds = run.clouds.to("meta")
 
     @functools.cache
     def flops(context, blocks, length):

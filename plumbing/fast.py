@@ -1,6 +1,6 @@
 """Speed on a CPU, and nothing else: drop-in forms of PyTorch calls. Skip this file when you read for the method.
 
-    linear(x, weight, bias)         F.linear                                    float32 products by oneDNN
+    linear(x, weight, bias)         F.linear                                    float32 products by the faster library
     Linear(in, out)                 nn.Linear                                   the same
     Dropout(rate)                   nn.Dropout                                  16 random bits per value
     attention(q, k, v, rate)        F.scaled_dot_product_attention              for a few dozen tokens, with dropout
@@ -13,12 +13,54 @@
 tests/test_fast.py holds each against the call beside it, gradients included. On a GPU all of them are that call.
 """
 
+import platform
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from plumbing.common import UserError
+
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+# ---------------------------------------------------------------- products
+X86_BUT_INTEL = ("AuthenticAMD", "HygonGenuine", "CentaurHauls", "Shanghai")  # makers, as processors call themselves
+
+
+def product_library(processor):
+    """What makes float32 products on a processor: "onednn", or "plain" for what PyTorch takes, mostly Intel's MKL.
+
+    processor: what the system says of it, a text. Nothing is timed: the two differ in the last bits, and these must
+    not depend on how busy a machine was. A training step with oneDNN took 0.62 to 0.70 of the time on an AMD EPYC; on
+    an Intel Xeon with AMX it is MKL that took 0.93 on one thread and 0.75 to 0.9 on two.
+    """
+    return "onednn" if ONEDNN and any(maker in processor for maker in X86_BUT_INTEL) else "plain"
+
+
+def this_processor():
+    """What the system says of the processor here: on Linux a file, elsewhere a line."""
+    described = Path("/proc/cpuinfo")
+    return described.read_text() if described.exists() else platform.processor()
+
+
+def use_library(name=None):
+    """Make float32 products by "onednn" or "plain" from now on, by default what suits this processor; -> which.
+
+    A run that goes on takes the one that it was started with, or its bits would change.
+    """
+    if name not in (None, "onednn", "plain"):
+        raise UserError(f"product_library: onednn or plain, not {name!r}; restore the config.json that the run wrote")
+    if name == "onednn" and not ONEDNN:
+        raise UserError("product_library onednn: this PyTorch is built without it; go on where the run was started")
+    global library
+    library = name or product_library(this_processor())
+    return library
+
+
+library = product_library(this_processor())  # of this process
 
 
 def onednn_product(x, weight, bias=None):
@@ -27,10 +69,7 @@ def onednn_product(x, weight, bias=None):
 
 
 class OneDnnLinear(torch.autograd.Function):
-    """F.linear with products by oneDNN, which PyTorch itself takes for bfloat16 only.
-
-    For float32 it takes MKL, which on an AMD processor with AVX-512 was measured at less than half the speed.
-    """
+    """F.linear with products by oneDNN, which PyTorch itself takes for bfloat16 only."""
 
     @staticmethod
     def forward(ctx, x, weight, bias):
@@ -51,7 +90,7 @@ class OneDnnLinear(torch.autograd.Function):
 
 def linear(x, weight, bias=None):
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if plain or not ONEDNN or torch.compiler.is_compiling():
+    if plain or library != "onednn" or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     return OneDnnLinear.apply(x, weight, bias)
 

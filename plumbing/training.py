@@ -11,6 +11,7 @@ import torch
 
 from plumbing.checkpoint import load_strictly, read_checkpoint, save_checkpoint
 from plumbing.common import UserError, number
+from plumbing.fast import use_library
 
 SIZE_FIELDS = ("width", "depth", "heads", "w1", "w2", "w3")  # of the encoder: what a preset stands for
 LOOK_EVERY = 20  # steps between looks at whether the loss is finite: on a GPU every look waits for it
@@ -51,6 +52,7 @@ def set_up_torch(device="auto", threads=None):
     """Choose the device ("auto" takes CUDA where there is one), set threads, flush denormals; -> torch.device."""
     if threads:
         torch.set_num_threads(threads)
+    use_library()
     keep_freed_memory()
     torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
     # its attention plans anew for every length of a sequence, which in pretraining changes with every step

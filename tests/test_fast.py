@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model import PRESETS, GraspModel
 from plumbing import fast
+from plumbing.common import UserError
+from plumbing.training import set_up_torch
 
 
 def with_gradients(function, *inputs):
@@ -35,8 +38,9 @@ def test_every_form_of_the_table_has_a_test():
 
 @pytest.mark.skipif(not fast.ONEDNN, reason="this PyTorch is built without oneDNN")
 @pytest.mark.parametrize("shape", [(9, 6), (2, 5, 6), (2500, 6)])  # the last one's gradient is made in pieces
-def test_linear_by_onednn(shape):
+def test_linear_by_onednn(shape, monkeypatch):
     """float32 is all that it does: compared with float64, to float32's precision."""
+    monkeypatch.setattr(fast, "library", "onednn")
     torch.manual_seed(0)
     wide = torch.randn(4, 12)
     inputs = [torch.randn(shape), wide[:, 6:], torch.randn(4)]  # half of a weight, as the tokenizer uses it
@@ -57,6 +61,67 @@ def test_linear_layer_is_nn_linear():
     assert isinstance(ours, torch.nn.Linear)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ours(x), theirs(x))  # PyTorch's own
+
+
+AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2\n"
+PROCESSORS = {
+    AMD: "onednn",
+    AMD.replace("AuthenticAMD", "HygonGenuine"): "onednn",
+    AMD.replace("AuthenticAMD", "  Shanghai  "): "onednn",
+    "AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD": "onednn",  # Windows
+    AMD.replace("AuthenticAMD", "GenuineIntel").replace("AMD EPYC", "Intel(R) Xeon(R)"): "plain",
+    "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel": "plain",
+    "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n": "plain",  # ARM
+    "arm": "plain",  # macOS
+    "": "plain",
+}
+
+
+def test_library_is_a_matter_of_the_processor(monkeypatch):
+    """Of what the system says of it, and of nothing else."""
+    monkeypatch.setattr(fast, "ONEDNN", True)
+    assert [fast.product_library(processor) for processor in PROCESSORS] == list(PROCESSORS.values())
+    monkeypatch.setattr(fast, "ONEDNN", False)
+    assert {fast.product_library(processor) for processor in PROCESSORS} == {"plain"}
+
+
+def test_library_is_chosen_or_told(monkeypatch):
+    monkeypatch.setattr(fast, "ONEDNN", True)
+    monkeypatch.setattr(fast, "this_processor", lambda: AMD)
+    monkeypatch.setattr(fast, "library", None)  # puts the process's own back in the end
+    for told, chosen in ((None, "onednn"), ("plain", "plain"), (None, "onednn"), ("onednn", "onednn")):
+        assert fast.use_library(told) == fast.library == chosen
+    fast.use_library("plain")
+    set_up_torch("cpu")
+    assert fast.library == "onednn"  # every command starts with what suits the processor
+    with pytest.raises(UserError, match="'mkl'"):
+        fast.use_library("mkl")
+    monkeypatch.setattr(fast, "ONEDNN", False)
+    with pytest.raises(UserError, match="without it"):
+        fast.use_library("onednn")
+
+
+@pytest.mark.skipif(not fast.ONEDNN, reason="this PyTorch is built without oneDNN")
+def test_both_libraries_agree(monkeypatch):
+    """On the joints and logits of a network and on its gradients; not to the bit, so the choice is part of a run."""
+    torch.manual_seed(0)
+    model = GraspModel(PRESETS["tiny"]).eval()
+    clouds, poses, index = torch.rand(3, 64, 3), torch.randn(7, 7), torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    found = []
+    for name in ("onednn", "plain"):
+        monkeypatch.setattr(fast, "library", name)
+        joints, logits = model(clouds, index, poses)
+        gradients = torch.autograd.grad(joints.square().mean() + logits.square().mean(), [*model.parameters()])
+        found.append([joints, logits, *gradients])
+    assert_same(*found, atol=1e-5, rtol=1e-5)
+    x = torch.randn(5000, 96)
+    gradients = []
+    for name in ("onednn", "plain"):
+        monkeypatch.setattr(fast, "library", name)
+        gradients.append(
+            with_gradients(fast.linear, x, torch.randn(64, 96, generator=torch.Generator().manual_seed(2)))
+        )
+    assert not all(map(torch.equal, *gradients))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

@@ -143,7 +143,7 @@ def test_flops_of_a_pretraining_step(preset, context, length):
 
 
 def test_flops_are_those_of_a_step_with_values(monkeypatch):
-    monkeypatch.setattr(fast, "ONEDNN", False)
+    monkeypatch.setattr(fast, "library", "plain")
     run, jepa_run = training_run("--pool", "attention_surface"), pretraining_run("--batch", "3")
     count, count_jepa = speed.training_flops(run), speed.pretraining_flops(jepa_run)
     kind = speed.training_steps(run, functools.partial(train.training_step, run), 16, count, None)

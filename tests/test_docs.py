@@ -1,7 +1,7 @@
 """The documents keep their word: every python command in them runs, links lead somewhere, sentences are short.
 
 Commands run in this process, made small by flags appended to them. Of sweeps only one of each kind and set of flags
-trains; of the others every flag and value is checked.
+runs; of the others every flag and value is checked.
 """
 
 import importlib
@@ -21,6 +21,7 @@ import evaluate
 import sweep
 import synthesize
 import train
+import walkthrough
 
 ROOT = Path(__file__).parents[1]
 DOCS = {name: (ROOT / name).read_text() for name in ("README.md", "DATA.md", "results/README.md")}
@@ -57,19 +58,20 @@ def split_command(command):
 SET_HERE = {"--out", "--jobs", "--data", "--seeds", "--steps", "--threads", "--precision"}  # by --smoke, or no matter
 
 
-def sweeps():
-    """The sweeps that train here: one of each kind and set of flags."""
-    trained = {}
+def run_here():
+    """The commands that run here: of sweeps one of each kind and set of flags, of walks one with and one without RUN."""
+    first = {}
     for command in commands():
         name, argv = split_command(command)
-        if name == "sweep":
-            trained.setdefault((argv[0], frozenset(word for word in argv if word.startswith("--")) - SET_HERE), command)
-    return set(trained.values())
+        flags = frozenset(word for word in argv if word.startswith("--")) - SET_HERE
+        like = {"sweep": (name, *argv[:1], flags), "walkthrough": (name, "RUN" in argv, flags)}
+        first.setdefault(like.get(name, command), command)
+    return set(first.values())
 
 
 @pytest.fixture(scope="module")
 def places(box_root, tiny_run, tmp_path_factory):
-    """A folder with what the commands' placeholders stand for, and theirs names -> paths."""
+    """A folder with what the commands' placeholders stand for, and names -> paths."""
     folder = tmp_path_factory.mktemp("docs")
     hyper = {
         "encoder_heads": 2, "predictor_heads": 2, "tokenizer_num_groups": 8, "tokenizer_group_size": 8,
@@ -146,8 +148,11 @@ def small(name, argv, places, box_root, count, request):
     return argv
 
 
-def check_sweep(argv):
-    """Every combination of values that a sweep gives is one that train.py takes."""
+def check_flags(name, argv):
+    """The command's own parser takes it, and train.py every combination of values that a sweep gives."""
+    if name == "walkthrough":
+        walkthrough.build_parser().parse_args(argv)
+        return
     _, _, given = sweep.parse(argv)
     for values in itertools.product(*(value.split(",") for value in given.values())):
         train.parse(list(itertools.chain(*zip(given, values))))
@@ -155,17 +160,17 @@ def check_sweep(argv):
 
 def marked(count, command):
     """Quick, or slow: what trains a grid, draws or times."""
-    slow = SLOW.search(command) and (split_command(command)[0] != "sweep" or command in sweeps())
+    slow = SLOW.search(command) and command in run_here()
     return pytest.param(count, command, id=command, marks=pytest.mark.slow if slow else ())
 
 
 @pytest.mark.parametrize("count, command", [marked(*pair) for pair in enumerate(commands())])
 def test_command(count, command, places, box_root, request):
     name, argv = split_command(command)
-    if name == "sweep" and command not in sweeps():
-        check_sweep(argv)
-    else:
+    if command in run_here():
         importlib.import_module(name).main(small(name, argv, places, box_root, count, request))
+    else:
+        check_flags(name, argv)
 
 
 def test_every_script_is_shown():

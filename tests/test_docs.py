@@ -59,7 +59,7 @@ SET_HERE = {"--out", "--jobs", "--data", "--seeds", "--steps", "--threads", "--p
 
 
 def run_here():
-    """The commands that run here: of sweeps one of each kind and set of flags, of walks one with and one without RUN."""
+    """The commands that run: of sweeps one of each kind and set of flags, of walks one with and one without RUN."""
     first = {}
     for command in commands():
         name, argv = split_command(command)

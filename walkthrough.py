@@ -186,7 +186,7 @@ def loss_terms(run, joints_hat, logits, joints, alpha):
         first, rest = (errors[0], "error of 0, the average"), (errors[1:].min(), "least error of the others")
         return [first, rest, (expected, f"{alpha:g} x expected error")]
     winner = errors.argmin()
-    chosen = -alpha * chances[winner].log()
+    chosen = alpha * F.cross_entropy(logits[0], winner).abs()  # never negative; abs makes 0 of the -0 of K = 1
     return [(errors[winner], "error of the winner"), (chosen, f"{alpha:g} x -log of its probability")]
 
 
@@ -218,7 +218,7 @@ def walk_grasp(run, cloud, pose, joints, alpha):
     parts.insert(2, (width - sum(size for size, _ in parts), "distances to the surface"))
     say(18, "torch.cat", (1, width), " + ".join(f"{size} {name}" for size, name in parts if size))
     joints_hat, logits = run.decode(encoded, torch.zeros(1, dtype=torch.long), pose)
-    say(19, "GraspModel.decode", joints_hat, f"{config.k} hypotheses of {config.joints} joint angles in rad")
+    say(19, "GraspModel.decode", joints_hat, f"joints: K = {config.k} hypotheses of J = {config.joints} angles in rad")
     chances = logits.softmax(1)[0]
     say("", "", logits, "logits, as probabilities " + " ".join(f"{chance:.2f}" for chance in chances))
     degrees = (joints_hat - joints[:, None]).square().mean(2).sqrt().rad2deg()[0]

@@ -7,7 +7,6 @@ a `Lit`, `photo` its picture; `seen` and `grasp` are Seen and Grasp of walkthrou
 import math
 
 import numpy as np
-import torch
 from scipy.spatial import cKDTree
 
 from plumbing.common import atomic
@@ -38,9 +37,9 @@ def nearest_patch(surface, seen):
 
 def feature_colours(features):
     """Features (G, D) -> RGB (G, 3): ranks along their three main directions of variation."""
-    flat = features - features.mean(0)
-    main = flat @ torch.linalg.svd(flat, full_matrices=False).Vh[:3].T
-    return (0.2 + 0.75 * main.argsort(0).argsort(0) / max(1, len(main) - 1)).numpy()  # ranks: no odd one out
+    flat = features.numpy() - features.numpy().mean(0)
+    main = flat @ np.linalg.svd(flat)[2][:3].T  # (G, 3)
+    return 0.2 + 0.75 * main.argsort(0).argsort(0) / max(1, len(main) - 1)  # of ranks, so that no odd one stands out
 
 
 def legend(ax, names):
@@ -197,7 +196,7 @@ def hand_panels(surface, view, pose, joints, grasp):
         title = f"19  hypothesis {k}{won}\nprobability {grasp.chances[k]:.2f}, error {grasp.degrees[k]:.0f}°"
         return title, lambda ax: show(ax, photo, scene.colours)
 
-    title = "16  recorded grasp; z = 0 has lines every\n2 cm (objects stand on a post there)"
+    title = "16  recorded grasp; lines: z = 0, 2 cm\napart (objects stand on a post there)"
     return [(title, recorded), *map(hypothesis, order.tolist(), photos[1:], scenes[1:])]
 
 
@@ -230,7 +229,7 @@ def draw(panels, path):
         left, top = CELL[0] * (k % COLUMNS), height - CELL[1] * (k // COLUMNS)
         ax = figure.add_axes(((left + 0.15) / width, (top - 4.0) / height, 3.4 / width, 3.3 / height))
         fill(ax)
-        figure.text((left + CELL[0] / 2) / width, (top - 0.12) / height, title, fontsize=12.5, ha="center", va="top")
+        figure.text((left + CELL[0] / 2) / width, (top - 0.12) / height, title, fontsize=12, ha="center", va="top")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3] // 8 * 8 + 7  # 32 levels of a colour: half the file

@@ -12,7 +12,7 @@ from conftest import fails, write_box, write_root
 import train
 import walkthrough
 from model import POOLS, PRESETS, GraspModel, PointEncoder, PointJEPA, from_z_up, load_run, normalize_clouds
-from plumbing.checkpoint import save_checkpoint
+from plumbing.checkpoint import read_checkpoint, save_checkpoint
 from synthetic import photo, sheet
 from synthetic.hand import JOINT_NAMES
 
@@ -80,6 +80,9 @@ def test_shapes_and_loss_are_those_of_a_direct_forward(encoder, drawn, coarse, c
     stages, text = walk(["--encoder", encoder, "--shape", "bottle", "--seed", 3], capsys)
     thing = walkthrough.made_thing("bottle", TINY.points, 3)
     jepa, trained = walkthrough.open_jepa(encoder, 3)
+    stored = read_checkpoint(encoder)["encoder"]
+    assert all(torch.equal(weights, stored[name]) for name, weights in jepa.encoder.state_dict().items())
+    assert all(torch.equal(w, stored[f"transformer.{name}"]) for name, w in jepa.target.state_dict().items())
     units, _, _ = normalize_clouds(thing.cloud, TINY)
     assert not trained and "untrained" in text and "a bottle" in stages[1][2]
     patches, centers = jepa.encoder.group(units)

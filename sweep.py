@@ -2,7 +2,8 @@
 
     python sweep.py table1                 label efficiency: budgets, initialisations, rates, packs and seeds (Table I)
     python sweep.py lr-grid                learning rates for both initialisations (Sec. IV-C)
-    python sweep.py k | pool | loss        number of hypotheses, pooling, loss
+    python sweep.py k | pool | loss | budget | init      one choice, all else equal
+    python sweep.py k --quick              the same on data/synthetic in a few minutes: exercises (all five of these)
     python sweep.py benchmark              is the open benchmark a good one? baselines and linear probes
     python sweep.py encoders A.pt B.pt     pretrained encoders: probes, effective ranks, fine-tuning on val
     python sweep.py grid --k 1,5 --pool attention,hand --seeds 0,1,2      any grid of train.py's flags
@@ -11,26 +12,32 @@ Any flag of train.py may follow, with values separated by commas; it beats the s
 of OUT/rows.csv, and what has a row is not run again; a run that diverges keeps its row, marked as failed. OUT/table.md
 and the figures beside it are made from the rows alone (`--tables` does only that). The sweeps' own data is data/full,
 grid's is train.py's. Everything is chosen on val; table1 also evaluates the best step of every run once on the test
-suites.
+suites. `--list` prints the commands that are left, for several machines; the same sweep without it then takes what
+they leave behind into its rows:
+
+    python sweep.py k --list | tr '\\n' '\\0' | xargs -0 -n 1 -P 4 sh -c       or GNU parallel, or an array of jobs
 """
 
+import contextlib
 import functools
 import itertools
 import shlex
 import signal
+import sys
 from pathlib import Path
 
 import train
 from lab.baselines import add_baselines, probes_text
 from lab.encoders import run_encoders
-from lab.rows import read_rows
+from lab.rows import DEFAULTS, command_of, differences, read_rows
 from lab.runner import plan_runs, run_all
-from lab.table1 import SUITES, arms, keep_details, plan_table1, rates_of_table1, table1_text
+from lab.table1 import SUITES, arms, check_alike, keep_details, plan_table1, rates_of_table1, table1_text
 from lab.tables import columns_table, configurations_table
 from model import CHOICES, POOLS
 from plumbing.common import Parser, UserError, atomic, command, number
 from plumbing.training import set_precision, set_up_torch
 
+TABLES = "runs/tables"  # of all tables that no --out places elsewhere; the committed ones lie in results/
 TENTH = {"--budget": "0.1", "--init": "jepa"}
 RATES = {"--lr-backbone": "0,1e-5,7e-5,1e-4,3e-4,1e-3", "--lr-head": "1e-3,2e-3"}
 GRIDS = {  # what each sweep varies: a list of grids
@@ -40,11 +47,20 @@ GRIDS = {  # what each sweep varies: a list of grids
     "k": [TENTH | {"--k": "1,2,3,5,8,16"}],
     "pool": [TENTH | {"--pool": ",".join(POOLS)}],
     "loss": [TENTH | {"--loss": ",".join(CHOICES["loss"])}],
+    "budget": [{"--init": "jepa", "--budget": "0.01,0.1,0.25,1"}],
+    "init": [{"--budget": "0.1", "--init": "scratch,jepa"}],
     "benchmark": [
         {"--budget": "0.1,1", "--pool": "none"},
         {"--budget": "0.1,1", "--init": "jepa", "--pool": "attention,hand", "--k": "5,1"},
     ],
     "encoders": [TENTH],
+}
+QUICK = {  # what --quick makes of a sweep: fewer values, fewer steps, so that two cores take three to five minutes
+    "k": {"--k": "1,5,16", "--steps": "1000"},
+    "pool": {"--pool": "none,mean,attention,hand,surface", "--steps": "1000"},
+    "loss": {"--loss": "wta,mdn,hedged", "--steps": "1000"},
+    "budget": {"--budget": "0.01,0.1,1", "--steps": "1000"},
+    "init": {"--init": "scratch,jepa", "--steps": "2000"},
 }
 SEEDS = {"table1": "0,1,2", "benchmark": "0,1", "encoders": "0,1"}  # others: 0
 
@@ -59,15 +75,18 @@ def build_parser():
     seeds = "training seeds (default: 0; table1 0,1,2; benchmark and encoders 0,1)"
     flag("--seeds", type=whole_numbers, metavar="N,N", help=seeds)
     flag("--budgets", metavar="F,F", help="the same as --budget F,F")
-    out = "folder of rows.csv, table.md and figures (default: results/KIND; with --smoke runs/smoke/KIND)"
+    out = f"folder of rows.csv, table.md and figures (default: {TABLES}/KIND; runs/smoke/KIND with --smoke)"
     flag("--out", metavar="FOLDER", help=out)
     flag("--runs", default="runs/sweep", metavar="DIR", help="folder of the runs and their logs")
     jobs = "runs side by side, each in a process of its own if over 1"
     flag("--jobs", type=number(int, 1), default=1, metavar="N", help=jobs)
-    rates = "table1: where the trials of its learning rates lie (default: lr-grid beside --out)"
+    rates = "table1: take the trials of its learning rates from this sweep (default: OUT/trials.csv)"
     flag("--rates", metavar="FOLDER", help=rates)
     flag("--against", metavar="FOLDER", help="table1: another table1, to be compared with object by object")
     flag("--tables", action="store_true", help="run nothing: tables and figures from the rows that are there")
+    flag("--list", action="store_true", help="run nothing: print the commands of the runs that are left, one a line")
+    quick = f"{', '.join(QUICK)}: fewer values and steps, on {DEFAULTS['--data']}, one seed: an exercise of minutes"
+    flag("--quick", action="store_true", help=quick)
     smoke = "tiny networks, two steps, at most two values per flag, one seed: does it work?"
     flag("--smoke", action="store_true", help=smoke)
     return parser
@@ -86,7 +105,7 @@ def pair_up(words):
             f"{shlex.join(words)}: after sweep.py's own flags come pairs of a flag of train.py and its values"
         )
     for flag in flags:
-        if flag[2:] in ("seed", *train.NOT_SETTINGS):
+        if flag[2:].replace("-", "_") in ("seed", "from", *train.NOT_SETTINGS):
             raise UserError(f"{flag}: the sweep sets it for every run; leave it out (--seeds gives the seeds)")
     return dict(zip(flags, values))
 
@@ -102,10 +121,30 @@ def parse(argv):
         raise UserError("--rates and --against go with table1; leave them out")
     if args.budgets:
         given["--budget"] = args.budgets
-    args.seeds = args.seeds or ("0" if args.smoke else SEEDS.get(args.kind, "0")).split(",")
-    folder = "runs/smoke" if args.smoke else "results"
-    args.out = Path(args.out or f"{folder}/{'pretraining' if args.kind == 'encoders' else args.kind}")
+    if args.tables and args.list:
+        raise UserError("--tables does not go with --list; leave one out")
+    if args.quick and args.kind not in QUICK:
+        raise UserError(f"--quick goes with {', '.join(QUICK)}; leave it out")
+    short = args.smoke or args.quick
+    args.seeds = args.seeds or ("0" if short else SEEDS.get(args.kind, "0")).split(",")
+    args.own = own_flags(args.kind, short)
+    folder = "runs/smoke" if args.smoke else TABLES
+    args.out = Path(args.out or f"{folder}/{args.kind}{'_quick' if args.quick else ''}")
     return args, files, given
+
+
+def own_flags(kind, short):
+    """Flags that a sweep gives all of its runs; one thread: equal results however many jobs."""
+    if kind == "grid":
+        return {}
+    return {"--data": DEFAULTS["--data"] if short else "data/full", "--threads": "1"}
+
+
+def grids_of(args):
+    """The grids of a sweep's kind, with --quick its short one."""
+    if args.quick:
+        return [grid | QUICK[args.kind] for grid in GRIDS[args.kind]]
+    return GRIDS[args.kind]
 
 
 # ---------------------------------------------------------------- running and publishing
@@ -117,20 +156,39 @@ def run(args, files, given):
         return run_encoders(files, GRIDS["encoders"], given, args)
     path = args.out / "rows.csv"
     if args.kind == "table1":
-        planned = plan_table1(given, rates_of_table1(given, GRIDS["lr-grid"], args), args)
+        rates = rates_of_table1(given, GRIDS["lr-grid"], args)
+        if rates is None:
+            print("table1: these are the trials of learning rates; after them --list prints the rest", file=sys.stderr)
+            return []
+        planned = plan_table1(given, rates, args)
+        check_alike([*read_rows(path), *({"command": command_of(flags)} for flags in planned)], path)
         return run_all(planned, path, args, SUITES, functools.partial(keep_details, args.out))
-    planned = plan_runs(GRIDS[args.kind], given, args.seeds, args)
+    planned = plan_runs(grids_of(args), given, args.seeds, args)
     rows = run_all(planned, path, args)
-    return add_baselines(planned, args.out, args) if args.kind == "benchmark" else rows
+    if args.kind == "benchmark" and not args.list:
+        rows = add_baselines(planned, args.out, args)
+    return rows
+
+
+def found_rows(args):
+    """The rows that --tables works from."""
+    path = args.out / "rows.csv"
+    rows = read_rows(path, "file" if args.kind == "encoders" else "command")
+    if not rows:
+        raise UserError(
+            f"{path}: no rows to make a table from; run the sweep without --tables first, or name its --out"
+        )
+    return rows
 
 
 def publish(rows, args):
     """Write and print the table, and draw the figures, from rows alone."""
-    from lab.figures import draw_configurations, draw_table1  # here, since only figures need matplotlib
+    from lab.figures import NUMBERS, draw_configurations, draw_numbers, draw_table1  # here: only these need matplotlib
 
     out = args.out
     if args.kind == "encoders":
-        text = columns_table(rows, hidden=["encoder"])
+        notes = differences(read_rows(out / "runs.csv"))
+        text = "\n\n".join([*notes, columns_table(rows, hidden=["encoder"])])
     elif args.kind == "table1":
         text = table1_text(rows, out, args.against and Path(args.against))
         draw_table1(arms(rows), read_rows(out / "curves.csv"), out)
@@ -138,26 +196,40 @@ def publish(rows, args):
         text = configurations_table(rows)
         if args.kind == "benchmark":
             text += probes_text(out)
-        draw_configurations(rows, out / "figure.png")
+        if args.kind in NUMBERS:
+            draw_numbers(args.kind, rows, out / "figure.png")
+        else:
+            draw_configurations(rows, out / "figure.png")
     with atomic(out / "table.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     print(text)
+
+
+@contextlib.contextmanager
+def interruptible(jobs):
+    """Say after Ctrl-C how to go on; where there are several jobs a killed sweep stops its runs too."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if jobs > 1 and signal.getsignal(signum) == signal.SIG_DFL:  # else nohup's choice stands
+            signal.signal(signum, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        hint = "the same command goes on: finished runs have their rows, others go on from their last checkpoint"
+        raise KeyboardInterrupt(f"interrupted; {hint}") from None
 
 
 @command
 def main(argv=None):
     args, files, given = parse(argv)
-    for signum in (signal.SIGTERM, signal.SIGHUP):  # a killed sweep stops its runs too; nohup's choice stands
-        if args.jobs > 1 and signal.getsignal(signum) == signal.SIG_DFL:
-            signal.signal(signum, signal.default_int_handler)
-    if args.tables:
-        rows = read_rows(args.out / "rows.csv", "file" if args.kind == "encoders" else "command")
-    else:
-        if "bf16" in given.get("--precision", "").split(","):  # its warning: the runs' own go to their logs
-            set_precision("bf16", set_up_torch(given.get("--device", "auto")), width=0)
-        rows = run(args, files, given)
-    if rows:
-        publish(rows, args)
+    with interruptible(args.jobs):
+        if args.tables:
+            rows = found_rows(args)
+        else:
+            if "bf16" in given.get("--precision", "").split(","):  # its warning: the runs' own go to their logs
+                set_precision("bf16", set_up_torch(given.get("--device", "auto")), width=0)
+            rows = run(args, files, given)
+        if not args.list:
+            publish(rows, args)
     return rows
 
 

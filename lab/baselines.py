@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from evaluate import constant_predictions, summarize
 from lab.encoders import probe_row
 from lab.rows import METRICS, as_words, read_rows, write_rows
-from lab.runner import DATA_FLAGS, encoder_file, encoder_tag, open_data, random_encoder
+from lab.runner import DATA_FLAGS, encoder_file, encoder_tag, identify, open_data, random_encoder
 from lab.tables import markdown
 from model import LENGTH, PRESETS, load_encoder
 
@@ -44,7 +44,7 @@ def nearest_row(command, flags, points):
     data, split = open_data(flags, points)
     train_rows, val_rows = split.rows["train"], split.rows["val"]
     nearest = summarize(nearest_predictions(data, train_rows, val_rows))
-    mean = summarize(constant_predictions(data, train_rows, val_rows))
+    mean = summarize(constant_predictions(data, data.joints[train_rows].mean(0), val_rows))
     low, high = nearest["interval_95"].get("top_logit_rmse", ("", ""))
     row = {"command": command} | {metric: nearest[metric] for metric in METRICS}
     return row | {
@@ -53,6 +53,7 @@ def nearest_row(command, flags, points):
         "training_mean": mean["top_logit_rmse"],
         "train_objects": len(split.suites["train"]),
         "fingerprint": data.fingerprint,
+        "dataset": identify(data).name,
     }
 
 

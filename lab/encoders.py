@@ -175,7 +175,7 @@ def run_encoders(files, grids, given, args):
     """Probe and fine-tune every given encoder and a random one; a row of OUT/rows.csv each, their runs in runs.csv."""
     if not files:
         raise UserError("encoders: name at least one pretrained encoder, FILE.pt")
-    out = Path(args.out)
+    out = args.out
     random = str(random_encoder(load_encoder(files[0]).config, args.runs))
     for file in [random, *files]:
         name = file if file in files else "random"
@@ -185,12 +185,15 @@ def run_encoders(files, grids, given, args):
         budgets = list(dict.fromkeys(flags["--budget"] for flags in planned))
         rows = {(row["file"], row["encoder"]): row for row in read_rows(out / "rows.csv", "file")}
         old = rows.get((name, file_tag(file)), {})
-        if is_complete(old, args.seeds, budgets):
+        commands = {command_of(flags) for flags in planned}
+        there = {run["command"] for run in read_rows(out / "runs.csv")}  # other flags, other runs
+        runs = {run["command"]: run for run in run_all(planned, out / "runs.csv", args)}
+        complete = commands <= there and is_complete(old, args.seeds, budgets)
+        if complete or not commands <= runs.keys():  # --list has printed the missing ones
             continue
         if set(old.get("seeds", "").split()) != set(args.seeds):
             old = {}  # a row's means are all over the same seeds
         row = old | probe_row(file, name, planned[0]) | {"seeds": " ".join(args.seeds)}
-        runs = {run["command"]: run for run in run_all(planned, out / "runs.csv", args)}
         row |= fine_tuning_columns([(flags, runs[command_of(flags)]) for flags in planned], budgets)
         row |= pretraining_columns(file)
         rows[name, row["encoder"]] = row

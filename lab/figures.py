@@ -1,4 +1,4 @@
-"""Figures from rows: configurations side by side, and Table I against the budget."""
+"""Figures from rows: configurations side by side, a number on its axis, and Table I against the budget."""
 
 import math
 import statistics
@@ -6,15 +6,37 @@ import textwrap
 
 from matplotlib.figure import Figure
 
+from lab.rows import DEFAULTS, differences, flags_of, is_training
 from lab.table1 import BOTH_PACKS
 from lab.tables import by_configuration
 from plumbing.common import atomic
+
+LOOKS = (  # column, label, marker and its size, colour; the smaller one shows on the larger where both are equal
+    ("top_logit_rmse", "top-logit RMSE", "o", 8, "C0"),
+    ("best_of_k_rmse", "best-of-K RMSE", "s", 4, "C2"),
+)
+MEAN_STYLE = {"color": "0.5", "linestyle": ":", "label": "training mean"}
+NUMBERS = {  # kind of sweep -> the flag on its axis, a factor, the axis's label
+    "k": ("--k", 1, "hypotheses K"),
+    "budget": ("--budget", 100, "share of the training objects (%)"),
+}
 
 
 def mean_and_error(values):
     """Mean, nan for no values, and standard deviation (n - 1), 0 for one value."""
     mean = statistics.mean(values) if values else math.nan
     return mean, statistics.stdev(values) if len(values) > 1 else 0
+
+
+def values_of(rows, column):
+    """The numbers in a column, of the rows that have one."""
+    return [float(row[column]) for row in rows if row.get(column)]
+
+
+def title_of(shared, rows):
+    """What is the same for all rows, and what is not; in lines."""
+    lines = [f"all runs: {shared}"] if shared else []
+    return "\n".join(textwrap.fill(line, 120, break_on_hyphens=False) for line in lines + differences(rows))
 
 
 def save_figure(figure, path):
@@ -27,23 +49,105 @@ def save_figure(figure, path):
 
 
 def draw_configurations(rows, path):
-    """Top-logit and best-of-K RMSE of every configuration, mean ± SD over seeds."""
+    """Top-logit and best-of-K RMSE of every configuration, mean ± SD over seeds, the training mean as a line."""
     groups, shared = by_configuration(rows)
-    figure = Figure(figsize=(9, 2 + 0.4 * len(groups)), layout="constrained")
+    figure = Figure(figsize=(9, 2.2 + 0.4 * len(groups)), layout="constrained")
     axes = figure.subplots()
-    for name, marker, color in (("top_logit_rmse", "o", "C0"), ("best_of_k_rmse", "s", "C2")):
-        values = [[float(row[name]) for row in group if row[name] != ""] for group in groups.values()]
-        means, errors = zip(*map(mean_and_error, values))
-        label = name.replace("_", " ")
-        axes.errorbar(means, range(len(groups)), xerr=errors, fmt=marker, color=color, label=label)
-    labels = [textwrap.fill(name.replace("`", ""), 55, break_on_hyphens=False) for name in groups]
-    axes.set_yticks(range(len(groups)), labels, fontsize=8)
+    for column, label, marker, size, color in LOOKS:
+        means, errors = zip(*(mean_and_error(values_of(group, column)) for group in groups.values()))
+        axes.errorbar(means, range(len(groups)), xerr=errors, fmt=marker, markersize=size, color=color, label=label)
+    for _, mean in training_means(rows):
+        axes.axvline(mean, **MEAN_STYLE)
+    labels = [textwrap.fill(name, 60, break_on_hyphens=False) for name in short_names(groups)]
+    axes.set_yticks(range(len(groups)), labels)
     axes.invert_yaxis()
     axes.set(xlabel="RMSE on val (rad), mean and SD over seeds")
     axes.grid(axis="x", alpha=0.3)
-    figure.suptitle("\n".join(textwrap.wrap(shared, 120)), fontsize=8)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.suptitle(title_of(shared, rows), fontsize=8)
+    add_legend(figure)
     save_figure(figure, path)
+
+
+def short_names(groups):
+    """Names of configurations for an axis: "--init jepa --loss wta" -> "init jepa, loss wta"."""
+    return [name.replace("`", "").replace(") --", ") ").replace(" --", ", ").removeprefix("--") for name in groups]
+
+
+def training_means(rows):
+    """[(budget, RMSE of the training mean)]: one for each budget, and for each dataset with another mean."""
+    budgets = ((flags_of(row).get("--budget", DEFAULTS["--budget"]), row.get("training_mean")) for row in rows)
+    return sorted({(float(budget), round(float(mean), 4)) for budget, mean in budgets if mean})
+
+
+def add_legend(figure):
+    """A legend below all panels, each label once, in as many columns as fit."""
+    once = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        once |= dict(zip(labels, handles))
+    letters = 11 * figure.get_figwidth()
+    columns = int(letters / (8 + max(map(len, once))))
+    figure.legend(once.values(), once, loc="outside lower center", ncols=max(1, columns))
+
+
+def draw_numbers(kind, rows, path):
+    """RMSE and best-of-K against the number that a sweep varies, a line per configuration besides it."""
+    flag, factor, name = NUMBERS[kind]
+    rows = [row for row in rows if is_training(row)]
+    groups = by_number(rows, flag, factor)
+    shared = set.intersection(*map(set, groups))
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for i, (flags, numbers) in enumerate(groups.items()):
+        own = ", ".join(f"{other[2:]} {value}" for other, value in flags if (other, value) not in shared)
+        draw_lines(axes, numbers, own, color=f"C{i}" if len(groups) > 1 else None)
+    draw_mean_line(axes, rows, flag, factor)
+    ticks = sorted({number for numbers in groups.values() for number in numbers})
+    axes.set(xlabel=name, ylabel="RMSE on val (rad)")
+    scale_by_ticks(axes, ticks)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    text = " ".join(f"{other} {value}" for other, value in next(iter(groups)) if (other, value) in shared)
+    figure.suptitle(title_of(text, rows), fontsize=8)
+    add_legend(figure)
+    save_figure(figure, path)
+
+
+def by_number(rows, flag, factor):
+    """The flags besides `flag` -> its value, times the factor -> rows."""
+    groups = {}
+    for row in rows:
+        flags = flags_of(row)
+        number = factor * float(flags.pop(flag, DEFAULTS[flag]))
+        groups.setdefault(tuple(flags.items()), {}).setdefault(number, []).append(row)
+    return groups
+
+
+def draw_lines(axes, numbers, name, color):
+    """Both RMSEs of one configuration, number -> rows; in one colour if that is given, else each in its own."""
+    for column, label, marker, size, own_color in LOOKS:
+        points = [(number, *mean_and_error(values_of(group, column))) for number, group in sorted(numbers.items())]
+        x, means, errors = zip(*points)
+        style = {"color": color or own_color, "linestyle": "-" if column == "top_logit_rmse" else "--"}
+        style |= {"marker": marker, "markersize": size, "label": f"{label}, {name}" if name else label}
+        axes.errorbar(x, means, yerr=errors, capsize=3, **style)
+
+
+def scale_by_ticks(axes, ticks):
+    """A logarithmic x axis with these ticks alone, which are sorted."""
+    axes.set(xscale="log", xlim=(ticks[0] / 1.2, ticks[-1] * 1.2))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def draw_mean_line(axes, rows, flag, factor):
+    """The training mean: against the budget at each budget, against another number as a level line."""
+    means = training_means(rows)
+    if flag == "--budget" and len(means) > 1:
+        axes.plot([factor * budget for budget, _ in means], [mean for _, mean in means], **MEAN_STYLE)
+        return
+    for _, mean in means:
+        axes.axhline(mean, **MEAN_STYLE)
 
 
 # ---------------------------------------------------------------- Table I
@@ -68,17 +172,17 @@ def draw_table1(groups, curves, folder):
         ("test_coverage_15", "test coverage@15°"),
         ("test_selection_gap", "test selection gap (rad)"),
     ]
-    draw_budgets(groups, rmse, folder / "efficiency.png")
-    draw_budgets(groups, others, folder / "coverage_gap.png")
+    draw_budgets(groups, rmse, folder / "efficiency.png", sharey="all")
+    draw_budgets(groups, others, folder / "coverage_gap.png", sharey="col")
     draw_curves(groups, curves, folder / "curves.png")
 
 
-def draw_budgets(groups, columns, path):
+def draw_budgets(groups, columns, path, sharey):
     """A row of panels per pack, a panel per (column, title): against the budget, mean ± SD over seeds."""
     packs = sorted({pack for pack, *_ in groups} - {BOTH_PACKS})
     ticks = sorted({100 * budget for _, budget, *_ in groups})
     figure = Figure(figsize=(5.5 * len(columns), 3.8 * len(packs)), layout="constrained")
-    panels = figure.subplots(len(packs), len(columns), squeeze=False)
+    panels = figure.subplots(len(packs), len(columns), squeeze=False, sharex=True, sharey=sharey)
     for pack, row_of_panels in zip(packs, panels):
         for (column, title), axes in zip(columns, row_of_panels):
             for label, init in sorted({key[2:] for key in groups}):
@@ -86,19 +190,25 @@ def draw_budgets(groups, columns, path):
                 shares, means, errors = zip(*points) if points else ((), (), ())
                 style = arm_style(label, init)
                 axes.errorbar(shares, means, yerr=errors, capsize=3, marker="o", markersize=4, **style)
-            axes.set(xscale="log", xlabel="share of the training objects (%)", ylabel=title, title=f"pack {pack}")
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
+            axes.set(xlabel="share of the training objects (%)", ylabel=title, title=f"pack {pack}")
+            scale_by_ticks(axes, ticks)
             axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+            axes.tick_params(labelbottom=True, labelleft=True)
+    figure.suptitle(title_of("", all_rows(groups)), fontsize=8)
+    add_legend(figure)
     save_figure(figure, path)
+
+
+def all_rows(groups):
+    """The rows of all arms, each once."""
+    return list({row["command"]: row for group in groups.values() for row in group}.values())
 
 
 def budget_points(groups, pack, label, init, column):
     """[(budget in %, mean, SD)] of an arm, by budget, where it has any values."""
     points = []
     for key, group in groups.items():
-        values = [float(row[column]) for row in group if row.get(column)]
+        values = values_of(group, column)
         if values and (key[0], *key[2:]) == (pack, label, init):
             points.append((100 * key[1], *mean_and_error(values)))
     return sorted(points)
@@ -113,17 +223,18 @@ def draw_curves(groups, curves, path):
     budgets = sorted({budget for _, budget, *_ in groups})
     figure = Figure(figsize=(4 * len(budgets), 3.4 * len(packs)), layout="constrained")
     panels = figure.subplots(len(packs), len(budgets), squeeze=False, sharex=True, sharey=True)
-    lines = {}  # label -> line, for the legend
     for (pack, budget, label, init), group in groups.items():
         if pack == BOTH_PACKS:
             continue
         axes = panels[packs.index(pack), budgets.index(budget)]
         for row in group:
             steps, values = zip(*points.get(row["command"], [(0, math.nan)]))
-            (line,) = axes.plot(steps, values, linewidth=0.9, **arm_style(label, init))
-            lines[line.get_label()] = line
+            axes.plot(steps, values, linewidth=0.9, **arm_style(label, init))
         axes.set(title=f"pack {pack}, {100 * budget:g} %", xlabel="step", ylabel="val top-logit RMSE (rad)")
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelbottom=True, labelleft=True)
     for axes in panels.flat:
         axes.set_visible(axes.has_data())
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=4)
+    figure.suptitle(title_of("", all_rows(groups)), fontsize=8)
+    add_legend(figure)
     save_figure(figure, path)

@@ -1,14 +1,27 @@
-"""Rows of runs: a sweep keeps one row per run in a CSV file, and the run's command is the row's identity."""
+"""Rows of runs: a sweep keeps one row per run in a CSV file, and the run's command is the row's identity.
 
+The command does not say what lies under --data, so a row also names its dataset.
+"""
+
+import collections
 import csv
 import itertools
 import shlex
 from pathlib import Path
 
+import train
 from plumbing.common import UserError, write_csv
 
 METRICS = ("top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy")
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
+DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--budget", "--k", "--steps")}
+OLD_DATASETS = {  # what the default roots were when rows did not name their dataset yet
+    "data/synthetic": "generator 1: preset mini, objects 300, grasps 120, scenes 1, seed 0, up z",
+    "data/full": "generator 1: preset full, objects 1500, grasps 240, scenes 2, seed 0, up z",
+}
+
+
+# ---------------------------------------------------------------- commands
 
 
 def as_words(flags):
@@ -34,6 +47,14 @@ def flags_of(row):
     return {flag: value for flag, value in flags.items() if flag != "--seed"}
 
 
+def is_training(row):
+    """Whether a row is of a run of train.py."""
+    return split_command(row["command"])[0] == TRAINING
+
+
+# ---------------------------------------------------------------- files
+
+
 def read_rows(path, identity="command"):
     """The rows of a CSV file that a sweep wrote; [] where there is none. Every row has a value under `identity`."""
     if not Path(path).exists():
@@ -49,3 +70,53 @@ def write_rows(path, rows):
     """Write rows whose columns may differ; a missing value stays empty."""
     columns = dict.fromkeys(name for row in rows for name in row)
     write_csv(path, [{name: row.get(name, "") for name in columns} for row in rows])
+
+
+# ---------------------------------------------------------------- what rows have in common
+
+
+def dataset_of(row):
+    """The dataset that a row names; for rows that are older than this column what is known of it, or ""."""
+    if row.get("dataset") or not row.get("fingerprint"):
+        return row.get("dataset") or ""
+    root = flags_of(row).get("--data", DEFAULTS["--data"])
+    return OLD_DATASETS.get(root) or f"fingerprint {row['fingerprint']}"
+
+
+def precision_of(row):
+    """The precision that a row's run computed in; rows older than this column took bf16 for `auto` on a GPU."""
+    precision = row.get("precision") or flags_of(row).get("--precision", "auto")
+    if precision == "auto":
+        return "bf16" if row.get("device") == "cuda" else "fp32"
+    return precision
+
+
+def counted(values):
+    """ "bf16 (4 rows), fp32 (1 row)": each value and how often it occurs."""
+    counts = sorted(collections.Counter(values).items())
+    return ", ".join(f"{value} ({count} row{'s' * (count > 1)})" for value, count in counts)
+
+
+def differences(rows):
+    """Sentences on what rows that stand together differ in, of what makes numbers hard to compare; [] for nothing.
+
+    Rows that diverged and baselines count only for the dataset: nothing was computed in a precision there.
+    """
+    runs = [row for row in rows if is_training(row) and not row.get("failed")]
+    values = {
+        "dataset": [name for name in map(dataset_of, rows) if name],
+        "precision": list(map(precision_of, runs)),
+        "number of steps": [flags_of(row).get("--steps", DEFAULTS["--steps"]) for row in runs],
+    }
+    sentences = [f"Rows differ in their {what}: {counted(of)}." for what, of in values.items() if len(set(of)) > 1]
+    fingerprints = {}  # of each dataset
+    for row in rows:
+        if row.get("fingerprint"):
+            fingerprints.setdefault(dataset_of(row), []).append(row["fingerprint"])
+    for name, found in fingerprints.items():
+        if len(set(found)) > 1:
+            sentences.append(
+                f"Rows of one dataset ({name}) have several fingerprints, since processors round differently: "
+                f"{counted(found)}."
+            )
+    return sentences

@@ -1,10 +1,13 @@
 """Runs of train.py, planned from grids of its flags, started side by side, resumed where they stopped.
 
 A finished run is one row of a CSV file, and what has a row there is not run again; a run that diverges keeps its row,
-marked as failed. `args` are sweep.py's own arguments throughout.
+marked as failed. Several sweeps may share runs and rows: each run is one process's at a time, the others wait for it.
+`args` are sweep.py's own arguments throughout.
 """
 
+import collections
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import multiprocessing
@@ -15,6 +18,7 @@ import sys
 import time
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -22,17 +26,19 @@ from tqdm import tqdm
 import evaluate
 import train
 from data import load_dataset
-from lab.rows import METRICS, as_words, command_of, read_rows, write_rows
+from lab.rows import DEFAULTS, METRICS, TRAINING, as_words, command_of, dataset_of, read_rows, write_rows
 from model import POOLS, PRESETS, PointEncoder
 from plumbing.checkpoint import save_checkpoint
-from plumbing.common import UserError, read_json, stable_seed
+from plumbing.common import UserError, locked, read_json, stable_seed
 from plumbing.reading import read_bytes
-from plumbing.roots import ensure_root
+from plumbing.roots import ensure_root, recorded
 from splits import make_split
 
 SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--threads": "1"}
 DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
-INTERRUPTED = 130  # exit code after Ctrl-C
+INTERRUPTED, BUSY = 130, 75  # exit codes of a run: after Ctrl-C; another process has it
+PAUSE = 2  # s between looks at whether another sweep has ended a run
+BUSY_PAUSE = 30  # s before a run is tried again that somebody trains without a sweep
 
 
 # ---------------------------------------------------------------- which runs
@@ -47,14 +53,14 @@ def expand(axes, smoke=False):
 
 
 def plan_runs(grids, given, seeds, args):
-    """Flags of every run of some grids (dicts of flag -> values): given flags beat the grid's own, seeds come last."""
+    """Flags of every run of some grids (dicts of flag -> values): given flags beat the grid's own, seeds come last.
+
+    `args.own` are the flags that the sweep gives all of its runs.
+    """
     smoke = SMOKE if args.smoke else {}
-    own = {}
-    if args.kind != "grid":  # one thread: equal results however many jobs
-        own = {"--data": "data/synthetic" if args.smoke else "data/full", "--threads": "1"}
     planned = []
     for grid in grids:
-        for flags in expand(smoke | own | grid | given | smoke, args.smoke):
+        for flags in expand(smoke | args.own | grid | given | smoke, args.smoke):
             if args.smoke and flags.get("--init") == "jepa":
                 flags.setdefault("--jepa-ckpt", str(random_encoder(PRESETS["tiny"], args.runs)))
             if flags.get("--init") != "jepa":
@@ -63,7 +69,7 @@ def plan_runs(grids, given, seeds, args):
     return planned
 
 
-# ---------------------------------------------------------------- encoders
+# ---------------------------------------------------------------- what a run starts from
 
 
 def random_encoder(config, runs):
@@ -88,23 +94,127 @@ def file_tag(path):
 
 def encoder_tag(flags):
     """`file_tag` of the encoder that a run starts from; "" for scratch, and for poolings without an encoder."""
-    pool = POOLS.get(flags.get("--pool", "attention"))
-    if flags.get("--init") != "jepa" or (pool and pool.build is None):
+    pool = POOLS[flags.get("--pool", "attention")]
+    if flags.get("--init") != "jepa" or pool.build is None:
         return ""
     return file_tag(encoder_file(flags))
+
+
+class Dataset(NamedTuple):
+    """What lies under --data, now."""
+
+    name: str  # its identity, the same on every machine
+    fingerprint: str  # of the files as they are here
+
+
+UNSEEN = Dataset("", "")  # a default root that is not there, and that nothing needs
+
+
+def open_data(flags, points=None):
+    """`GraspData` and `Split` that a run with these flags would see; points per cloud, the run's own by default."""
+    settings = train.parse(as_words(flags))
+    root = ensure_root(settings.data, settings.quiet)
+    points = points or train.resolve_network(settings)[0].points
+    data = load_dataset(root, points, settings.min_score, settings.skip_bad, settings.cache_dir, settings.quiet)
+    return data, make_split(data, settings.pack, settings.budget, settings.held_out)
+
+
+def identify(data):
+    """The `Dataset` of a `GraspData`.
+
+    A generated root is known by what it was generated with, since processors round differently; one from the user's
+    own meshes, or of any other origin, by its fingerprint.
+    """
+    origin = recorded(Path(data.root))
+    settings = origin.get("settings", {})
+    if not origin.get("complete") or settings.get("meshes"):
+        return Dataset(f"fingerprint {data.fingerprint}", data.fingerprint)
+    shown = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None and value is not False)
+    return Dataset(f"generator {origin['version']}: {shown}", data.fingerprint)
+
+
+# ---------------------------------------------------------------- planned runs
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """A run of train.py with its origins, and its folder under --runs."""
+
+    flags: dict
+    encoder: str
+    dataset: Dataset
+    runs: str
+
+    @property
+    def command(self):
+        return command_of(self.flags)
+
+    @property
+    def folder(self):
+        """Its flags, shortened, and a hash of them and of what the run starts from: files change, flags do not."""
+        name = "_".join(f"{flag[2:]}-{Path(value).name}" for flag, value in self.flags.items())
+        identity = self.command + self.encoder + "".join(self.dataset)
+        return Path(self.runs) / f"{name[:100]}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+    @property
+    def log(self):
+        """Both the run's output and what a sweep locks while it has the run."""
+        return Path(f"{self.folder}.log")
+
+    @property
+    def finished(self):
+        return (self.folder / "result.json").exists()
+
+    @property
+    def words(self):
+        """The arguments of train.py that make this run, or go on with it; the sweep has its own baselines."""
+        place = ["--runs", str(self.folder.parent), "--name", self.folder.name]
+        return [*as_words(self.flags), *place, "--resume", "--no-baseline"]
+
+
+def with_origins(planned, path, args):
+    """`PlannedRun`s of flags; every mistake in these shows here. path: of the rows, which may have them all already.
+
+    The data is read only if a run needs it, or if it is there.
+    """
+    for flags in planned:
+        train.parse(as_words(flags))
+    rows = {row["command"] for row in read_rows(path)}
+    needed = any(command_of(flags) not in rows for flags in planned)
+    datasets = {}  # by the flags that it depends on
+    found = []
+    for flags in {command_of(flags): flags for flags in planned}.values():
+        key = tuple(flags.get(flag) for flag in ("--data", "--min-score", "--cache-dir"))
+        if key not in datasets:
+            there = Path(flags.get("--data", DEFAULTS["--data"])).exists()
+            datasets[key] = identify(open_data(flags)[0]) if needed or there else UNSEEN
+        found.append(PlannedRun(flags, encoder_tag(flags), datasets[key], args.runs))
+    return found
+
+
+def check_origins(run, row, path):
+    """A row that was found must start from what is there now, or results of two things would stand in one table."""
+    here = run.dataset.name
+    there = dataset_of(row)
+    for what, old, new in (("encoder", row.get("encoder"), run.encoder), ("dataset", there, here)):
+        if old and new and old != new:
+            raise UserError(
+                f"{path}: '{run.command}' was run with another {what} ({old}) than the one that is there now ({new}); "
+                "give another --out, or move the file away"
+            )
 
 
 # ---------------------------------------------------------------- rows
 
 
-def finished_row(flags, folder, suites):
+def finished_row(run, suites):
     """The row of a finished run: its command, metrics with intervals, the baseline, time, device, origins."""
-    result = read_json(folder / "result.json", "suites", "training_mean")
+    result = read_json(run.folder / "result.json", "suites", "training_mean")
     summaries = {"": result["suites"]["val"]}
     if suites:
-        found = read_json(folder / "suites.json", "suites")["suites"]
+        found = read_json(run.folder / "suites.json", "suites")["suites"]
         summaries |= {f"{suite}_": summary for suite, summary in found.items() if suite != "val"}
-    row = {"command": command_of(flags)}
+    row = {"command": run.command}
     for prefix, summary in summaries.items():
         low, high = summary.get("interval_95", {}).get("top_logit_rmse", ("", ""))
         row |= {prefix + name: summary[name] for name in METRICS}
@@ -116,20 +226,26 @@ def finished_row(flags, folder, suites):
         "seconds": result["seconds"],
         "device": result["device"],
         "threads": result["threads"],
-        "encoder": encoder_tag(flags),
-        "fingerprint": read_json(folder / "config.json")["fingerprint"],
+        "encoder": run.encoder,
+        "fingerprint": read_json(run.folder / "config.json")["fingerprint"],
         "failed": "",
+        "dataset": run.dataset.name,
+        "precision": result.get("precision", ""),
     }
 
 
-def failed_row(flags, folder, code):
+def failed_row(run, code):
     """The row of a run that diverged; any other failure is a `UserError` that names its log."""
-    log = Path(f"{folder}.log")
-    last = (log.read_text().strip().splitlines() or ["nothing in it"])[-1].removeprefix("error: ")
+    last = last_line(run.log).removeprefix("error: ")
     if "is not finite" not in last:
-        raise UserError(f"{log}: a run ended with code {code}: {last}")
-    row = {"command": command_of(flags)} | dict.fromkeys(METRICS, "")
-    return row | {"encoder": encoder_tag(flags), "failed": "diverged: " + last.partition("; ")[0]}
+        raise UserError(f"{run.log}: a run ended with code {code}: {last}")
+    row = {"command": run.command} | dict.fromkeys(METRICS, "")
+    failed = "diverged: " + last.partition("; ")[0]
+    return row | {"encoder": run.encoder, "failed": failed, "dataset": run.dataset.name}
+
+
+def last_line(log):
+    return (log.read_text().strip().splitlines() or ["nothing in it"])[-1]
 
 
 def save_row(path, row, order):
@@ -139,39 +255,64 @@ def save_row(path, row, order):
     write_rows(path, sorted(rows.values(), key=lambda row: order.get(row["command"], -1)))
 
 
-# ---------------------------------------------------------------- running
+# ---------------------------------------------------------------- one run
 
 
-def run_folder(flags, runs):
-    """Folder of a run: its flags, shortened, and a hash of them and of the encoder that it starts from."""
-    name = "_".join(f"{flag[2:]}-{Path(value).name}" for flag, value in flags.items())
-    digest = hashlib.sha256((command_of(flags) + encoder_tag(flags)).encode()).hexdigest()[:8]
-    return Path(runs) / f"{name[:100]}-{digest}"
+def run_one(run, suites):
+    """Train one configuration, or go on with it, then evaluate its best step on `suites`; both write to its log.
+
+    Ends as a process would, by SystemExit, if anything is wrong: with BUSY while another process has the run.
+    """
+    with locked(run.log) as mine:
+        if not mine:
+            raise SystemExit(BUSY)
+        with open(run.log, "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            if not run.finished:
+                train_one(run)
+            evaluate_one(run, suites)
 
 
-def run_one(flags, runs, suites):
-    """Train one configuration, or go on with it, then evaluate its best step on `suites`; both write to a log."""
-    folder = run_folder(flags, runs)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{folder}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        if not (folder / "result.json").exists():
-            train.main([*as_words(flags), "--runs", str(folder.parent), "--name", folder.name, "--resume"])
-        files = {"--json": folder / "suites.json", "--save-predictions": folder / "predictions.npz"}
-        if suites and not all(path.exists() for path in files.values()):
-            machine = {flag: flags[flag] for flag in ("--device", "--threads") if flag in flags}
-            evaluate.main([str(folder), "--suite", *suites, *map(str, as_words(files | machine))])
+def train_one(run):
+    try:
+        train.main(run.words)
+    except SystemExit:
+        sys.stderr.flush()  # into the log
+        if "another process" in last_line(run.log):  # its command, as --list printed it
+            raise SystemExit(BUSY) from None
+        raise
 
 
-def run_in_child(*arguments):
+def evaluate_one(run, suites):
+    files = {"--json": run.folder / "suites.json", "--save-predictions": run.folder / "predictions.npz"}
+    if suites and not all(path.exists() for path in files.values()):
+        machine = {flag: run.flags[flag] for flag in ("--device", "--threads") if flag in run.flags}
+        evaluate.main([str(run.folder), "--suite", *suites, *map(str, as_words(files | machine))])
+
+
+def is_free(run):
+    """Whether at this moment neither another sweep has the run nor a process of train.py, which locks its folder."""
+    lock = run.folder / ".lock"
+    return can_lock(run.log) and (not lock.exists() or can_lock(lock))
+
+
+def can_lock(path):
+    with locked(path) as mine:
+        return mine
+
+
+# ---------------------------------------------------------------- many runs
+
+
+def run_in_child(run, suites):
     """`run_one` in a process of its own, out of the terminal's reach: the parent passes Ctrl-C on."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    run_one(*arguments)
+    run_one(run, suites)
 
 
-def start_child(flags, runs, suites):
+def start_child(run, suites):
     """A started process of `run_in_child`; it hears no Ctrl-C until it is in there, since it inherits that."""
-    process = multiprocessing.get_context("spawn").Process(target=run_in_child, args=(flags, runs, suites), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=run_in_child, args=(run, suites), daemon=True)
     ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()
     signal.signal(signal.SIGINT, ours)
@@ -188,74 +329,86 @@ def stop_children(processes):
         processes = [process for process in processes if process.is_alive()]
 
 
-def runs_here(waiting, runs, suites):
-    """Run one after the other in this process and yield (flags, exit code) as they end."""
-    for flags in waiting:
-        code = 0
+def next_free(queue, idle):
+    """Take the first run out of the queue (a deque) that no other process has, or None; waits for one if `idle`."""
+    said = False
+    while True:
+        for run in list(queue):
+            if is_free(run):
+                queue.remove(run)
+                return run
+        if not idle or not queue:
+            return None
+        if not said:
+            others = f" and {len(queue) - 1} more" if len(queue) > 1 else ""
+            print(f"waiting for another process, which has {queue[0].folder}{others}", file=sys.stderr)
+            said = True
+        time.sleep(PAUSE)
+
+
+def runs_here(waiting, suites):
+    """Run one after the other in this process and yield (run, exit code) as they end."""
+    queue = collections.deque(waiting)
+    while queue:
+        run, code = next_free(queue, idle=True), 0
         try:
-            run_one(flags, runs, suites)
+            run_one(run, suites)
         except SystemExit as stop:
             code = stop.code
-        yield flags, code
+        if code == BUSY:
+            queue.append(run)
+            time.sleep(BUSY_PAUSE)
+        else:
+            yield run, code
 
 
-def runs_in_children(waiting, jobs, runs, suites):
-    """Run `jobs` at a time and yield (flags, exit code) as they end; closing the generator stops them."""
-    queue, running = list(waiting), []  # running: (flags, process)
+def runs_in_children(waiting, jobs, suites):
+    """Run `jobs` at a time and yield (run, exit code) as they end; closing the generator stops them."""
+    queue, running = collections.deque(waiting), []  # running: (run, process)
     try:
         while queue or running:
-            while queue and len(running) < jobs:
-                flags = queue.pop(0)
-                running.append((flags, start_child(flags, runs, suites)))
-            wait([process.sentinel for _, process in running])
-            for flags, process in [run for run in running if not run[1].is_alive()]:
-                running.remove((flags, process))
-                yield flags, process.exitcode
+            while len(running) < jobs and (run := next_free(queue, idle=not running)):
+                running.append((run, start_child(run, suites)))
+            wait([process.sentinel for _, process in running], timeout=PAUSE if queue else None)
+            for run, process in [pair for pair in running if not pair[1].is_alive()]:
+                running.remove((run, process))
+                if process.exitcode == BUSY:
+                    queue.append(run)
+                    time.sleep(BUSY_PAUSE)
+                else:
+                    yield run, process.exitcode
     finally:
         stop_children([process for _, process in running if process.is_alive()])
-
-
-def check_planned(planned, rows, path):
-    """Every mistake shows before the first run; planned and rows: command -> flags or row."""
-    for name, flags in planned.items():
-        train.parse(shlex.split(name)[2:])
-        if name in rows and rows[name].get("encoder") not in (None, "", encoder_tag(flags)):
-            raise UserError(
-                f"{path}: '{name}' started from another encoder than the one that is there now; "
-                "give another --out, or move the file away"
-            )
 
 
 def run_all(planned, path, args, suites=(), keep=None):
     """Run what the CSV file `path` lacks of the planned runs and write a row as each ends; -> all its rows.
 
-    suites: evaluated for each run besides val; keep(flags, folder): called before a run's row is written.
+    planned: flags of each run; suites: evaluated for each besides val; keep(run): called before its row is written.
     """
-    planned = {command_of(flags): flags for flags in planned}
+    planned = with_origins(planned, path, args)
     rows = {row["command"]: row for row in read_rows(path)}
-    check_planned(planned, rows, path)
-    waiting = [flags for name, flags in planned.items() if name not in rows]
-    for root in dict.fromkeys(flags.get("--data", "data/synthetic") for flags in waiting):
-        ensure_root(root)
-    ended = runs_here(waiting, args.runs, suites)
-    if args.jobs > 1:
-        ended = runs_in_children(waiting, args.jobs, args.runs, suites)
-    order, found, started = (
-        {name: i for i, name in enumerate(planned)},
-        len(planned) - len(waiting),
-        time.perf_counter(),
-    )
-    bar = tqdm(total=len(planned), initial=found, desc=args.kind, unit="run", disable=None)
+    for run in planned:
+        if run.command in rows:
+            check_origins(run, rows[run.command], path)
+    waiting = [run for run in planned if run.command not in rows]
+    say_what_was_found(planned, waiting, rows, args)
+    if args.list:
+        waiting = list_commands(waiting, suites)
+    order = {run.command: place for place, run in enumerate(planned)}
+    ended = runs_here(waiting, suites) if args.jobs == 1 else runs_in_children(waiting, args.jobs, suites)
+    found, started = len(planned) - len(waiting), time.perf_counter()
+    bar = tqdm(total=len(planned), initial=found, desc=args.kind, unit="run", disable=None if waiting else True)
     with bar, contextlib.closing(ended):
-        for count, (flags, code) in enumerate(ended, 1):
-            folder = run_folder(flags, args.runs)
+        for count, (run, code) in enumerate(ended, 1):
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
-            if code == 0 and keep:
-                keep(flags, folder)
-            row = failed_row(flags, folder, code) if code else finished_row(flags, folder, suites)
-            save_row(path, row, order)
-            (folder / "predictions.npz").unlink(missing_ok=True)  # some 30 MB; `keep` has kept its errors
+            row = failed_row(run, code) if code else finished_row(run, suites)
+            with locked(Path(args.runs) / "rows.lock", wait=True):  # one sweep at a time reads, adds and writes
+                if code == 0 and keep:
+                    keep(run)
+                save_row(path, row, order)
+            (run.folder / "predictions.npz").unlink(missing_ok=True)  # some 30 MB; `keep` has kept its errors
             bar.update()
             if bar.disable:
                 minutes = (time.perf_counter() - started) / count * (len(waiting) - count) / 60
@@ -264,9 +417,26 @@ def run_all(planned, path, args, suites=(), keep=None):
     return read_rows(path)
 
 
-def open_data(flags, points):
-    """`GraspData` and `Split` that a run with these flags would see."""
-    settings = train.parse(as_words(flags))
-    root = ensure_root(settings.data, settings.quiet)
-    data = load_dataset(root, points, settings.min_score, settings.skip_bad, settings.cache_dir, settings.quiet)
-    return data, make_split(data, settings.pack, settings.budget, settings.held_out)
+def say_what_was_found(planned, waiting, rows, args):
+    """One line, and another one where rows that were found were made on files that differ from those here."""
+    print(f"{args.kind}: {len(planned) - len(waiting)} rows found, {len(waiting)} to run", file=sys.stderr)
+    here = {run.command: run.dataset.fingerprint for run in planned if run.command in rows}
+    there = {command: rows[command].get("fingerprint") for command in here}
+    other = sorted({there[command] for command in here if there[command] and here[command] not in ("", there[command])})
+    if other:
+        print(
+            f"{args.kind}: some rows were made on files that differ from those here (fingerprint {', '.join(other)}): "
+            "another processor's last digits, or were they edited?",
+            file=sys.stderr,
+        )
+
+
+def list_commands(waiting, suites):
+    """Print the commands of the runs that have not finished; -> the finished ones that can become rows at once.
+
+    A run that is still to be evaluated on `suites` is neither: that takes a while, and the sweep itself does it.
+    """
+    for run in waiting:
+        if not run.finished:
+            print(TRAINING, shlex.join(run.words))
+    return [run for run in waiting if run.finished and not suites]

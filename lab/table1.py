@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from evaluate import MIN_OBJECTS, read_predictions, resample, sample_statistics
-from lab.rows import command_of, flags_of, read_rows, write_rows
+from lab.rows import command_of, differences, flags_of, read_rows, write_rows
 from lab.runner import plan_runs, run_all
 from lab.tables import count_runs, markdown, metric_cells
 from plumbing.common import UserError, atomic
@@ -21,6 +21,8 @@ SUITES_BY_OBJECT = ("val", "test", "test_category")  # whose errors are kept by 
 PAPER_RATES = ("1e-5", "1e-3")  # of backbone and head, Sec. IV-C
 BUDGETS = {"A": "0.01,0.1,0.25,1", "B": "0.1,0.25,1"}  # by pack
 BOTH_PACKS = "A and B"
+ARM_FLAGS = ("--pack", "--budget", "--init", "--lr-backbone", "--lr-head")
+EQUAL_RESULTS = ("--device", "--threads", "--cache-dir", "--save-every")  # flags that rows of one arm may differ in
 
 
 # ---------------------------------------------------------------- which runs
@@ -61,21 +63,22 @@ def given_rates(given):
 
 
 def rates_of_table1(given, trials_grid, args):
-    """Initialisation -> its pairs of rates: the given one, or the paper's and the best of its trials; runs these."""
+    """Initialisation -> its pairs of rates: the given one, or the paper's and the best of its trials.
+
+    The trials run here; None where --list has only printed their commands.
+    """
     inits, fixed = given.get("--init", "jepa,scratch").split(","), given_rates(given)
     if fixed:
         return {init: [fixed] for init in inits}
     shared = {flag: value for flag, value in given.items() if flag not in ("--budget", "--pack")}
     trials = plan_runs(trials_grid, shared, args.seeds[:1], args)
-    rows = run_all(trials, rates_folder(args) / "rows.csv", args)
-    commands = {command_of(flags) for flags in trials}
-    best = best_rates([row for row in rows if row["command"] in commands])
+    path = Path(args.rates) / "rows.csv" if args.rates else args.out / "trials.csv"
+    found = {row["command"]: row for row in run_all(trials, path, args)}
+    commands = [command_of(flags) for flags in trials]
+    if not found.keys() >= set(commands):
+        return None
+    best = best_rates([found[name] for name in commands])
     return {init: list(dict.fromkeys((PAPER_RATES, best.get(init, PAPER_RATES)))) for init in inits}
-
-
-def rates_folder(args):
-    """Where the trials of learning rates lie."""
-    return Path(args.rates or Path(args.out).with_name("lr-grid"))
 
 
 # ---------------------------------------------------------------- what is kept of a run besides its row
@@ -90,22 +93,22 @@ def per_object(predictions):
     return ids, grasps, np.bincount(index, weights=squared) / grasps
 
 
-def keep_details(out, flags, run):
+def keep_details(out, run):
     """A finished run's validation curve into OUT/curves.csv, its errors by object into OUT/objects.npz."""
-    name = command_of(flags)
+    columns = ("step", "train_loss", "val_top_logit_rmse")
     curve = [
-        {"command": name} | {column: row[column] for column in ("step", "train_loss", "val_top_logit_rmse")}
-        for row in read_rows(run / "metrics.csv", "step")
+        {"command": run.command} | {column: row[column] for column in columns}
+        for row in read_rows(run.folder / "metrics.csv", "step")
     ]
-    others = [row for row in read_rows(out / "curves.csv") if row["command"] != name]
+    others = [row for row in read_rows(out / "curves.csv") if row["command"] != run.command]
     write_rows(out / "curves.csv", others + curve)
 
     errors = read_errors(out)
-    predictions = read_predictions(run / "predictions.npz")
+    predictions = read_predictions(run.folder / "predictions.npz")
     for suite in SUITES_BY_OBJECT:
         of_suite = {key: array[predictions["suite"] == suite] for key, array in predictions.items()}
         if len(of_suite["logits"]):
-            errors[name, suite] = per_object(of_suite)
+            errors[run.command, suite] = per_object(of_suite)
     write_errors(out, errors)
 
 
@@ -145,6 +148,23 @@ def read_errors(out):
 
 
 # ---------------------------------------------------------------- arms
+
+
+def check_alike(rows, path):
+    """Stop where rows differ in what the table does not show: an arm's mean would mix them."""
+    unlike = []
+    flags = [flags_of(row) for row in rows]
+    for flag in sorted({flag for of_row in flags for flag in of_row} - {*ARM_FLAGS, *EQUAL_RESULTS}):
+        bound = [of_row for of_row in flags if flag != "--jepa-ckpt" or of_row["--init"] == "jepa"]
+        values = sorted({of_row.get(flag, "not given") for of_row in bound})
+        if len(values) > 1:
+            unlike.append(f"{flag} ({', '.join(values)})")
+    for init in sorted({of_row["--init"] for of_row in flags}):
+        rates = {pair for of_init, pair in map(rates_of, rows) if of_init == init} - {PAPER_RATES}
+        if len(rates) > 1:
+            unlike.append(f"the learning rates of {init} ({'; '.join(', '.join(pair) for pair in sorted(rates))})")
+    if unlike:
+        raise UserError(f"{path}: rows of one table1 differ in {' and '.join(unlike)}; give each its own --out")
 
 
 def own_best(rows):
@@ -246,23 +266,37 @@ def suite_section(groups, suite):
 
 def table1_text(rows, out, against=None):
     """Markdown: a table per suite, then relative improvements with paired intervals; `against`: another table1's."""
+    check_alike(rows, out / "rows.csv")
     groups, errors = arms(rows), read_errors(out)
     best = "; ".join(f"{init} {', '.join(pair)}" for init, pair in own_best(rows).items())
-    sections = [f"Own best rates (backbone, head): {best}\n"]
+    sections = [f"Own best rates (backbone, head): {best}\n", *(line + "\n" for line in differences(rows))]
     sections += [suite_section(groups, suite) for suite in SUITES]
 
-    comparisons = {"jepa over scratch": (scratch_as_jepa(groups), errors)}
+    sections += comparison_section("jepa over scratch", [], groups, errors, scratch_as_jepa(groups), errors)
     if against:
-        others, other_errors = arms(read_rows(against / "rows.csv")), read_errors(against)
-        if not others:
-            raise UserError(f"--against {against}: no rows.csv in it; give the --out of another table1")
-        comparisons[f"over {against.name}"] = others, other_errors
-        if not scratch_as_jepa(groups):  # one scratch serves all encoders
-            comparisons[f"jepa over scratch of {against.name}"] = scratch_as_jepa(others), other_errors
-    header = ["suite", "pack", "budget", "rates", "init", "%", "95 % over objects"]
-    for name, old in comparisons.items():
-        lines = comparison_lines(groups, errors, *old)
-        if lines:
-            title = f"## Relative improvement of top-logit RMSE {name}, %\n\n"
-            sections.append(title + markdown(header, lines))
+        sections += against_sections(rows, groups, errors, against)
     return "\n".join(sections)
+
+
+def against_sections(rows, groups, errors, against):
+    """Markdown: improvements over the arms of another table1; one scratch serves all encoders."""
+    other_rows, other_errors = read_rows(against / "rows.csv"), read_errors(against)
+    if not other_rows:
+        raise UserError(f"--against {against}: no rows.csv in it; give the --out of another table1")
+    check_alike(other_rows, against / "rows.csv")
+    others, notes = arms(other_rows), differences(rows + other_rows)
+    sections = comparison_section(f"over {against.name}", notes, groups, errors, others, other_errors)
+    if not scratch_as_jepa(groups):
+        name, scratch = f"jepa over scratch of {against.name}", scratch_as_jepa(others)
+        sections += comparison_section(name, notes, groups, errors, scratch, other_errors)
+    return sections
+
+
+def comparison_section(name, notes, groups, errors, old_groups, old_errors):
+    """[Markdown]: relative improvements of the arms in `groups`, [] where none is comparable; notes: sentences."""
+    lines = comparison_lines(groups, errors, old_groups, old_errors)
+    if not lines:
+        return []
+    header = ["suite", "pack", "budget", "rates", "init", "%", "95 % over objects"]
+    title = f"## Relative improvement of top-logit RMSE {name}, %\n\n"
+    return [title + "".join(f"{note}\n\n" for note in notes) + markdown(header, lines)]

@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from lab.rows import METRICS, TRAINING, flags_of, split_command
+from lab.rows import METRICS, TRAINING, differences, flags_of, split_command
 
 # ---------------------------------------------------------------- cells
 
@@ -96,7 +96,8 @@ def configurations_table(rows):
         seconds = [float(row["seconds"]) for row in group if row.get("seconds")]
         time = f"{statistics.mean(seconds):.0f}" if seconds else ""
         lines.append([name, count_runs(group), rmse, interval, *others, time])
-    return (f"All runs: `{shared}`\n\n" if shared else "") + markdown(header, lines)
+    paragraphs = [f"All runs: `{shared}`"] if shared else []
+    return "\n\n".join([*paragraphs, *differences(rows), markdown(header, lines)])
 
 
 def columns_table(rows, hidden=()):

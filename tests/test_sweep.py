@@ -1,23 +1,29 @@
-"""sweep.py and lab/runner.py: planned runs, resuming, rows of all kinds, what goes wrong."""
+"""sweep.py and lab/runner.py: planned runs, resuming, rows of all kinds, several sweeps at once, what goes wrong."""
 
 import csv
+import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import fails
+from conftest import fails, write_root
 from sweeps import arguments, parsed
 
 import sweep
 import train
 from lab import runner
-from lab.rows import command_of, flags_of, read_rows
-from model import PRESETS
+from lab.rows import OLD_DATASETS, command_of, dataset_of, differences, flags_of, read_rows, write_rows
+from model import POOLS, PRESETS
+from plumbing.common import locked
+from plumbing.roots import VERSION
 
 ROOT = Path(__file__).parent.parent
 OLD_COLUMNS = (  # of a table written by an earlier version
@@ -42,18 +48,42 @@ def test_a_command_and_its_flags():
     assert flags_of({"command": command}) == {"--k": "5", "--jepa-ckpt": "my encoder.pt"}
 
 
-@pytest.mark.parametrize("kind, runs", [("lr-grid", 24), ("k", 6), ("pool", 8), ("loss", 3), ("benchmark", 20)])
+def planned(*words):
+    """The commands of the runs of a sweep of grids."""
+    args = parsed(*words)
+    return [command_of(flags) for flags in runner.plan_runs(sweep.grids_of(args), {}, args.seeds, args)]
+
+
+@pytest.mark.parametrize(
+    "kind, runs",
+    [("lr-grid", 24), ("k", 6), ("pool", len(POOLS)), ("loss", 3), ("budget", 4), ("init", 2), ("benchmark", 20)],
+)
 def test_planned_runs(kind, runs):
-    args = parsed(kind)
-    commands = [command_of(flags) for flags in runner.plan_runs(sweep.GRIDS[kind], {}, args.seeds, args)]
+    commands = planned(kind)
     assert len(set(commands)) == len(commands) == runs
     assert all("--data data/full --threads 1" in command for command in commands)
+
+
+@pytest.mark.parametrize("kind, runs", [("k", 3), ("pool", 5), ("loss", 3), ("budget", 3), ("init", 2)])
+def test_exercises_are_short(kind, runs):
+    commands = planned(kind, "--quick")
+    assert len(set(commands)) == len(commands) == runs
+    assert all("--data data/synthetic" in command and command.endswith("--seed 0") for command in commands)
+    steps = {flags_of({"command": command})["--steps"] for command in commands}
+    assert len(steps) == 1 and int(*steps) <= train.build_parser().get_default("steps")
+
+
+def test_tables_go_where_nothing_is_committed(tmp_path):
+    assert parsed("k").out == Path("runs/tables/k") and parsed("encoders").out == Path("runs/tables/encoders")
+    assert parsed("k", "--quick").out == Path("runs/tables/k_quick")
+    assert parsed("table1", "--smoke").out == Path("runs/smoke/table1")
+    assert parsed("k", "--out", "results/k").out == Path("results/k")
 
 
 # ---------------------------------------------------------------- running
 
 
-def test_grid_resumes_where_it_stopped(box_root, tmp_path, monkeypatch):
+def test_grid_resumes_where_it_stopped(box_root, tmp_path, monkeypatch, capsys):
     argv = arguments(box_root, tmp_path, "--k", "1,2", "--seeds", "0,1")
     calls, original, out = [], train.main, tmp_path / "table"
 
@@ -66,8 +96,11 @@ def test_grid_resumes_where_it_stopped(box_root, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "main", main)
     with pytest.raises(SystemExit) as stop:
         sweep.main(argv)
-    assert stop.value.code == 130
+    error = capsys.readouterr().err
+    assert stop.value.code == 130 and "the same command goes on" in error and "--resume" not in error
+    assert "grid: 0 rows found, 4 to run" in error
     rows = sweep.main(argv)
+    assert "grid: 2 rows found, 2 to run" in capsys.readouterr().err
     assert len(calls) == 5 and len(rows) == 4  # two, the interrupted one, and that one again with the last
     ends = [row["command"].split(" --k ")[1] for row in rows]
     assert ends == ["1 --seed 0", "1 --seed 1", "2 --seed 0", "2 --seed 1"]
@@ -82,10 +115,15 @@ def test_grid_resumes_where_it_stopped(box_root, tmp_path, monkeypatch):
     assert len(calls) == 5 and (out / "table.md").read_text() == text
 
 
-@pytest.mark.parametrize("kind, runs", [("lr-grid", 8), ("k", 2), ("pool", 2), ("loss", 2)])
-def test_smoke(kind, runs, box_root, tmp_path):
-    rows = sweep.main(arguments(box_root, tmp_path, kind=kind))
-    assert len(rows) == runs and all(0 < float(row["top_logit_rmse"]) < 10 for row in rows)
+KINDS = ["k", "loss", "budget", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lr-grid", "pool", "init"))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_smoke(kind, box_root, tmp_path):
+    quick = [] if kind == "lr-grid" else ["--quick"]
+    rows = sweep.main(arguments(box_root, tmp_path, *quick, kind=kind))
+    assert len(rows) == (8 if kind == "lr-grid" else 2)
+    assert all(0 < float(row["top_logit_rmse"]) < 10 for row in rows)
     assert {path.name for path in (tmp_path / "table").iterdir()} == {"rows.csv", "table.md", "figure.png"}
 
 
@@ -125,6 +163,8 @@ def test_errors(box_root, tmp_path, capsys):
     wrong = [
         (["--k"], "pairs"), (["--k", "0"], "--k"), (["--seeds", "x"], "--seeds"), (["--seed", "1"], "--seeds"),
         (["--against", "x"], "table1"), (["--init", "jepa", "--jepa-ckpt", "none.pt"], "none.pt"),
+        (["--quick"], "--quick"), (["--tables", "--list"], "--list"), (["--from", "x"], "--from"),
+        (["--tables"], "no rows"),
     ]  # fmt: skip
     for more, message in wrong:
         assert message in fails(sweep.main, arguments(box_root, tmp_path, *more), capsys)
@@ -157,6 +197,163 @@ def test_one_signal_stops_two_jobs_and_the_same_command_goes_on(box_root, tmp_pa
     logs = [path.read_text() for path in tmp_path.glob("runs/*.log")]
     assert len(logs) == 2 and all("stopped at step" in log for log in logs)  # the parent has waited for both
     assert not (tmp_path / "table" / "rows.csv").exists()
+
+
+# ---------------------------------------------------------------- the dataset
+
+
+def change_labels(root):
+    """Other joints in one recording of a root."""
+    path = next(root.glob("*/*/*/recording.npz"))
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["grasps"][:, 7:] *= 0.5
+    np.savez(path, **arrays)
+
+
+def small_root(tmp_path):
+    return write_root(tmp_path / "root", {"03797390": 6, "02876657": 6})
+
+
+def claim_generated(root, **settings):
+    """Let a root say that synthesize.py made it with these settings."""
+    (root / "dataset.json").write_text(json.dumps({"version": VERSION, "complete": True, "settings": settings}))
+
+
+def test_changed_labels_bring_no_old_result_back(tmp_path, capsys):
+    root = small_root(tmp_path)
+    (before,) = sweep.main(arguments(root, tmp_path))
+    change_labels(root)
+    assert "another dataset" in fails(sweep.main, arguments(root, tmp_path), capsys)
+    (after,) = sweep.main([*arguments(root, tmp_path), "--out", str(tmp_path / "new")])
+    assert after["command"] == before["command"] and after["dataset"] != before["dataset"]
+    assert after["top_logit_rmse"] != before["top_logit_rmse"]
+
+
+def test_a_generated_dataset_is_known_by_its_settings(tmp_path, capsys):
+    """Its files may differ in last digits, so its rows stay; what is run here is what lies here."""
+    root = small_root(tmp_path)
+    claim_generated(root, preset="mini", seed=0, meshes=None, rescale=False)
+    (before,) = sweep.main(arguments(root, tmp_path))
+    assert before["dataset"] == f"generator {VERSION}: preset mini, seed 0"
+    change_labels(root)
+    capsys.readouterr()
+    assert sweep.main(arguments(root, tmp_path)) == [before]
+    assert "1 rows found, 0 to run" in capsys.readouterr().err
+    (after,) = sweep.main([*arguments(root, tmp_path), "--out", str(tmp_path / "new")])
+    assert after["dataset"] == before["dataset"] and after["top_logit_rmse"] != before["top_logit_rmse"]
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "fingerprint" not in text and "differ" not in text
+    write_rows(tmp_path / "table" / "rows.csv", [before, after | {"command": before["command"] + "1"}])
+    sweep.main([*arguments(root, tmp_path), "--tables"])
+    assert "have several fingerprints" in (tmp_path / "table" / "table.md").read_text()
+    claim_generated(root, preset="mini", seed=1)
+    assert "seed 1" in fails(sweep.main, arguments(root, tmp_path), capsys)
+    claim_generated(root, preset="mini", seed=0, meshes="my_meshes")  # which may change
+    assert "fingerprint" in fails(sweep.main, arguments(root, tmp_path), capsys)
+
+
+def test_rows_from_before_they_named_their_dataset():
+    row = {"command": "python train.py --data data/full --seed 0", "fingerprint": "abc"}
+    assert dataset_of(row) == OLD_DATASETS["data/full"]
+    assert dataset_of(row | {"command": "python train.py --data mine"}) == "fingerprint abc"
+    assert dataset_of({"command": "python train.py --data mine"}) == ""
+    assert dataset_of(row | {"dataset": "generator 2: preset full"}) == "generator 2: preset full"
+
+
+def test_what_differs_is_said():
+    def row(flags, **more):
+        return {"command": f"python train.py {flags}", "device": "cpu", "fingerprint": "a", "dataset": "x"} | more
+
+    alike = [row("--k 1"), row("--k 5 --precision fp32"), row("--steps 2000", failed="diverged")]
+    assert differences(alike) == []
+    # before rows named their precision, auto on a GPU was bf16
+    mixed = [row("--k 1"), row("--k 5", device="cuda"), row("--steps 50", fingerprint="b"), row("--k 1", dataset="y")]
+    assert differences(mixed) == [
+        "Rows differ in their dataset: x (3 rows), y (1 row).",
+        "Rows differ in their precision: bf16 (1 row), fp32 (3 rows).",
+        "Rows differ in their number of steps: 2000 (3 rows), 50 (1 row).",
+        "Rows of one dataset (x) have several fingerprints, since processors round differently: a (2 rows), b (1 row).",
+    ]
+    assert differences([row("--k 1"), row("--k 1", device="cuda", precision="fp32")]) == []
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def test_listed_commands_leave_what_the_sweep_takes(box_root, tmp_path, monkeypatch, capsys):
+    argv = arguments(box_root, tmp_path, "--k", "1,2", "--seeds", "0,1")
+    sweep.main([*argv[:-1], "0"])  # two of the four have rows
+    capsys.readouterr()
+    assert len(sweep.main([*argv, "--list"])) == 2
+    commands = capsys.readouterr().out.splitlines()
+    assert len(commands) == 2 and all("--seed 1" in command for command in commands)
+    for command in commands:
+        assert command.startswith("python train.py ")
+        train.main(shlex.split(command)[2:])
+    capsys.readouterr()
+    monkeypatch.setattr(train, "main", None)
+    assert len(sweep.main(argv)) == 4
+    sweep.main([*argv, "--list"])
+    assert capsys.readouterr().out.count("python train.py") == 0
+
+
+@pytest.mark.parametrize("by", ["a sweep", "train.py"])
+def test_a_run_that_another_process_has_is_waited_for(by, box_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "PAUSE", 0.05)
+    argv, rows = arguments(box_root, tmp_path, "--k", "1,2"), tmp_path / "table" / "rows.csv"
+    args, _, given = sweep.parse(argv)
+    first, second = runner.with_origins(runner.plan_runs([{}], given, "0", args), rows, args)
+    lock = first.log if by == "a sweep" else first.folder / ".lock"
+    locking, meanwhile = threading.Event(), []
+
+    def have_the_first_run():
+        with locked(lock) as mine:
+            assert mine
+            locking.set()
+            deadline = time.monotonic() + 60
+            while not rows.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            meanwhile.extend(row["command"] for row in read_rows(rows))
+
+    other = threading.Thread(target=have_the_first_run)
+    other.start()
+    locking.wait()
+    assert len(sweep.main(argv)) == 2
+    other.join()
+    assert meanwhile == [second.command]  # the free one first
+    assert f"waiting for another process, which has {first.folder}" in capsys.readouterr().err
+
+
+def test_a_run_that_somebody_trains_is_tried_again(box_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "BUSY_PAUSE", 0)
+    original, calls = train.main, []
+
+    def main(argv):
+        calls.append(argv)
+        if len(calls) == 1:
+            print("error: another process trains this run", file=sys.stderr)
+            raise SystemExit(2)
+        return original(argv)
+
+    monkeypatch.setattr(train, "main", main)
+    assert len(sweep.main(arguments(box_root, tmp_path))) == 1 and len(calls) == 2
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    code = "from plumbing.common import locked\nwith locked('lock') as mine:\n print(mine, flush=True)\n input()"
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=pipe, stdout=pipe)
+    assert process.stdout.readline() == b"True\n"
+    with locked(tmp_path / "lock") as mine:
+        assert not mine
+    process.kill()
+    process.wait()
+    with locked(tmp_path / "lock") as mine:
+        assert mine
+        with locked(tmp_path / "lock") as twice:
+            assert not twice
 
 
 # ---------------------------------------------------------------- the others

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from samples import random_predictions
 from sweeps import arguments, parsed
 
 import sweep
+import train
 from lab import figures, table1
 from lab.rows import METRICS, command_of, flags_of, read_rows, write_rows
 from plumbing.common import UserError
@@ -44,7 +46,7 @@ def test_given_rates_run_no_trials(box_root, tmp_path):
     assert table1.rates_of_table1(given | {"--init": "jepa"}, [], parsed("table1")) == {"jepa": pair}
     words = "--pack A --budget 1 --lr-backbone 0 --lr-head 2e-3".split()
     rows = sweep.main(arguments(box_root, tmp_path, *words, kind="table1"))
-    assert len(rows) == 2 and not (tmp_path / "lr-grid").exists()
+    assert len(rows) == 2 and not (tmp_path / "table" / "trials.csv").exists()
     text = (tmp_path / "table" / "table.md").read_text()
     assert "Own best rates (backbone, head): jepa 0, 2e-3; scratch 0, 2e-3" in text
 
@@ -159,6 +161,17 @@ def test_against_another(tmp_path):
         table1.table1_text(rows, new, tmp_path / "none")
 
 
+def test_rows_that_the_table_does_not_tell_apart(tmp_path):
+    rows, _ = handmade()
+    table1.check_alike(rows, "rows.csv")
+    threads = rows[0]["command"].replace("--seed", "--threads 2 --seed")
+    table1.check_alike([*rows, {"command": threads}], "rows.csv")
+    others = (("--seed", "--steps 9 --seed", "--steps"), ("--seed", "--jepa-ckpt x.pt --seed", "--jepa-ckpt"))
+    for old, new, named in (*others, ("--lr-backbone 1e-5", "--lr-backbone 1e-3", "rates of jepa")):
+        with pytest.raises(UserError, match=f"rows.csv: rows of one table1 differ in .*{named}"):
+            table1.check_alike([*rows, {"command": rows[0]["command"].replace(old, new)}], "rows.csv")
+
+
 def test_figures_from_rows(tmp_path):
     rows, _ = handmade()
     curves = [{"command": rows[0]["command"], "step": str(i), "val_top_logit_rmse": "0.3"} for i in range(3)]
@@ -176,7 +189,7 @@ def test_end_to_end_and_made_again_from_its_files(box_root, tmp_path):
     assert len(rows) == 4
     for name in ("test_top_logit_rmse", "test_grasp_coverage_15", "test_category_selection_gap"):
         assert all(row[name] for row in rows)
-    trials = list(csv.DictReader(open(tmp_path / "lr-grid" / "rows.csv")))
+    trials = list(csv.DictReader(open(out / "trials.csv")))
     assert len(trials) == 8 and "test_top_logit_rmse" not in trials[0]
     errors = table1.read_errors(out)
     for row in rows:  # errors by object agree with the metrics of evaluate.py
@@ -194,6 +207,21 @@ def test_end_to_end_and_made_again_from_its_files(box_root, tmp_path):
     sweep.main(arguments(box_root, tmp_path, "--tables", "--runs", tmp_path / "none", kind="table1"))
     assert (out / "table.md").read_text() == text and all((out / name).exists() for name in names)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_listed_trials_come_first(box_root, tmp_path, capsys):
+    argv = arguments(box_root, tmp_path, "--pack", "A", "--budget", "1", "--list", kind="table1")
+    for runs in (8, 4):  # trials, then the table's own
+        assert sweep.main(argv) == []
+        commands = capsys.readouterr().out.splitlines()
+        assert len(commands) == runs
+        for command in commands:
+            train.main(shlex.split(command)[2:])
+        capsys.readouterr()
+    assert sweep.main(argv) == [] and capsys.readouterr().out == ""
+    rows = sweep.main([word for word in argv if word != "--list"])
+    assert len(rows) == 4 and all(row["test_top_logit_rmse"] for row in rows)
 
 
 def test_errors(box_root, tmp_path):

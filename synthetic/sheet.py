@@ -208,7 +208,8 @@ def loss_panels(grasp):
             error, chance = grasp.degrees[k].item(), grasp.chances[k]
             ax.barh(row, error, color=PINK if k == grasp.degrees.argmin() else GREY)
             ax.text(0, row, f" hypothesis {k}: {error:.1f}°, p = {chance:.2f}", va="center", fontsize=12)
-        ax.invert_yaxis()
+        count = len(grasp.degrees)
+        ax.set_ylim(count - 0.5, -0.5 - 0.15 * count)  # downwards; the room above is for a title of four lines
         ax.set(xlabel="RMS error over joints (degrees); red: the winner", yticks=[])
         ax.spines[["top", "right", "left"]].set_visible(False)
 

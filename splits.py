@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import hashlib
 import math
+import re
 import sys
 
 import numpy as np
@@ -22,6 +23,10 @@ from plumbing.roots import ensure_root
 HELD_OUT = ("03948459", "02954340")  # pistol and cap, as in the published code: categories that never train
 SUITES = ("train", "val", "test", "test_category", "test_grasp", "test_grasp_train")
 SHARE = 0.1  # of the objects, for val and for test
+# parts of a name that tell one mesh of an object from another one of the same object
+PART = re.compile(
+    r"(?:^|[_.-])(?:visuals?|vis|collisions?|col|(?:non)?textured|obj|stl|ply|off|glb)(?=$|[_.-])", re.IGNORECASE
+)
 
 
 @dataclasses.dataclass
@@ -34,7 +39,7 @@ class Split:
     suites: dict  # suite -> sorted object ids "<synset>/<object>": train, val, test, test_category
     pool: list  # sorted ids of all objects that a budget may train on
     test_grasp: dict  # "<synset>/<object>/<scene>" -> rows of its recording
-    duplicates: list  # groups of object ids that share a mesh
+    duplicates: list  # groups of object ids that share a mesh or, as visual and collision mesh, an object
     rows: dict  # suite -> (n,) int64 index into the dataset's grasps, all of SUITES
 
 
@@ -47,8 +52,14 @@ def synset_of(object_id):
     return object_id.split("/")[0]
 
 
+def bare(object_id):
+    """An object's id without what tells its visual from its collision mesh: cups/cup0 of cups/cup0_visual."""
+    names = object_id.split("/")
+    return "/".join(PART.sub("", name).strip("_.-") if PART.search(name) else name for name in names)
+
+
 def duplicate_groups(objects, mesh_hashes):
-    """Map of every object id to the smallest id that it shares a mesh with, directly or through others.
+    """Map of every object id to the smallest id that it shares a mesh or its `bare` id with, also through others.
 
     objects, mesh_hashes: one entry per scene.
     """
@@ -61,8 +72,9 @@ def duplicate_groups(objects, mesh_hashes):
 
     first = {}
     for name, digest in sorted(zip(objects, mesh_hashes)):
-        a, b = find(first.setdefault(digest, name)), find(name)
-        leader[max(a, b)] = min(a, b)
+        for shared in (digest, bare(name)):
+            a, b = find(first.setdefault(shared, name)), find(name)
+            leader[max(a, b)] = min(a, b)
     return {name: find(name) for name in leader}
 
 
@@ -122,7 +134,8 @@ def held_back_grasps(data, pack, pool):
 def make_split(data, pack="A", budget=1.0, held_out=None):
     """The `Split` of a `GraspData`. held_out: synset ids, None for the default ones where present.
 
-    Objects that share a mesh go where the smallest of their ids goes, or are held out together.
+    Objects that share a mesh, or are visual and collision mesh of one, go where the smallest of their ids goes, or
+    are held out together.
     Raises `UserError` where no object is left to train or to validate on.
     """
     present = {synset_of(name) for name in data.objects}
@@ -153,8 +166,8 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
     duplicates = [names for names in groups.values() if len(names) > 1]
     if duplicates:
         print(
-            f"warning: {data.root}: {sum(map(len, duplicates))} objects share a mesh with another one; "
-            "those stay on one side (splits.py lists them)",
+            f"warning: {data.root}: {sum(map(len, duplicates))} objects share a mesh with another one, or a name but "
+            "for 'visual' or 'collision'; those stay on one side (splits.py lists them)",
             file=sys.stderr,
         )
     split = Split(
@@ -201,7 +214,7 @@ def counts_table(split):
     lines.append(f"{'all':<12}" + "".join(f"{len(split.suites[suite]):>15}" for suite in suites))
     lines.append("grasps      " + "  ".join(f"{suite} {len(split.rows[suite])}" for suite in SUITES))
     for names in split.duplicates:
-        lines.append("same mesh, kept on one side: " + " ".join(names))
+        lines.append("same mesh or object, kept on one side: " + " ".join(names))
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ SHARE = 0.1  # of the wrists, inside the box or far from it, is too many
 MIN_GRASPS = 50  # fewer say nothing about the order
 ORDER_GAIN = 0.2  # in length of the mean direction, by which the other order must fit better
 STANDING = 0.01  # m: a mesh may stand so far over or under the plane z = 0
+SMALL = 0.02  # m: no object is so short, a mesh may be after a factor too many
 
 
 def frame_figures(clouds, poses, scene):
@@ -20,7 +21,8 @@ def frame_figures(clouds, poses, scene):
 
     inside: share of wrists in the bounding box of their object; far: share over FAR from it; gap: median distance to it
     (m); xyzw, wxyz: length of the mean direction from hand to object, by the order of the quaternion; standing: share
-    of the objects whose lowest point is over STANDING from z = 0; lowest, highest: of these lowest points (m).
+    of the objects whose lowest point is within STANDING of z = 0; lowest, highest: of these lowest points (m); small:
+    how many of the meshes are shorter than SMALL.
     """
     low, high, center = clouds.min(1), clouds.max(1), clouds.mean(1)  # (C, 3) each
     wrist = poses[:, :3].astype(np.float64)
@@ -34,7 +36,10 @@ def frame_figures(clouds, poses, scene):
         figures[name] = float(np.linalg.norm(seen.mean(0)))
     bottom = low[:, 2]
     standing = float((np.abs(bottom) <= STANDING).mean())
-    return figures | {"standing": standing, "lowest": float(bottom.min()), "highest": float(bottom.max())}
+    small = int(((high - low).max(1) < SMALL).sum())
+    return figures | {
+        "standing": standing, "lowest": float(bottom.min()), "highest": float(bottom.max()), "small": small
+    }  # fmt: skip
 
 
 def frame_warnings(figures, num_grasps, root):
@@ -60,6 +65,8 @@ def frame_warnings(figures, num_grasps, root):
             f"{root}: {1 - figures['standing']:.0%} of the meshes do not stand on z = 0 (lowest points from "
             f"{figures['lowest']:.3f} to {figures['highest']:.3f} m); is z up, and the table plane z = 0?"
         )
+    if figures["small"]:
+        lines.append(f"{root}: {figures['small']} meshes are shorter than {SMALL:g} m; are they in metres?")
     return lines
 
 

@@ -3,6 +3,7 @@
     python synthesize.py --out data/synthetic --preset mini     700 objects, what train.py makes by itself
     python synthesize.py --out data/full --preset full          1,500 objects, the paper's scale
     python synthesize.py --out data/mine --meshes DIR           your own meshes
+    python synthesize.py --out data/public --import dexgraspnet DIR     grasps that others published, of another hand
     python synthesize.py --card data/full --out results/benchmark   figures and pictures of a dataset
 
 Layout written: OUT/<synset>/<object>/<scene>/mesh.obj and recording.npz (see data.py). An interrupted
@@ -28,9 +29,9 @@ from tqdm import tqdm
 from data import sample_surface
 from plumbing.common import Parser, UserError, atomic, command, number, stable_seed, write_json
 from plumbing.parallel import map_in_processes
-from plumbing.reading import read_mesh, stamp
+from plumbing.reading import ANY_LENGTH, MESH_TYPES, UNITS, files_under, read_mesh, stamp
 from plumbing.roots import LOG, SIZES, VERSION, read_log, recorded
-from synthetic import hand
+from synthetic import dexgraspnet, hand
 from synthetic.card import write_card
 from synthetic.grasps import MIN_SCORE, REASONS, synthesize
 from synthetic.shapes import (
@@ -40,7 +41,6 @@ from synthetic.shapes import (
 # ---------------------------------------------------------------- objects on disk
 
 REDRAWS = 5  # procedural objects on which the hand finds next to nothing are drawn again, so often at most
-MESH_TYPES = (".obj", ".stl", ".ply", ".off", ".glb")
 
 
 def procedural_objects(settings):
@@ -55,49 +55,96 @@ def procedural_objects(settings):
     return [(s, f"{CATEGORIES[s][0].__name__}_{k:04d}") for s in CATEGORIES for k in range(sizes[s])]
 
 
-def mesh_objects(folder):
-    """{(category, object name): path} of the mesh files in a folder: category is the first sub-folder."""
-    found = {}
-    for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in MESH_TYPES):
-        names = path.relative_to(folder).with_suffix("").parts
-        names = [re.sub(r"[^\w-]+", "_", name).strip("_") or "_" for name in names]
-        key = (names[0] if len(names) > 1 else "unsorted", "_".join(names[1:] or names))
-        found[key if key not in found else (key[0], key[1] + path.suffix.lower().replace(".", "_"))] = path
-    if not found:
+def mesh_objects(folder, out):
+    """{(category, object name): path} of the mesh files in a folder, less those in `out`, as `named_objects`."""
+    out = Path(out).resolve()
+    paths = [path for path in files_under(folder, MESH_TYPES) if not path.resolve().is_relative_to(out)]
+    if not paths:
         raise UserError(f"--meshes {folder}: no {' '.join(MESH_TYPES)} files in it")
-    return found
+    return named_objects((path.relative_to(folder).with_suffix("").parts, path) for path in paths)
 
 
-def usable_mesh(path, up, rescale):
-    """A mesh file as vertices (V, 3), faces, z up on z = 0; `UserError` says why it cannot be used."""
-    vertices, faces = read_mesh(path)
+def named_objects(found):
+    """{(category, object name): path} of (names of folders and file, path): of several, the first is the category.
+
+    Names are made fit for folders of any system. Where that makes two equal, the later one gets a number; cup.stl
+    beside cup.obj is cup_stl, which splits.py knows for the same object.
+    """
+    named, owners = {}, {}
+    for names, path in found:
+        fit = [re.sub(r"[^\w-]+", "_", name).strip("_") or "_" for name in names]
+        category, plain = fit[0] if len(fit) > 1 else "unsorted", "_".join(fit[1:] or fit)
+        name, count = plain, 1
+        if owners.get(f"{category}/{name}".lower()) == names:
+            plain = name = plain + path.suffix.lower().replace(".", "_")
+        while f"{category}/{name}".lower() in owners:
+            count += 1
+            name = f"{plain}_{count}"
+        owners[f"{category}/{name}".lower()] = names
+        named[category, name] = path
+    return named
+
+
+def usable_mesh(path, settings):
+    """A mesh file as vertices (V, 3) m, z up on z = 0, and faces; and the factor by which --rescale changed its size.
+
+    `UserError` says why it cannot be used.
+    """
+    vertices, faces = read_mesh(path, ANY_LENGTH)
     used, faces = np.unique(faces, return_inverse=True)  # stray vertices must not count as size
-    vertices, faces = vertices[used], faces.reshape(-1, 3)
-    if up == "y":
+    vertices, faces = vertices[used] * settings.get("mesh-scale", 1), faces.reshape(-1, 3)
+    if settings["up"] == "y":
         vertices = vertices[:, [0, 2, 1]] * (1, -1, 1)
-    sample_surface(vertices, faces, 1, 0)  # complains where there is no area
     _, middle, longest = np.sort(np.ptp(vertices, axis=0))
-    if rescale:
-        return scale_to_hand(vertices, longest), faces
-    if not LENGTHS[0] <= longest <= LENGTHS[1]:
-        raise UserError(f"longest side {longest:.3g} m, usable is {LENGTHS[0]} to {LENGTHS[1]} m; --rescale mends it")
-    if middle > MAX_MIDDLE:
-        raise UserError(f"middle side {middle:.3g} m, usable is up to {MAX_MIDDLE} m; --rescale mends it")
-    return settle(vertices), faces
+    try:
+        sample_surface(vertices / (longest or 1), faces, 1, 0)  # complains where there is no area
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if settings["rescale"]:
+        vertices = scale_to_hand(vertices, longest)
+        return vertices, faces, float(f"{np.ptp(vertices, axis=0).max() / longest:.6g}")
+    if not usable_size(middle, longest):
+        factor = mending_factor(middle, longest) * settings.get("mesh-scale", 1)
+        raise UserError(
+            f"longest side {longest:.3g} m, middle side {middle:.3g} m in {path}; usable is {LENGTHS[0]} to "
+            f"{LENGTHS[1]} m and up to {MAX_MIDDLE} m; --mesh-scale {factor:g} (it is for all meshes) or --rescale "
+            "mends it"
+        )
+    return settle(vertices), faces, 1.0
+
+
+def usable_size(middle, longest):
+    """Whether the hand can work on sides of these lengths (m)."""
+    return LENGTHS[0] <= round(longest, 6) <= LENGTHS[1] and round(middle, 6) <= MAX_MIDDLE
+
+
+def mending_factor(middle, longest):
+    """The factor that makes sides (m) usable: that of a unit where they are far from it, else the one nearest to 1."""
+    nearest = min(np.clip(longest, *LENGTHS) / longest, MAX_MIDDLE / middle)
+    if not 0.3 < nearest < 3:
+        for factor in (*UNITS.values(), 10, 100, 1000):
+            if usable_size(middle * factor, longest * factor):
+                return factor
+    digits = 10.0 ** (2 - np.floor(np.log10(nearest)))  # three of them, rounded towards what is usable
+    return (np.floor if nearest < 1 else np.ceil)(nearest * digits) / digits
 
 
 def make_object(root, settings, source):
     """Write all scenes of one object, source (synset, name, path or None); returns what the log keeps of it."""
     synset, name, path = source
-    rng = np.random.default_rng(stable_seed("dataset", settings["seed"], f"{synset}/{name}"))
+    folder, mesh = Path(root) / synset / name, None
     record = {"object": f"{synset}/{name}"}
     try:
-        mesh = None
+        if "import" in settings:
+            return record | {"counts": import_object(folder, path)}
         if path:
             stamp(path, Path(settings["meshes"]))  # complains about a link that leaves the folder
-            mesh = usable_mesh(path, settings["up"], settings["rescale"])
+            *mesh, factor = usable_mesh(path, settings)
+            if factor != 1:
+                record["rescaled"] = factor
     except UserError as error:
         return record | {"unusable": str(error)}
+    rng = np.random.default_rng(stable_seed("dataset", settings["seed"], f"{synset}/{name}"))
     counts = collections.Counter()
     for attempt in range(1 if path else REDRAWS):
         vertices, faces = mesh or procedural_mesh(synset, rng)
@@ -117,36 +164,58 @@ def make_object(root, settings, source):
         return record | {"unusable": "the hand finds no grasp"}
     for k, (posed, grasps, scores) in enumerate(scenes):
         if len(grasps):
-            write_scene(Path(root) / synset / name / str(k), posed, faces, grasps, scores)
+            write_scene(folder / str(k), posed, faces, grasps, scores, hand.JOINT_NAMES)
     return record | {"counts": counts | {"kept": kept, "low": low}}
 
 
-def write_scene(folder, vertices, faces, grasps, scores):
-    """mesh.obj and recording.npz, atomically and with the same bytes every time."""
+def import_object(folder, path):
+    """Write the scenes of an object of DexGraspNet, whose grasps are in `path`; returns what to count."""
+    scenes, joint_names = dexgraspnet.read_object(path)
+    for name, vertices, faces, grasps, scores in scenes:
+        write_scene(folder / name, vertices, faces, grasps, scores, joint_names)
+    return {"kept": sum(len(grasps) for _, _, _, grasps, _ in scenes)}
+
+
+def write_scene(folder, vertices, faces, grasps, scores, joint_names):
+    """mesh.obj and recording.npz, atomically and with the same bytes every time; no scores where they are None."""
     lines = ["v %.6f %.6f %.6f\n" % tuple(v) for v in vertices] + ["f %d %d %d\n" % tuple(f) for f in faces + 1]
     with atomic(folder / "mesh.obj") as temporary:
         temporary.write_text("".join(lines))
+    arrays = {"grasps": grasps, "scores": scores, "joint_names": np.array(joint_names)}
     with atomic(folder / "recording.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, grasps=grasps, scores=scores, joint_names=np.array(hand.JOINT_NAMES))
+        np.savez(file, **{key: array for key, array in arrays.items() if array is not None})
 
 
 # ---------------------------------------------------------------- a whole root
+
+
+def find_sources(settings, root):
+    """{(synset, object name): path of what it is made from, or None} of all objects that a root is to hold."""
+    if "import" in settings:
+        return named_objects(dexgraspnet.find_objects(settings["import"].split(" ", 1)[1]))
+    if settings["meshes"]:
+        return mesh_objects(settings["meshes"], root)
+    return dict.fromkeys(procedural_objects(settings))
 
 
 def generate(root, settings, workers, quiet=False):
     """Make or resume a root; returns the content of its dataset.json, which is written last."""
     root, log = Path(root), Path(root) / LOG
     head = recorded(root)
-    if head and head["settings"] != settings:
-        old = head["settings"]
-        changes = [f"{key} {old.get(key)} there, {new} here" for key, new in settings.items() if old.get(key) != new]
+    old = head.get("settings", settings)
+    changes = [
+        f"{key} {old.get(key)} there, {settings.get(key)} here"
+        for key in old | settings
+        if old.get(key) != settings.get(key)
+    ]
+    if changes:
         raise UserError(f"{root}: was made with other settings ({', '.join(changes)}); name another --out or remove it")
     if head.get("complete"):
         return head
     # in this order: another process that makes the same root writes its log first and removes it last
     if root.exists() and any(root.iterdir()) and not log.exists() and not (root / "dataset.json").exists():
         raise UserError(f"{root}: is not empty and not a root of synthesize.py; name another --out")
-    sources = mesh_objects(settings["meshes"]) if settings["meshes"] else dict.fromkeys(procedural_objects(settings))
+    sources = find_sources(settings, root)
     root.mkdir(parents=True, exist_ok=True)
     log.touch()  # before the temporary file: a root with nothing but that would belong to nobody
     head, *records = read_log(root) or [{"version": VERSION, "settings": settings}]
@@ -162,22 +231,38 @@ def generate(root, settings, workers, quiet=False):
             file.write(json.dumps(record) + "\n")
             file.flush()
     records = [done["/".join(key)] for key in sources]
+    unusable = {record["object"]: record["unusable"] for record in records if "unusable" in record}
+    if len(unusable) == len(records):
+        log.unlink(missing_ok=True)  # so that the same command tries again
+        with contextlib.suppress(OSError):  # something else lies there
+            root.rmdir()
+        print_unusable(unusable)
+        raise UserError(f"{root}: not made, since none of {len(unusable)} objects can be used; their list says why")
     totals = sum((collections.Counter(record.get("counts")) for record in records), collections.Counter())
     content = {
         "generator": "synthesize.py",
         "version": VERSION,
         "complete": True,
         "settings": settings,
-        "objects": sum("counts" in record for record in records),
+        "objects": len(records) - len(unusable),
         "grasps_kept": totals["kept"],
-        "grasps_low": totals["low"],
-        "objects_redrawn": totals["redrawn"],
-        "candidates_rejected": {reason: totals[reason] for reason in REASONS},
-        "unusable": {record["object"]: record["unusable"] for record in records if "unusable" in record},
     }
+    if "import" not in settings:
+        content["grasps_low"] = totals["low"]
+        content["objects_redrawn"] = totals["redrawn"]
+        content["candidates_rejected"] = {reason: totals[reason] for reason in REASONS}
+    content["unusable"] = unusable
+    if settings.get("rescale"):
+        content["rescaled"] = {record["object"]: record["rescaled"] for record in records if "rescaled" in record}
     write_json(root / "dataset.json", content)
     log.unlink(missing_ok=True)  # another process that made the same root may have been faster
     return content
+
+
+def print_unusable(unusable):
+    """A line per object that a root lacks; unusable: its name -> why."""
+    for name, reason in unusable.items():
+        print(f"not used: {name}: {reason}")
 
 
 # ---------------------------------------------------------------- command line
@@ -210,6 +295,19 @@ def parse_args(argv):
         help="scale meshes whose longest side is not "
         f"{LENGTHS[0]}-{LENGTHS[1]} m or whose middle side is over {MAX_MIDDLE} m",
     )
+    flag(
+        "--mesh-scale",
+        type=number(float, above=0),
+        default=1.0,
+        help="multiply all --meshes by this, to have them in metres: 0.001 where they are in millimetres",
+    )
+    flag(
+        "--import",
+        nargs=2,
+        dest="imported",
+        metavar=("dexgraspnet", "DIR"),
+        help="bring grasps that others published into our layout: DIR holds their dataset/ and meshdata/",
+    )
     flag("--card", metavar="ROOT", help="describe this dataset in figures and pictures in place of making one")
     flag("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
@@ -219,17 +317,21 @@ def parse_args(argv):
         parser.error("--objects counts procedural objects and does not go with --meshes")
     if args.meshes and not Path(args.meshes).is_dir():
         parser.error(f"--meshes {args.meshes}: no such folder")
-    if not args.meshes and (args.rescale or args.up != "z"):
-        parser.error("--up and --rescale go with --meshes")
+    if not args.meshes and (args.rescale or args.up != "z" or args.mesh_scale != 1):
+        parser.error("--mesh-scale, --up and --rescale go with --meshes")
+    if args.imported and args.imported[0] != "dexgraspnet":
+        parser.error(f"--import {args.imported[0]}: the only format that is read is dexgraspnet")
+    if args.imported and (args.meshes or args.objects or args.grasps or args.scenes):
+        parser.error("--import takes what there is: --meshes, --objects, --grasps and --scenes do not go with it")
+    if args.imported and not Path(args.imported[1]).is_dir():
+        parser.error(f"--import {' '.join(args.imported)}: no such folder")
     return args
 
 
-@command
-def main(argv=None):
-    """Make or resume a root and print its counts, or write the card of one; argv as on the command line."""
-    args = parse_args(argv)
-    if args.card:
-        return write_card(Path(args.card), Path(args.out), args.seed)
+def settings_of(args):
+    """What a root is made from, as its dataset.json keeps it; keys as the flags are spelt."""
+    if args.imported:
+        return {"import": " ".join(args.imported)}
     objects, grasps, scenes = SIZES[args.preset]
     settings = {
         "preset": args.preset,
@@ -241,16 +343,30 @@ def main(argv=None):
         "up": args.up,
         "rescale": args.rescale,
     }
+    return settings | ({"mesh-scale": args.mesh_scale} if args.mesh_scale != 1 else {})
+
+
+@command
+def main(argv=None):
+    """Make or resume a root and print its counts, or write the card of one; argv as on the command line."""
+    args = parse_args(argv)
+    if args.card:
+        return write_card(Path(args.card), Path(args.out), args.seed)
     start = time.time()
-    content = generate(args.out, settings, args.workers or os.cpu_count(), args.quiet)
-    print(
-        f"{args.out}: {content['objects']} objects, {content['grasps_kept']} grasps with a score of {MIN_SCORE} "
-        f"or more, {content['grasps_low']} under it, in {time.time() - start:.0f} s"
-    )
-    rejected = ", ".join(f"{reason} {count}" for reason, count in content["candidates_rejected"].items())
-    print(f"candidates rejected: {rejected}; objects drawn again: {content['objects_redrawn']}")
-    for name, reason in content["unusable"].items():
-        print(f"not used: {name}: {reason}")
+    content = generate(args.out, settings_of(args), args.workers or os.cpu_count(), args.quiet)
+    made = f"{args.out}: {content['objects']} objects, {content['grasps_kept']} grasps"
+    if args.imported:
+        print(f"{made}, in {time.time() - start:.0f} s")
+    else:
+        print(
+            f"{made} with a score of {MIN_SCORE} or more, {content['grasps_low']} under it, "
+            f"in {time.time() - start:.0f} s"
+        )
+        rejected = ", ".join(f"{reason} {count}" for reason, count in content["candidates_rejected"].items())
+        print(f"candidates rejected: {rejected}; objects drawn again: {content['objects_redrawn']}")
+    for name, factor in content.get("rescaled", {}).items():
+        print(f"rescaled: {name}: by {factor:g}")
+    print_unusable(content["unusable"])
 
 
 if __name__ == "__main__":

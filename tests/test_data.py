@@ -62,7 +62,6 @@ def test_canonical_quaternion_keeps_the_rotation():
 
 RECORDINGS = {
     "no array 'grasps'": lambda g, s: {"scores": s},
-    "no array 'scores'": lambda g, s: {"grasps": g},
     "must be (n, 7 + J)": lambda g, s: {"grasps": g[:, :7], "scores": s},
     "n and J at least 1": lambda g, s: {"grasps": g[:0], "scores": s[:0]},
     "'scores' has shape": lambda g, s: {"grasps": g, "scores": s[:-1]},

@@ -84,8 +84,8 @@ def recording_cases():
         content = {k: v for k, v in ({"grasps": good, "scores": scores} | replaced).items() if v is not None}
         return lambda path: np.savez(path, **content)
 
+    yield "no grasps", arrays(grasps=None), ("grasps",)
     for key in ("grasps", "scores"):
-        yield f"no {key}", arrays(**{key: None}), (key,)
         for shape in ((), (0,), (6, 19, 1), (2, 3, 19), (5, 19), (19, 6), (6,), (12,), (6, 7), (6, 2), (1, 6)):
             if shape != ((6,) if key == "scores" else (6, 19)):
                 yield f"{key} of shape {shape}", arrays(**{key: np.zeros(shape)}), (key,)

@@ -1,0 +1,206 @@
+"""Public grasps: DexGraspNet (Wang et al. 2023) as scenes of our layout. The Shadow hand has 22 joints.
+
+DIR/dataset/<object>.npy                        a pickled array of dicts, one grasp each (an "entry")
+DIR/meshdata/<object>/coacd/decomposed.obj      its mesh, in units of no meaning
+
+An entry's `scale` makes metres of the mesh. Its `qpos` holds the wrist by name: WRJTx, WRJTy, WRJTz in m, WRJRx, WRJRy,
+WRJRz in rad about the fixed axes x, then y, then z; all other names are joints in rad. A `score`, higher is better, is
+kept where every entry of an object has one; the published grasps have none.
+
+What to know before training on it:
+- The wrist frame is the Shadow hand's. Seen from it, objects lie along z and -y; in ours (synthetic/hand.py) y points
+  along the fingers and z where the hand approaches. The network does not mind; `--pool surface`, whose probes stand in
+  our frame, says at the start of a training that they see little.
+- There is no table. Objects float in an orientation of their own, in which z need not be up. Each scene, mesh and
+  wrists, is moved up or down until the mesh's lowest point has z = 0, which is what the layout asks for.
+- The mesh is cut into convex parts. Clouds have points on the walls between them, too.
+"""
+
+import io
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from data import MAX_ANGLE, check_poses, sample_surface
+from plumbing.common import UserError
+from plumbing.reading import ANY_LENGTH, MAX_LENGTH, bad_row, is_hidden, read_bytes, read_mesh, stamp
+
+POSITION = ("WRJTx", "WRJTy", "WRJTz")
+ROTATION = ("WRJRx", "WRJRy", "WRJRz")
+
+
+def find_objects(folder):
+    """[((category, object name), path of its grasps)] of a DexGraspNet folder."""
+    found = sorted((Path(folder) / "dataset").glob("*.npy"))
+    found = [((category_of(path.stem), path.stem), path) for path in found if not is_hidden(path.name)]
+    if not found:
+        raise UserError(f"{folder}/dataset: no .npy files in it; give the folder that holds dataset/ and meshdata/")
+    return found
+
+
+def category_of(name):
+    """The category that an object's name begins with: core-mug-857… is a mug, sem-Bottle-437… a Bottle."""
+    match = re.match(r"(?:core|sem)-(\w+)-", name)
+    return match[1] if match else "unsorted"  # ddg-… and mujoco-… name single objects
+
+
+def read_object(path):
+    """The scenes of one object, one per scale, and the names of its J joints; path: its DIR/dataset/<object>.npy.
+
+    A scene is (name, vertices (V, 3) m, faces (F, 3), grasps (n, 7 + J) as in a recording, scores (n,) or None).
+    """
+    path = Path(path)
+    stamp(path, path.parent)  # complains about a link that leaves the folder
+    entries = read_entries(path)
+    joint_names = names_of_joints(entries[0], f"{path}: entry 0")
+    names = (*POSITION, *ROTATION, *joint_names)
+    values = np.array([numbers_of(entry, names, f"{path}: entry {i}") for i, entry in enumerate(entries)])
+    scales = values[:, 0].round(6)  # the same scale is 0.06 in one entry and 0.05999999542 in another
+    positions, angles, joints = np.split(values[:, 1:], (3, 6), axis=1)
+    scores = None
+    if any("score" in entry for entry in entries):
+        scores = np.array([number_in(entry, "score", f"{path}: entry {i}") for i, entry in enumerate(entries)])
+    wild = np.abs(joints) > MAX_ANGLE
+    if wild.any():
+        raise UserError(f"{path}: entry {bad_row(wild)}: a joint is turned by over 720 degrees; angles are in radians")
+    vertices, faces = read_object_mesh(path)
+    length = np.ptp(vertices, axis=0).max()
+    wild = (scales <= 0) | (scales * length > MAX_LENGTH)
+    if wild.any():
+        row = bad_row(wild)
+        raise UserError(f"{path}: entry {row}: 'scale' makes the object {scales[row] * length:.4g} m long")
+    quaternions = Rotation.from_euler("xyz", angles).as_quat()  # small letters: about fixed axes
+    poses = check_poses(np.concatenate([positions, quaternions], axis=1), str(path))
+    scenes = []
+    for scale in np.unique(scales):
+        rows = scales == scale
+        scaled, grasps = vertices * scale, np.concatenate([poses, joints], axis=1)[rows]
+        lowest = scaled[:, 2].min()
+        scaled[:, 2] -= lowest
+        grasps[:, 2] -= lowest
+        own_scores = None if scores is None else scores[rows].astype(np.float32)
+        scenes.append((f"scale_{scale:g}", np.round(scaled, 6), faces, grasps.astype(np.float32), own_scores))
+    return scenes, joint_names
+
+
+def read_object_mesh(path):
+    """Vertices (V, 3), faces (F, 3) of the mesh that belongs to the grasps in `path`, without stray vertices."""
+    folder = path.parent.parent / "meshdata"
+    mesh = folder / path.stem / "coacd" / "decomposed.obj"
+    stamp(mesh, folder)
+    vertices, faces = read_mesh(mesh, ANY_LENGTH)
+    used, faces = np.unique(faces, return_inverse=True)
+    vertices, faces = vertices[used], faces.reshape(-1, 3)
+    try:
+        sample_surface(vertices, faces, 1, 0)
+    except UserError as error:
+        raise UserError(f"{mesh}: {error}") from None
+    return vertices, faces
+
+
+# ---------------------------------------------------------------- entries, checked
+
+
+def names_of_joints(entry, name):
+    """The joints' names in an entry: all that `qpos` holds besides the wrist, in alphabetical order."""
+    qpos = entry.get("qpos")
+    joints = sorted(set(qpos) - {*POSITION, *ROTATION}) if isinstance(qpos, dict) else []
+    if not joints or not all(isinstance(joint, str) for joint in joints):
+        raise UserError(f"{name}: has no 'qpos' that names the joints; is it a file of DexGraspNet's grasps?")
+    return joints
+
+
+def numbers_of(entry, names, name):
+    """The scale of an entry and the values of `names` in its `qpos`, which must hold nothing else."""
+    qpos = entry.get("qpos")
+    if not isinstance(qpos, dict):
+        raise UserError(f"{name}: has no 'qpos' that names the joints")
+    more = sorted(map(str, set(qpos) - set(names)))
+    if more:
+        raise UserError(f"{name}: 'qpos' has a joint '{more[0]}', which entry 0 lacks")
+    return [number_in(entry, "scale", name)] + [number_in(qpos, key, f"{name}: 'qpos'") for key in names]
+
+
+def number_in(values, key, name):
+    """A finite number in a dict."""
+    value = values.get(key)
+    if key not in values:
+        raise UserError(f"{name}: has no '{key}'")
+    if not isinstance(value, (int, float)) or not abs(value) < np.finfo(np.float32).max:
+        raise UserError(f"{name}: '{key}' is not a finite number")
+    return float(value)
+
+
+# ---------------------------------------------------------------- a pickle, read without running what it names
+
+
+def read_entries(path):
+    """The dicts in an .npy file of pickled ones; whatever code the file names, none is run."""
+    content = read_bytes(path)
+    try:
+        entries = unpickle(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception:  # what broken bytes make of the unpickling
+        raise UserError(f"{path}: not an array of numpy.save, or cut short; fetch it again") from None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: holds no grasps; an array of dicts is expected")
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: entry {i} is no dict with 'qpos' and 'scale'")
+    return entries
+
+
+def unpickle(content):
+    """What the bytes of an .npy file of objects hold: for an array of dicts, the list of these dicts."""
+    file = io.BytesIO(content)
+    major, _ = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    _, _, kind = read_header(file)
+    if not kind.hasobject:
+        raise UserError("holds plain numbers where an array of dicts is expected")
+    return InertUnpickler(file).load().values
+
+
+class InertUnpickler(pickle.Unpickler):
+    """Rebuilds arrays of objects and single numbers; a pickle that names anything else is refused unread."""
+
+    def find_class(self, module, name):
+        stand_ins = {
+            "numpy.ndarray": StoredArray, "numpy.dtype": StoredType, "multiarray._reconstruct": StoredArray,
+            "multiarray.scalar": stored_number, "_codecs.encode": str.encode,
+        }  # fmt: skip
+        known = f"{module}.{name}".removeprefix("numpy.core.").removeprefix("numpy._core.")
+        if known not in stand_ins:
+            raise UserError(f"names {module}.{name}, code that has no business in grasps; do not trust this file")
+        return stand_ins[known]
+
+
+class StoredArray:
+    """Stands for a numpy array while it is unpickled: keeps the list of its objects."""
+
+    def __init__(self, *args):
+        self.values = None
+
+    def __setstate__(self, state):
+        self.values = state[-1]
+
+
+class StoredType:
+    """Stands for a numpy dtype while it is unpickled: its code, say f8, and its byte order."""
+
+    def __init__(self, code, *args):
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state):
+        self.order = state[1]
+
+
+def stored_number(kind, content):
+    """A number as numpy pickles it, its `StoredType` and its bytes."""
+    if not re.fullmatch("[fiu][1248]", kind.code):
+        raise UserError(f"holds a value of numpy's type '{kind.code}', which is no number")
+    return np.frombuffer(content, np.dtype(kind.order + kind.code)).item()

@@ -4,6 +4,7 @@ Nothing here runs code from a file, opens what a file refers to, or follows a li
 """
 
 import io
+import math
 import os
 import stat
 from pathlib import Path
@@ -162,7 +163,8 @@ def unit_hint(length):
     for unit, factor in UNITS.items():
         if HAND_SIZED[0] <= length * factor <= HAND_SIZED[1]:
             return f"is it in {unit}? Scale it by {factor:g}"
-    return f"scale it to metres: what a hand grasps is {HAND_SIZED[0]:g} to {HAND_SIZED[1]:g} m long"
+    factor = 10.0 ** math.floor(math.log10(HAND_SIZED[1] / length))
+    return f"what a hand grasps is {HAND_SIZED[0]:g} to {HAND_SIZED[1]:g} m long. Scale it by {factor:g}"
 
 
 def read_mesh(path, longest=MAX_LENGTH):

@@ -8,10 +8,12 @@ import pytest
 import torch
 from conftest import OBJECTS, fails, write_box, write_root
 from samples import random_predictions
+from scipy.spatial.transform import Rotation
 
 import evaluate
 import train
 from model import load_run
+from plumbing.reading import read_mesh
 from synthetic import hand
 
 ARRAYS = ("joints_pred", "logits", "joints_true")
@@ -149,6 +151,48 @@ def test_one_object_from_the_command_line(run, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)["predictions"]) == 2
 
 
+def test_up_is_turned_and_the_wrist_with_it(run, tmp_path, capsys):
+    """A y-up mesh and a pose in its frame give what the same things give when they stand on z = 0."""
+    write_box(tmp_path / "upright.obj", np.array([0.1, 0.12, 0.15]))
+    mesh = read_mesh(tmp_path / "upright.obj")
+    lying = mesh[0][:, [0, 2, 1]] * (1, 1, -1)  # z up -> y up
+    lines = ["v %.6f %.6f %.6f" % tuple(v) for v in lying] + ["f %d %d %d" % tuple(f + 1) for f in mesh[1]]
+    (tmp_path / "lying.obj").write_text("\n".join(lines))
+    pose = np.array([0.02, -0.05, 0.25, 0, 0.6, 0, 0.8])
+    turn = Rotation.from_euler("x", -90, degrees=True)  # z up -> y up
+    turned = np.r_[turn.apply(pose[:3]), (turn * Rotation.from_quat(pose[3:])).as_quat()]
+
+    def joints_of(name, pose, *flags):
+        evaluate.main([str(run), "--mesh", str(tmp_path / name), "--pose", *map(str, pose), *flags])
+        printed = json.loads(capsys.readouterr().out)["predictions"][0]
+        assert printed["pose"] == pytest.approx(list(pose))  # as it was given
+        return [h["joints"] for h in printed["hypotheses"]]
+
+    upright, as_lying = joints_of("upright.obj", pose), joints_of("lying.obj", turned, "--up", "y")
+    unturned = joints_of("lying.obj", turned)  # another question
+    # another file is another sample of the surface, so not to the bit
+    assert np.abs(np.subtract(upright, as_lying)).max() < 0.1 * np.abs(np.subtract(upright, unturned)).max()
+
+
+def test_all_objects_of_another_root(run, box_root, tmp_path, capsys):
+    evaluate.main([str(run), "--suite", "all", "--data", str(box_root), "--json", str(tmp_path / "all.json")])
+    suites = json.loads((tmp_path / "all.json").read_text())["suites"]
+    assert list(suites) == ["all"] and suites["all"]["num_objects"] == 18 and suites["all"]["num_grasps"] == 18 * 9
+    own = json.loads((run / "config.json").read_text())["settings"]["data"]
+    assert "was trained on it" in fails(evaluate.main, [run, "--suite", "all", "--data", own], capsys)
+
+
+def test_joints_outside_the_limits_are_counted(run, tmp_path, capsys, monkeypatch):
+    write_box(tmp_path / "box.obj", np.array([0.1, 0.1, 0.1]))
+    argv = [str(run), "--mesh", str(tmp_path / "box.obj"), "--pose", *"0 0 0.2 1 0 0 0".split()]
+    result = evaluate.main(argv)
+    joints = np.array([h["joints"] for h in result["predictions"][0]["hypotheses"]])  # (K, J)
+    outside = (joints < hand.LIMITS[:, 0] - 1e-3) | (joints > hand.LIMITS[:, 1] + 1e-3)
+    assert result["joints_outside_limits"] == outside.sum()
+    monkeypatch.setattr(hand, "LIMITS", np.tile([5.0, 6.0], (12, 1)))
+    assert evaluate.main(argv)["joints_outside_limits"] == joints.size
+
+
 def test_picture(run, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(evaluate, "draw_grasps", lambda sheet, path: drawn.append((sheet, path)))
@@ -168,6 +212,8 @@ def test_one_object_errors(run, tmp_path, capsys):
         ([run, "--mesh", tmp_path / "box.obj"], "--pose"),
         ([run, "--mesh", tmp_path / "box.obj", "--pose", 0, 0, 0, 0, 0, 0, 2], "norm"),
         ([run, "--mesh", tmp_path / "box.obj", "--pose", 0, 0, "nan", 0, 0, 0, 1], "--pose"),
+        ([run, "--mesh", tmp_path / "box.obj", "--pose", 0, 0, 0.7, 0, 0, 0, 1], "0.6 m from the mesh"),
+        ([run, "--checkpoint", "last"], "--keep-last"),
         ([run, "--mesh", tmp_path / "missing.obj", *good], "missing.obj"),
         ([run, "--mesh", tmp_path / "few.npy", *good], "at least"),
         ([run, "--mesh", tmp_path / "box.txt", *good], "box.txt"),

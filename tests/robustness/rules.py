@@ -1,4 +1,4 @@
-"""What every bad input must come to: one line that names it and says what to do, and nothing written. Meshes by rule."""
+"""What every bad input must come to: one line that names it and says what to do, nothing written. Meshes by rule."""
 
 import json
 import re

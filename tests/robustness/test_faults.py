@@ -1,4 +1,4 @@
-"""Kills, full disks, Ctrl-C, two processes at once, NaN: no finished work is lost, the result is the undisturbed one."""
+"""Kills, full disks, Ctrl-C, two processes, NaN: no finished work is lost, and the result is the undisturbed one."""
 
 import contextlib
 import csv

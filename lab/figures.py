@@ -60,7 +60,7 @@ def draw_configurations(rows, path):
         axes.axvline(mean, **MEAN_STYLE)
     labels = [textwrap.fill(name, 60, break_on_hyphens=False) for name in short_names(groups)]
     axes.set_yticks(range(len(groups)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(groups) - 0.5, -0.5)  # the first on top
     axes.set(xlabel="RMSE on val (rad), mean and SD over seeds")
     axes.grid(axis="x", alpha=0.3)
     figure.suptitle(title_of(shared, rows), fontsize=8)

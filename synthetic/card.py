@@ -84,6 +84,10 @@ def read_grasps(root):
     found = []
     for path in sorted(root.glob("*/*/*/recording.npz")):
         with np.load(path) as recording:
+            if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(hand.JOINT_NAMES):
+                raise UserError(
+                    f"{path}: has no scores or another hand; the card is of roots that synthesize.py filled"
+                )
             found.append((path.parent, recording["grasps"], recording["scores"]))
     if not found:
         raise UserError(f"{root}: no */*/*/recording.npz in it")

@@ -85,6 +85,8 @@ def test_frames_scales_and_names(tmp_path, capsys):
     run("--out", tmp_path / "out", "--import", "dexgraspnet", tmp_path / "in")  # complete: nothing to do
     other = fails(synthesize.main, ["--out", tmp_path / "out", "--import", "dexgraspnet", tmp_path], capsys)
     assert "was made with other settings (import" in other
+    card = fails(synthesize.main, ["--card", tmp_path / "out", "--out", tmp_path / "card"], capsys)
+    assert "has no scores or another hand" in card
 
 
 def test_scores_are_kept_where_all_have_one(tmp_path):

@@ -395,26 +395,31 @@ def run_all(planned, path, args, suites=(), keep=None):
     say_what_was_found(planned, waiting, rows, args)
     if args.list:
         waiting = list_commands(waiting, suites)
-    order = {run.command: place for place, run in enumerate(planned)}
     ended = runs_here(waiting, suites) if args.jobs == 1 else runs_in_children(waiting, args.jobs, suites)
+    order = {run.command: place for place, run in enumerate(planned)}
     found, started = len(planned) - len(waiting), time.perf_counter()
     bar = tqdm(total=len(planned), initial=found, desc=args.kind, unit="run", disable=None if waiting else True)
     with bar, contextlib.closing(ended):
         for count, (run, code) in enumerate(ended, 1):
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
-            row = failed_row(run, code) if code else finished_row(run, suites)
-            with locked(Path(args.runs) / "rows.lock", wait=True):  # one sweep at a time reads, adds and writes
-                if code == 0 and keep:
-                    keep(run)
-                save_row(path, row, order)
-            (run.folder / "predictions.npz").unlink(missing_ok=True)  # some 30 MB; `keep` has kept its errors
+            take_into_rows(run, code, path, order, suites, keep)
             bar.update()
             if bar.disable:
                 minutes = (time.perf_counter() - started) / count * (len(waiting) - count) / 60
                 done = f"{found + count} of {len(planned)} runs"
                 print(f"{args.kind}: {done}, about {minutes:.0f} min left", file=sys.stderr)
     return read_rows(path)
+
+
+def take_into_rows(run, code, path, order, suites, keep):
+    """Write the row of a run that has ended; see `run_all` and `save_row`."""
+    row = failed_row(run, code) if code else finished_row(run, suites)
+    with locked(Path(run.runs) / "rows.lock", wait=True):  # one sweep at a time reads, adds and writes
+        if code == 0 and keep:
+            keep(run)
+        save_row(path, row, order)
+    (run.folder / "predictions.npz").unlink(missing_ok=True)  # some 30 MB; `keep` has kept its errors
 
 
 def say_what_was_found(planned, waiting, rows, args):

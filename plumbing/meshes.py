@@ -12,6 +12,7 @@ import codecs
 import io
 import itertools
 import json
+import math
 import re
 import struct
 from typing import NamedTuple
@@ -32,6 +33,8 @@ class Plain(NamedTuple):
 
 # ---------------------------------------------------------------- text
 
+PADDING = b"\0\x1a \t"  # what DOS and others put after the end of a text
+
 
 def decoded(content):
     """Text as bytes that hold plain ASCII digits and keywords: no byte-order mark, UTF-16 made UTF-8.
@@ -43,10 +46,10 @@ def decoded(content):
     return content.removeprefix(codecs.BOM_UTF8)
 
 
-def rows(content):
+def rows(text):
     """The fields of each line that has any, for every kind of line end and without comments (from # on)."""
-    text = decoded(content).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    for line in text.rstrip(b"\0\x1a").split(b"\n"):  # what DOS and padding leave at the end
+    text = text.rstrip(PADDING).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for line in text.split(b"\n"):
         if fields := line.partition(b"#")[0].split():
             yield fields
 
@@ -56,78 +59,121 @@ def whole(field):
     try:
         return int(field)
     except ValueError:
-        raise UserError(f"'{shown(field)}' stands where a whole number must stand; export it again") from None
+        raise UserError(f"'{quoted(field)}' stands where a whole number must stand; export it again") from None
 
 
-def shown(field):
-    """A field of a text file as a message shows it."""
+def quoted(field):
+    """A field of a text file as a message quotes it."""
     return field[:20].decode("ascii", errors="replace")
 
 
-def plain_text(corners, polygons):
-    """The `Plain` of corners, each x, y and z as the file spells them, and polygons, lists of corners from 0 on."""
+def plain_text(corners, polygons, text=b"\n"):
+    """The `Plain` of corners, each x, y and z as the file spells them, and polygons, lists of corners from 0 on.
+
+    text: what they were read from, where its end matters.
+    """
     for number, corner in enumerate(corners):
         try:
-            _, _, _ = map(float, corner)
+            good = len(corner) == 3 and math.isfinite(sum(map(float, corner)))
         except ValueError:
-            found = " ".join(map(shown, corner))
-            raise UserError(f"vertex {number} is '{found}', it must be three numbers; export it again") from None
-    triangles = []
+            good = False
+        if not good:
+            found = " ".join(map(quoted, corner))
+            raise UserError(f"vertex {number} is '{found}', it must be three finite numbers; export it again")
     for number, polygon in enumerate(polygons):
         if len(polygon) < 3:
             raise UserError(f"face {number} has only {len(polygon)} corners; is the file cut short? Export it again")
         if not 0 <= min(polygon) <= max(polygon) < len(corners):
             wrong = next(corner for corner in polygon if not 0 <= corner < len(corners))
             raise UserError(f"face {number} refers to vertex {wrong} of {len(corners)}; export it again")
-        if len(polygon) == 3:
-            triangles.append(polygon)
-            continue
-        try:
-            ears = triangulate(np.array([corners[corner] for corner in polygon], dtype=np.float64))
-        except UserError as error:
-            raise UserError(f"face {number} {error}") from None
-        triangles += [[polygon[i] for i in ear] for ear in ears]
+    check_end(text, len(corners), polygons)
+    triangles = triangulate(corners, polygons)
     lines = [b"v %b %b %b\n" % tuple(corner) for corner in corners]
     lines += [b"f %d %d %d\n" % (a + 1, b + 1, c + 1) for a, b, c in triangles]
     return Plain(b"".join(lines), "obj", len(corners), len(triangles))
 
 
-def triangulate(points):
-    """The n - 2 triangles of a polygon, points (n, 3), as triples of its corners; concave ones are cut up right.
+def check_end(text, num_corners, polygons):
+    """Refuse a last line without line end where something may be missing.
 
-    A fan around the first corner where that covers the polygon, else one ear after another: a corner that turns the
-    polygon's way round and whose triangle holds no other corner. `UserError` where there is none, as in a bow tie.
+    That is where its number could have more digits, where other faces have more corners, where vertices have no face.
+    """
+    last = re.split(rb"[\r\n]", text.rstrip(PADDING)[-1000:])[-1]
+    if not last or b"#" in last or not polygons:
+        return
+    number = last.split()[-1].lstrip(b"-")
+    longer = 10 * int(number) <= num_corners if number.isdigit() else b"/" not in number
+    larger = len(polygons[-1]) < max(map(len, polygons))
+    if longer or larger or len({*itertools.chain(*polygons)}) < num_corners:
+        raise UserError("may be cut short in its last line; export it again, or end that line if it is whole")
+
+
+# ---------------------------------------------------------------- polygons
+
+
+def triangulate(corners, polygons):
+    """The triangles (a, b, c) of polygons, in their order: n - 2 for each of n corners, whether convex or not."""
+    sizes = {*map(len, polygons)}
+    if sizes <= {3}:
+        return polygons
+    points = np.array(corners, dtype=np.float64)
+    points /= np.abs(points).max() or 1  # so that no product of them is too large
+    cut = {}  # number of a polygon -> its triangles, where these are no fan
+    for size in sizes - {3}:
+        numbers = np.array([number for number, polygon in enumerate(polygons) if len(polygon) == size])
+        for number in numbers[~is_fan(points[[polygons[number] for number in numbers]])]:
+            try:
+                cut[number] = cut_ears(points[polygons[number]])
+            except UserError as error:
+                raise UserError(f"face {number} {error}") from None
+    triangles = []
+    for number, polygon in enumerate(polygons):
+        fan = [(0, i, i + 1) for i in range(1, len(polygon) - 1)]
+        triangles += [(polygon[a], polygon[b], polygon[c]) for a, b, c in cut.get(number, fan)]
+    return triangles
+
+
+def is_fan(points):
+    """Which of polygons (m, n, 3) the triangles around their first corner cover: all turn the same way round; (m,)."""
+    points = points - points[:, :1]
+    slices = np.cross(points[:, 1:-1], points[:, 2:])  # (m, n - 2, 3) along the normals, twice the areas long
+    normal = slices.sum(axis=1)  # (m, 3)
+    nothing = 1e-9 * np.abs(points).max(axis=(1, 2)) ** 2  # (m,)
+    length = np.linalg.norm(normal, axis=1)
+    forward = (slices * normal[:, None]).sum(axis=2) >= -(nothing * length)[:, None]
+    empty = np.linalg.norm(slices, axis=2).max(axis=1) <= nothing
+    return forward.all(axis=1) & (length > nothing) | empty
+
+
+def cut_ears(points):
+    """The triangles of a polygon (n, 3), one ear after the other, as triples of its corners.
+
+    An ear is a corner that turns the polygon's way round and whose triangle holds no other corner. `UserError` where
+    there is none, as in a bow tie.
     """
     points = points - points[0]
-    normal = np.cross(points, np.roll(points, -1, axis=0)).sum(0)  # twice the area, whichever way round
-    axis = np.abs(normal).argmax()
-    flat = points[:, [(axis + 1) % 3, (axis + 2) % 3]] * (1, np.sign(normal[axis]) or 1)  # seen from the front
-    nothing = 1e-9 * np.ptp(points, axis=0).max() ** 2
+    normal = np.cross(points, np.roll(points, -1, axis=0)).sum(axis=0)
+    nothing = 1e-9 * np.abs(points).max() ** 2
+    normal /= max(np.linalg.norm(normal), nothing)
 
     def turn(a, b, c):
-        """Twice the area of a triangle, or of many; negative where it turns the wrong way round."""
-        (x, y), (u, v) = (flat[b] - flat[a]).T, (flat[c] - flat[a]).T
-        return x * v - y * u
+        """Twice the area of a triangle, or of many of them; negative where it turns the wrong way round."""
+        return np.cross(points[b] - points[a], points[c] - points[a]) @ normal
 
-    def is_ear(a, b, c, left):
+    def is_ear(a, b, c):
         if turn(a, b, c) <= nothing:
             return turn(a, b, c) >= -nothing  # on a straight line: nothing is cut off
-        others = np.array([corner for corner in left if not (flat[corner] == flat[[a, b, c]]).all(1).any()], dtype=int)
-        return not ((turn(a, b, others) >= 0) & (turn(b, c, others) >= 0) & (turn(c, a, others) >= 0)).any()
+        inside = (turn(a, b, left) > nothing) & (turn(b, c, left) > nothing) & (turn(c, a, left) >= -nothing)
+        return not inside.any()  # also none on the side from c to a, where the cut is
 
-    fan = [(0, i, i + 1) for i in range(1, len(points) - 1)]
-    if all(turn(*triangle) >= -nothing for triangle in fan):
-        return fan
     left, ears = list(range(len(points))), []
     while len(left) > 2:
-        for i, corner in enumerate(left):
-            ear = left[i - 1], corner, left[(i + 1) % len(left)]
-            if is_ear(*ear, left):
-                break
-        else:
+        around = zip([left[-1], *left], left, [*left[1:], left[0]])
+        ear = next((corners for corners in around if is_ear(*corners)), None)
+        if ear is None or not normal.any():
             raise UserError("crosses itself; export the mesh with triangles")
         ears.append(ear)
-        left.remove(corner)
+        left.remove(ear[1])
     return ears
 
 
@@ -143,8 +189,8 @@ def plain_obj(content):
     """
     if PLAIN_OBJ.fullmatch(content):
         return Plain(content, "obj", content.count(b"v"), content.count(b"f"))  # as it is: three times as fast
-    corners, polygons, begun = [], [], []
-    for row in rows(content):
+    text, corners, polygons, begun = decoded(content), [], [], []
+    for row in rows(text):
         row = begun + row
         begun = []
         key = row[0].lower()
@@ -155,21 +201,22 @@ def plain_obj(content):
         elif key in (b"f", b"fo"):  # corners are "v", "v/t", "v//n" or "v/t/n"
             polygon = [whole(field.partition(b"/")[0]) for field in row[1:]]
             if 0 in polygon:
-                raise UserError(f"face {len(polygons)} refers to vertex 0, but OBJ counts from 1; add 1 to all of them")
+                raise UserError(f"face {len(polygons)} refers to vertex 0, but OBJ counts from 1; add 1 to all numbers")
             polygons.append([corner - 1 if corner > 0 else len(corners) + corner for corner in polygon])
         elif key in (b"surf", b"call", b"csh"):
             raise UserError(f"'{key.decode()}' lines are not read here; export it with triangles")
     if begun:
-        raise UserError("the last line is cut short; export it again")
-    return plain_text(corners, polygons)
+        raise UserError("its last line is cut short; export it again")
+    return plain_text(corners, polygons, text)
 
 
 # ---------------------------------------------------------------- OFF
 
 
 def plain_off(content):
-    """OFF: a line per vertex and per face, whatever colours, normals or textures follow on it; the header is optional."""
-    lines = list(rows(content))
+    """OFF: a line per vertex and per face, whatever colours, normals or textures follow on it; a header or none."""
+    text = decoded(content)
+    lines = list(rows(text))
     start = re.fullmatch(rb"(?:(?:ST)?C?N?OFF)?(\d*)", lines[0][0], re.IGNORECASE) if lines else None
     if not start or lines[0][1:2] == [b"BINARY"]:
         raise UserError("does not begin as a text OFF file of points in space does; export it again")
@@ -188,7 +235,7 @@ def plain_off(content):
         polygons.append([whole(field) for field in fields[: max(0, whole(size))]])
         if len(polygons[-1]) != whole(size):
             raise UserError(f"face {number} is cut short; export it again")
-    return plain_text([line[:3] for line in lines[:num_corners]], polygons)
+    return plain_text([line[:3] for line in lines[:num_corners]], polygons, text)
 
 
 # ---------------------------------------------------------------- STL
@@ -202,13 +249,17 @@ def plain_stl(content):
     count = int.from_bytes(content[80:84], "little")
     if len(content) == 84 + 50 * count:
         return Plain(content, "stl", 3 * count, count)
-    lines = list(rows(content.lower()))
-    if not lines or lines[0][0] != b"solid":
-        raise UserError(f"its header says {count} triangles, its length {len(content)} bytes does not; export it again")
-    ends = [line[0] for line in lines if line[0] in (b"solid", b"endsolid")]
+    text = decoded(content).lower()
+    if not text.lstrip().startswith(b"solid"):
+        raise UserError(f"its header says {count} triangles, its {len(content)} bytes do not; export it again")
+    ends, fields = [], []
+    for row in rows(text):
+        if row[0] in (b"solid", b"endsolid"):
+            ends.append(row[0])  # the rest is a name
+        else:
+            fields += row
     if ends != [b"solid", b"endsolid"] * (len(ends) // 2):
         raise UserError("the last solid has no end; the file is cut short, export it again")
-    fields = [field for line in lines if line[0] not in (b"solid", b"endsolid") for field in line]
     corners = []
     for start in range(0, len(fields), len(FACET)):
         facet = fields[start : start + len(FACET)]
@@ -222,9 +273,9 @@ def plain_stl(content):
 # ---------------------------------------------------------------- PLY
 
 PLY_TYPES = {
-    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8",
-    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "int64": "i8",
-    "uint64": "u8", "float32": "f4", "float64": "f8",
+    "char": "i1", "short": "i2", "int": "i4", "int8": "i1", "int16": "i2", "int32": "i4", "int64": "i8",
+    "uchar": "u1", "ushort": "u2", "uint": "u4", "uint8": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8",
+    "float": "f4", "double": "f8", "float32": "f4", "float64": "f8",
 }  # fmt: skip
 BYTE_ORDERS = {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}
 NEEDED = {"vertex": {"x", "y", "z"}, "face": {"vertex_indices"}, "tristrips": {"vertex_indices"}}
@@ -251,7 +302,7 @@ def plain_ply(content):
             polygons.append([whole(field) for field in row["vertex_indices"]])
         elif element == "tristrips":
             polygons += strip_triangles([whole(field) for field in row["vertex_indices"]])
-    return plain_text(corners, polygons)
+    return plain_text(corners, polygons, b"\n" if order else body)
 
 
 def ply_header(content):
@@ -262,7 +313,7 @@ def ply_header(content):
         raise UserError("has no whole PLY header; export it again")
     elements, order, kept = [], "", []
     for line in content[: end.start()].split(start[1]):
-        match line.decode("latin-1").replace("vertex_index ", "vertex_indices ").split():
+        match line.decode("latin-1").split():
             case [] | ["comment" | "obj_info", *_]:
                 continue
             case ["ply"]:
@@ -277,7 +328,7 @@ def ply_header(content):
                 name = "vertex_indices" if name == "vertex_index" else name  # both are in use
                 elements[-1].properties[name] = PLY_TYPES[kind], PLY_TYPES[length]
             case _:
-                raise UserError(f"its header says '{shown(line)}', which is not PLY; export it again")
+                raise UserError(f"its header says '{quoted(line)}', which is not PLY; export it again")
         kept.append(line)
     for name, count, properties in elements:
         if count and not NEEDED.get(name, {*properties}) <= {*properties} or count and not properties:
@@ -330,10 +381,10 @@ def ply_rows(elements, take):
                 try:
                     size = int(take(length, 1)[0]) if length else 1
                     row[name] = take(kind, size)
-                    whole = len(row[name]) == size
+                    complete = len(row[name]) == size
                 except (ValueError, IndexError):
-                    whole = False
-                if not whole:
+                    complete = False
+                if not complete:
                     raise UserError(f"ends or is broken in '{element}' {number} of {count}; export it again")
             yield element, row
     if take("u1", 1):

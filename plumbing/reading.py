@@ -116,12 +116,12 @@ def load_plain(plain):
             skip_materials=True, maintain_order=True, fix_texture=False,
         )  # fmt: skip
     except IndexError:
-        raise UserError("a face refers to a vertex that is not there; export the mesh again") from None
+        raise UserError("a face refers to a vertex that the file does not hold; export the mesh again") from None
     for part in scene.geometry.values():  # each by itself: put together, they would hide a number that is too large
-        if part.faces.min() < 0 or part.faces.max() >= len(part.vertices):
-            raise UserError(
-                f"a face refers to vertex {part.faces.max()} of {len(part.vertices)}; export the mesh again"
-            )
+        lowest, highest = part.faces.min(), part.faces.max()
+        if lowest < 0 or highest >= len(part.vertices):
+            wrong = lowest if lowest < 0 else highest
+            raise UserError(f"a face refers to vertex {wrong} of {len(part.vertices)}; export the mesh again")
     mesh = scene.to_mesh() if plain.kind == "glb" else part  # in a GLB, every part where its nodes put it
     vertices = np.asarray(mesh.vertices, dtype=np.float64).reshape(-1, 3)
     faces = np.asarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
@@ -141,7 +141,7 @@ def box(vertices, faces):
 
 
 def without_whiskers(vertices, faces):
-    """The faces, without those as flat as a line where only such ones reach a side of the box around all."""
+    """The faces; without those as flat as a line, where only such ones reach a side of the box around all."""
     low, high = box(vertices, faces)
     sides = np.concatenate([vertices == low, vertices == high], axis=1)  # (V, 6), which sides of the box it lies on
     outer = faces[sides.any(axis=1)[faces].any(axis=1)]
@@ -152,7 +152,7 @@ def without_whiskers(vertices, faces):
 
 
 def is_flat(corners):
-    """Which triangles (n, 3, 3) are a line or a point: their height is under a millionth of their longest side; (n,)."""
+    """Which triangles (n, 3, 3) are a line or a point: of a height under a millionth of the longest side; (n,)."""
     sides = corners - np.roll(corners, 1, axis=1)
     sides /= np.abs(sides).max(initial=np.finfo(float).tiny)  # so that nothing below is too large
     return np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1) <= 1e-6 * np.square(sides).sum(2).max(1)

@@ -1,0 +1,208 @@
+"""Which hands hold an object (synthetic/holds.py): generated grasps, joints that know nothing, geometry by hand."""
+
+import csv
+
+import numpy as np
+import pytest
+import trimesh
+from scipy.spatial.transform import Rotation
+
+import synthesize
+import train
+from data import load_dataset
+from lab import holds as lab_holds
+from synthetic import hand
+from synthetic.card import sphere_gaps
+from synthetic.holds import CONTACT, TRAVEL, Outcomes, flex, grasp_outcomes, outcomes_in_scenes, scene_mesh, solid_field
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("holds") / "root"
+    flags = ("--objects", "28", "--grasps", "16", "--workers", "1", "--quiet")
+    synthesize.main(["--out", str(root), *flags])
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(root):
+    return load_dataset(root, 64, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def scene(data):
+    """Field, mesh, poses and joints of one scene, half of the joints with noise, so that not all of them hold."""
+    rows = np.flatnonzero(data.scene == 0)
+    joints = data.joints[rows].copy()
+    joints[::2] += np.random.default_rng(0).normal(0, 0.15, joints[::2].shape)
+    mesh = scene_mesh(data, 0)
+    return solid_field(*mesh), mesh, data.poses[rows], joints
+
+
+NOISE = (2, 5, 10, 20)  # degrees
+
+
+@pytest.fixture(scope="module")
+def outcomes(data):
+    """Kind of joints -> `Outcomes` at all recorded poses."""
+    rng, recorded, limits = np.random.default_rng(0), data.joints, hand.LIMITS
+    opened = recorded.copy()
+    opened[:, 0::3], opened[:, 2::3] = limits[0, 0], limits[2, 0]  # flexion and distal
+    kinds = {"recorded": recorded, "open": opened, "average": np.broadcast_to(recorded.mean(0), recorded.shape)}
+    kinds |= {f"uniform {k}": rng.uniform(*limits.T, recorded.shape) for k in range(3)}
+    kinds |= {degrees: recorded + rng.normal(0, np.radians(degrees), recorded.shape) for degrees in NOISE}
+    found = outcomes_in_scenes(data, np.arange(len(recorded)), np.stack(list(kinds.values()), 1), quiet=True)
+    return {kind: Outcomes(*(values[:, k] for values in found)) for k, kind in enumerate(kinds)}
+
+
+# ---------------------------------------------------------------- what the shares say
+
+
+def test_recorded_grasps_hold(data, outcomes):
+    found = outcomes["recorded"]
+    assert len(found.holds) == 448
+    assert found.free.all()
+    assert found.holds.mean() >= 0.95
+    assert (found.touching[:, 0] & found.touching[:, 1:].any(1))[found.holds].all()
+    moved = np.abs(found.closed - data.joints).reshape(-1, 4, 3).max(2)
+    assert np.percentile(moved[found.touching], 95) < np.radians(1)  # they are closed already
+
+
+def test_what_knows_nothing_of_the_object_seldom_holds(outcomes):
+    assert np.mean([outcomes[f"uniform {k}"].holds for k in range(3)]) <= 0.05
+    assert outcomes["average"].holds.mean() <= 0.15
+    assert not outcomes["open"].holds.any()
+
+
+def test_the_share_falls_with_the_error(outcomes):
+    shares = [outcomes[degrees].holds.mean() for degrees in NOISE]
+    assert shares[0] > 0.6 and shares[-1] < 0.1
+    assert (np.diff(shares) < -0.05).all()
+
+
+def test_a_hand_inside_the_object_is_neither_free_nor_holds():
+    """Deep inside a large box every link is far from its surface: only its sign says where the hand is."""
+    box = trimesh.creation.box((0.3, 0.3, 0.3))
+    field = solid_field(np.asarray(box.vertices), np.asarray(box.faces), density=2e5)
+    pose = np.array([[0, -0.1, 0, 0, 0, 0, 1.0]])
+    joints = np.tile(np.radians([0.0, 0, 10]), 4)[None]
+    inside, outside = grasp_outcomes(field, pose, joints), grasp_outcomes(field, pose + [0, 0, 0.5, 0, 0, 0, 0], joints)
+    assert inside.gaps.max() < -0.03 and not inside.free.any() and not inside.holds.any()
+    assert outside.gaps.min() > 0.02 and outside.free.all() and not outside.holds.any()
+
+
+def test_a_recorded_hand_moved_forward_is_in_the_object(data, scene):
+    field, _, poses, _ = scene
+    moved, recorded = poses.copy(), data.joints[data.scene == 0]
+    moved[:, :3] += 0.03 * Rotation.from_quat(poses[:, 3:]).as_matrix()[:, :, 2]  # the way that the palm looks
+    assert grasp_outcomes(field, poses, recorded).free.all()
+    assert grasp_outcomes(field, moved, recorded).free.mean() < 0.25
+
+
+def test_gaps_are_those_of_exact_geometry(scene):
+    field, mesh, poses, joints = scene
+    found, exact = grasp_outcomes(field, poses, joints), []
+    for pose, its_joints in zip(poses, np.clip(joints, *hand.LIMITS.T)):
+        centers, radii, _ = hand.hand_drawing(pose, its_joints)
+        gaps, _ = sphere_gaps(*mesh, centers[-32:], radii[-32:])  # infinite where a sphere is far away
+        exact.append(gaps.reshape(4, 8).min(1))
+    close = np.abs(exact) < 0.008  # m; deeper inside, the surfaces of overlapping parts come nearer than the outer one
+    assert close.sum() > len(joints)
+    assert np.abs(found.gaps - exact)[close].max() < 0.0015
+
+
+# ---------------------------------------------------------------- opening and closing
+
+
+def test_fingers_open_and_close_by_no_more_than_they_may():
+    """Middle fingers that reach over a table's edge, its top z = 0: a little above it, far above it, in it."""
+    table = trimesh.creation.box((0.3, 0.3, 0.1))
+    field = solid_field(np.asarray(table.vertices) - (0, 0.23, 0.05), np.asarray(table.faces), density=2e5)
+    height = np.array([0.02, 0.06, 0.0])  # m, of the wrist above the top
+    rotation = np.tile(Rotation.from_euler("x", 180, degrees=True).as_matrix(), (3, 1, 1)).astype(np.float32)
+    position = np.stack((0 * height, 0.1 + 0 * height, height), -1).astype(np.float32)
+    bases, origins = hand.finger_bases(rotation, position)
+    start = np.zeros((3, 3), dtype=np.float32)
+
+    def lowest(q):  # gap (3,) m of the spheres over the table
+        joints = np.zeros((3, 12))
+        joints[:, 6:9] = q
+        centers = hand.transform(frames, hand.finger_spheres(joints)[0][:, 2])
+        over = centers[..., 1] < -0.08  # the table begins there
+        return np.where(over, centers[..., 2] - hand.SPHERE_RADII, np.inf).min(1)
+
+    frames = np.tile(np.eye(4), (3, 1, 1))
+    frames[:, :3, :3], frames[:, :3, 3] = rotation, position
+    opened, _ = flex(start, bases[:, 2], origins[:, 2], field, -1, TRAVEL)
+    closed, gaps = flex(opened, bases[:, 2], origins[:, 2], field, 1, TRAVEL)
+    assert lowest(start)[0] > CONTACT and lowest(start)[2] < -0.005
+    assert np.array_equal(opened[:2], start[:2])  # nothing to open
+    assert abs(lowest(closed)[0]) < CONTACT  # near: touches
+    np.testing.assert_allclose(closed[1] - start[1], [TRAVEL, 0, 0], atol=1e-6)  # far: as far as it may, by flexion
+    assert -TRAVEL <= opened[2, 0] < 0 and abs(lowest(closed)[2]) < CONTACT  # in it: out, and touching
+    np.testing.assert_allclose(gaps.min(0)[[0, 2]], lowest(closed)[[0, 2]], atol=0.001)
+
+
+# ---------------------------------------------------------------- what must not matter
+
+
+def test_batch_and_order_do_not_matter(scene):
+    field, mesh, poses, joints = scene
+    found = grasp_outcomes(field, poses, joints)
+    assert 0 < found.holds.sum() < len(joints)
+    order = np.random.default_rng(0).permutation(len(joints))
+    shuffled = grasp_outcomes(solid_field(*mesh), poses[order], joints[order])
+    for name in ("free", "holds", "touching"):
+        assert np.array_equal(getattr(shuffled, name), getattr(found, name)[order])
+    np.testing.assert_allclose(shuffled.closed, found.closed[order], atol=1e-6)
+    alone = [grasp_outcomes(field, poses[i : i + 1], joints[i : i + 1]) for i in range(len(joints))]
+    assert np.array_equal(np.concatenate([one.holds for one in alone]), found.holds)
+    both = grasp_outcomes(field, poses, np.stack((joints[::-1], joints), 1))  # two sets of joints at each pose
+    assert both.holds.shape == (len(joints), 2) and both.touching.shape == (len(joints), 2, 4)
+    assert np.array_equal(both.holds[:, 1], found.holds) and np.array_equal(both.free[:, 1], found.free)
+
+
+def test_moving_object_and_hand_together_changes_next_to_nothing(data):
+    turn, shift = Rotation.from_rotvec([0.7, -1.1, 0.4]), np.array([0.3, -0.2, 0.1])
+    changed = []
+    for k in range(0, len(data.scenes), 5):
+        rows = np.flatnonzero(data.scene == k)
+        vertices, faces = scene_mesh(data, k)
+        poses = data.poses[rows].astype(float)
+        moved = np.concatenate(
+            (turn.apply(poses[:, :3]) + shift, (turn * Rotation.from_quat(poses[:, 3:])).as_quat()), 1
+        )
+        joints = data.joints[rows] + np.random.default_rng(k).normal(0, 0.05, (len(rows), 12))
+        here = grasp_outcomes(solid_field(vertices, faces), poses, joints)
+        there = grasp_outcomes(solid_field(turn.apply(vertices) + shift, faces), moved, joints)
+        changed.append(np.stack((here.free != there.free, here.holds != there.holds)))
+    assert np.concatenate(changed, axis=1).mean() < 0.05
+
+
+# ---------------------------------------------------------------- over a dataset
+
+
+def test_scenes_in_any_order(data):
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(data.scene < 4))[:40]
+    found = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
+    assert found.holds.shape == (40, 1)
+    for i in (0, 17, 39):
+        field = solid_field(*scene_mesh(data, data.scene[rows[i]]))
+        one = grasp_outcomes(field, data.poses[rows[i : i + 1]], data.joints[rows[i : i + 1]])
+        assert one.holds[0] == found.holds[i, 0]
+        np.testing.assert_allclose(one.closed[0], found.closed[i, 0], atol=1e-5)
+
+
+def test_table_of_constants(root, tmp_path, capsys):
+    flags = ("--data", str(root), "--preset", "tiny", "--k", "2", "--steps", "2", "--name", "run", "--quiet")
+    train.main([*flags, "--runs", str(tmp_path), "--init", "scratch"])
+    run, out = tmp_path / "run", tmp_path / "constants.csv"
+    lab_holds.main([str(root), "--runs", str(run), "--grasps", "4", "--out", str(out)])
+    assert "recorded" in capsys.readouterr().out
+    with open(out, newline="") as file:
+        rows = {(row["constant"], row["value"], row["joints"]): row for row in csv.DictReader(file)}
+    as_is = rows["none", "0", "recorded"]
+    assert float(as_is["free"]) == 1 and float(as_is["holds"]) > 0.8
+    holds = {kind: float(rows["none", "0", f"{run}: {kind}"]["holds"]) for kind in ("top logit", "any of K")}
+    assert holds["any of K"] >= holds["top logit"]
+    assert float(rows["min_score", "3", "recorded"]["holds"]) < float(as_is["holds"])

@@ -43,6 +43,7 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the encoders that ship, o
 NETWORK_FLAGS = ("group", "radius", "points", "patches", "patch_size")  # not given: the preset's or the checkpoint's
 MANY_FAR = 0.6  # share of saturated surface distances that is worth a warning: 0.31 on the open benchmark
 # what a run is called by and how it is watched; everything else is its identity
+SAME_AS_RUN = ("data", "pack", "budget", "held_out", "min_score", "skip_bad", "cache_dir", "steps", "k", "loss")
 NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "keep_last", "no_baseline", "no_graph",
                 "benchmark", "json")  # fmt: skip
 
@@ -422,8 +423,10 @@ def print_result(run, result):
     mean, own = result["training_mean"], result["suites"]["val"]
     rows = {"training mean": mean}
     if not run.args.no_baseline:
-        with contextlib.suppress(SystemExit):  # it has said what is wrong; this run is done all the same
+        try:
             rows["pose and size only"] = pose_and_size(run)
+        except UserError as error:  # this run is done all the same
+            print(f"pose and size only: left out ({error})", file=sys.stderr)
     rows |= {f"this run, step {result['best_step']}": own, "recorded": result["recorded"]}
     print("\n" + metrics_table(rows))
     print(
@@ -449,24 +452,13 @@ def pose_and_size(run):
     name = f"pose-and-size-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}"
     folder = Path(args.runs) / name
     if not (folder / "result.json").exists():
-        same = (
-            "data",
-            "pack",
-            "budget",
-            "held_out",
-            "min_score",
-            "skip_bad",
-            "cache_dir",
-            "steps",
-            "k",
-            "loss",
-            "device",
-        )
-        flags = as_flags({key: getattr(args, key) for key in same})
-        flags += ["--quiet"] * args.quiet + ["--resume"] * (folder / "config.json").exists()
+        same = {name: getattr(args, name) for name in SAME_AS_RUN} | {"points": run.model.config.points}
+        more = ["--quiet"] * args.quiet + ["--resume"] * (folder / "config.json").exists()
+        flags = [*as_flags(same), "--pool", "size", "--runs", args.runs, "--name", name, "--no-baseline", *more]
         print("\npose and size only, once for this data and budget:", file=sys.stderr)
+        own = parse(flags)
         with contextlib.redirect_stdout(io.StringIO()):
-            main([*flags, "--pool", "size", "--runs", args.runs, "--name", name, "--no-baseline"])
+            train_one(own, run.device, *resolve_network(own), run.data, run.split)
     return read_json(folder / "result.json", "suites")["suites"]["val"]
 
 
@@ -534,29 +526,14 @@ def build_model(config, encoder, data, rows, args):
     return model
 
 
-@command
-def main(argv=None):
-    args = parse(argv)
-    if args.benchmark:
-        from lab.speed import time_training  # the same as python -m lab.speed train
-
-        return time_training(args, argv)
-    device = set_up_torch(args.device, args.threads)
-    folder = run_folder(args)
-    config, encoder = resolve_network(args)
-
-    root = ensure_root(args.data, args.quiet)
-    data = load_dataset(root, config.points, args.min_score, args.skip_bad, args.cache_dir, args.quiet)
-    split = make_split(data, args.pack, args.budget, args.held_out)
-
-    precision = set_precision(args.precision, device, config.width)
+def train_one(args, device, config, encoder, data, split):
+    """Train the network of `config`, its encoder a copy of `encoder` (or None), on a `Split` of data; -> the result."""
+    folder, precision = run_folder(args), set_precision(args.precision, device, config.width)
     model = build_model(config, encoder, data, split.rows["train"], args).to(device)
     optimizer = build_optimizer(model, args, graph=device.type == "cuda" and not args.no_graph)
     generator = torch.Generator().manual_seed(stable_seed("patches", args.seed))
     if args.compile:
         model.compile()
-
-    warn_of_frames(data)
     run = Run(args, folder, device, precision, data, split, model, optimizer, generator, Progress())
     warn_of_probes(run)
     with locked(folder / ".lock") as mine:
@@ -567,6 +544,23 @@ def main(argv=None):
         introduce(run)
         training_loop(run)
         return finish(run)
+
+
+@command
+def main(argv=None):
+    args = parse(argv)
+    if args.benchmark:
+        from lab.speed import time_training  # the same as python -m lab.speed train
+
+        return time_training(args, argv)
+    device = set_up_torch(args.device, args.threads)
+    run_folder(args)  # says what is wrong with it before anything is read
+    config, encoder = resolve_network(args)
+    root = ensure_root(args.data, args.quiet)
+    data = load_dataset(root, config.points, args.min_score, args.skip_bad, args.cache_dir, args.quiet)
+    split = make_split(data, args.pack, args.budget, args.held_out)
+    warn_of_frames(data)
+    return train_one(args, device, config, encoder, data, split)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ SHARE = 0.1  # of the wrists, inside the box or far from it, is too many
 MIN_GRASPS = 50  # fewer say nothing about the order
 ORDER_GAIN = 0.2  # in length of the mean direction, by which the other order must fit better
 STANDING = 0.01  # m: a mesh may stand so far over or under the plane z = 0
+MIN_POINTS = 256  # of a cloud: fewer may miss the lowest point of an object
 SMALL = 0.02  # m: no object is so short, a mesh may be after a factor too many
 
 
@@ -38,7 +39,8 @@ def frame_figures(clouds, poses, scene):
     standing = float((np.abs(bottom) <= STANDING).mean())
     small = int(((high - low).max(1) < SMALL).sum())
     return figures | {
-        "standing": standing, "lowest": float(bottom.min()), "highest": float(bottom.max()), "small": small
+        "standing": standing, "lowest": float(bottom.min()), "highest": float(bottom.max()), "small": small,
+        "points": clouds.shape[1],
     }  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def frame_warnings(figures, num_grasps, root):
             f"{root}: quaternions fit far better as w x y z (mean direction to the object {figures['wxyz']:.2f} long "
             f"instead of {figures['xyzw']:.2f}); columns 3-6 must be x y z w"
         )
-    if figures["standing"] < 1 - SHARE:
+    if figures["standing"] < 1 - SHARE and figures["points"] >= MIN_POINTS:
         lines.append(
             f"{root}: {1 - figures['standing']:.0%} of the meshes do not stand on z = 0 (lowest points from "
             f"{figures['lowest']:.3f} to {figures['highest']:.3f} m); is z up, and the table plane z = 0?"

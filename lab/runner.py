@@ -26,7 +26,7 @@ from tqdm import tqdm
 import evaluate
 import train
 from data import load_dataset
-from lab.rows import DEFAULTS, METRICS, TRAINING, as_words, command_of, dataset_of, read_rows, write_rows
+from lab.rows import DEFAULTS, HOLDS, METRICS, TRAINING, as_words, command_of, dataset_of, read_rows, write_rows
 from model import POOLS, PRESETS, PointEncoder
 from plumbing.checkpoint import save_checkpoint
 from plumbing.common import UserError, locked, read_json, stable_seed
@@ -219,6 +219,7 @@ def finished_row(run, suites):
         low, high = summary.get("interval_95", {}).get("top_logit_rmse", ("", ""))
         row |= {prefix + name: summary[name] for name in METRICS}
         row |= {prefix + "low_95": low, prefix + "high_95": high}
+    row |= {name: result["suites"]["val"].get(name, "") for name in HOLDS}
     return row | {
         "training_mean": result["training_mean"]["top_logit_rmse"],
         "best_step": result["best_step"],

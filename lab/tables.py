@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from lab.rows import METRICS, TRAINING, differences, flags_of, split_command
+from lab.rows import HOLDS, METRICS, TRAINING, differences, flags_of, split_command
 
 # ---------------------------------------------------------------- cells
 
@@ -88,14 +88,17 @@ def configurations_table(rows):
     groups, shared = by_configuration(rows)
     header = ["flags of train.py", "seeds", "top-logit RMSE (rad)", "95 % over objects, first seed"]
     header += ["best-of-K", "gap", "coverage@15°", "s per run"]
-    lines = mean_lines(rows)
+    closed = [name for name in HOLDS if any(row.get(name) for row in rows)]
+    header += [name.replace("_", " ") for name in closed]
+    lines = [line + [""] * len(closed) for line in mean_lines(rows)]
     for name, group in groups.items():
         low, high = group[0].get("low_95"), group[0].get("high_95")
         interval = f"{float(low):.3f} to {float(high):.3f}" if low else ""
         rmse, *others = metric_cells(group)
         seconds = [float(row["seconds"]) for row in group if row.get("seconds")]
         time = f"{statistics.mean(seconds):.0f}" if seconds else ""
-        lines.append([name, count_runs(group), rmse, interval, *others, time])
+        held = [mean_and_sd([float(row[share]) for row in group if row.get(share)], 3) for share in closed]
+        lines.append([name, count_runs(group), rmse, interval, *others, time, *held])
     paragraphs = [f"All runs: `{shared}`"] if shared else []
     return "\n\n".join([*paragraphs, *differences(rows), markdown(header, lines)])
 

@@ -73,6 +73,7 @@ def sample_statistics(joints_hat, logits, joints):
         "top_logit_rmse": squared.gather(1, top[:, None])[:, 0],
         "best_of_k_rmse": best,
         **{f"coverage_{degrees}": (rms < math.radians(degrees)).float() for degrees in DEGREES},
+        "top_coverage_15": (squared.gather(1, top[:, None])[:, 0].sqrt() < math.radians(15)).float(),
         "coverage_15_all_joints": (error.abs().amax(-1).amin(1) < math.radians(15)).float(),
         "diversity": distance.sum((1, 2)) / num_pairs,
         "selector_accuracy": (top == winner).float(),

@@ -37,7 +37,9 @@ from plumbing.checkpoint import build, check_kind, check_network, check_step, lo
 from plumbing.checkpoint import official_config, official_weights
 from plumbing.common import UserError
 from plumbing.fast import Dropout, Linear, attention, linear, max_over_points, smallest, squared_distances, take_rows
-from variants import PROBES, HandPool, average, hedged_loss, mdn_loss, surface_features
+from variants import POINT_FEATURES, PROBES, SPREADS, HandPool, annealed_loss, average, center_weights
+from variants import geometric_features, hedged_loss, local_shape, mdn_loss, relaxed_loss, surface_features
+from variants import thinned_neighbours
 
 POSITION_HIDDEN = 128  # hidden width of the positional encoding, in all published weights
 LENGTH = 0.05  # m: the network's unit of what it sees of the hand, so that wrist positions vary by about one
@@ -48,7 +50,8 @@ PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 # ---------------------------------------------------------------- configuration
 CHOICES = {
     "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
-    "target_norm": ("instance", "layer"), "loss": ("wta", "mdn", "hedged"),
+    "target_norm": ("instance", "layer"), "loss": ("wta", "mdn", "hedged", "relaxed", "annealed"),
+    "patching": tuple(SPREADS), "tokenizer": tuple(POINT_FEATURES),
 }  # fmt: skip
 
 
@@ -87,6 +90,9 @@ class ModelConfig:
     joints: int = 12  # J
     pool: str = "attention"  # a key of POOLS
     loss: str = "wta"
+    # of variants.py, later than the first checkpoints: the defaults are the paper's
+    patching: str = dataclasses.field(default="fps", metadata={"later": True})
+    tokenizer: str = dataclasses.field(default="pointnet", metadata={"later": True})
 
     def __post_init__(self):
         check_network(self, CHOICES)
@@ -140,11 +146,12 @@ def start_points(generator, batch, num_points, device):
 
 
 @torch.no_grad()
-def farthest_point_sample(clouds, count, generator=None):
+def farthest_point_sample(clouds, count, generator=None, weights=None):
     """Choose `count` points, each the farthest from those before it (PointNet++).
 
     clouds (B, N, 3) -> index (B, count). Starts at point 0, or at a random point of each cloud if a
-    generator is given (or what it has drawn: start indices (B,)); the first index wins ties.
+    generator is given (or what it has drawn: start indices (B,)); the first index wins ties. With weights
+    (B, N) squared distances count so many times.
     """
     batch, num_points, _ = clouds.shape
     coordinates = clouds.transpose(1, 2).contiguous()  # (B, 3, N): long rows are faster than triples
@@ -156,7 +163,7 @@ def farthest_point_sample(clouds, count, generator=None):
     for _ in range(count - 1):
         center = coordinates.gather(2, last[:, None, None].expand(-1, 3, -1))  # (B, 3, 1)
         torch.minimum(nearest, (coordinates - center).square_().sum(1), out=nearest)  # (B, N)
-        last = nearest.argmax(1)  # (B,)
+        last = (nearest if weights is None else nearest * weights).argmax(1)  # (B,)
         chosen.append(last)
     return torch.stack(chosen, 1)  # (B, count)
 
@@ -168,42 +175,52 @@ def gather_points(points, index):
 
 
 @torch.no_grad()
-def group_points(clouds, centers, size, method="knn", radius=0.0):
-    """Gather the patch of each center, in coordinates relative to it.
+def find_neighbours(clouds, centers, size, method="knn", radius=0.0, spreads=(1,)):
+    """Which points make the patch of each center: clouds (B, N, 3), centers (B, G, 3) -> index (B, G, S).
 
-    clouds (B, N, 3), centers (B, G, 3) -> patches (B, G, S, 3).
     knn (Point-JEPA): the S nearest points. ball (Sec. III-B, PointNet++): the first S points in index
-    order with squared distance under radius², padded with the first one found; divided by the radius.
+    order with squared distance under radius², padded with the first one found. spreads: see variants.py.
     """
     distances = squared_distances(centers, clouds)  # (B, G, N)
+    if spreads != (1,):
+        return thinned_neighbours(distances, size, spreads)
     if method == "knn":
-        index = smallest(distances, size)  # (B, G, S)
-        return gather_points(clouds, index) - centers[:, :, None]  # (B, G, S, 3)
+        return smallest(distances, size)
     num_points = clouds.shape[1]
     order = torch.arange(num_points, device=clouds.device)
     index = order.where(distances < radius**2, num_points)  # (B, G, N): points outside go last
     index = index.topk(size, largest=False, sorted=True).values  # (B, G, S)
-    index = index.where(index < num_points, index[..., :1])
-    return (gather_points(clouds, index) - centers[:, :, None]) / radius  # (B, G, S, 3)
+    return index.where(index < num_points, index[..., :1])
+
+
+def relative_points(clouds, centers, index, unit=1.0):
+    """Points (B, G, S, 3) named by index (B, G, S), relative to their centers (B, G, 3), in units of `unit`."""
+    return (gather_points(clouds, index) - centers[:, :, None]) / unit
+
+
+def group_points(clouds, centers, size, method="knn", radius=0.0):
+    """Patches (B, G, S, 3) of centers (B, G, 3) in clouds (B, N, 3), relative to them; a ball divides by its radius."""
+    index = find_neighbours(clouds, centers, size, method, radius)
+    return relative_points(clouds, centers, index, radius if method == "ball" else 1.0)
 
 
 # ---------------------------------------------------------------- encoder
 class PatchEmbed(nn.Module):
     """The mini-PointNet that turns a patch into a token (Point-JEPA's tokenizer, after Point-BERT).
 
-    patches (B, G, S, 3) -> tokens (B, G, D). BatchNorm's statistics are over all B·G·S points.
+    patches (B, G, S, F) -> tokens (B, G, D). BatchNorm's statistics are over all B·G·S points.
     """
 
-    def __init__(self, w1, w2, w3, width):
+    def __init__(self, w1, w2, w3, width, features=3):
         super().__init__()
-        self.first = nn.Sequential(Linear(3, w1, bias=False), nn.BatchNorm1d(w1), nn.ReLU(True), Linear(w1, w2))
+        self.first = nn.Sequential(Linear(features, w1, bias=False), nn.BatchNorm1d(w1), nn.ReLU(True), Linear(w1, w2))
         self.second = nn.Sequential(
             Linear(2 * w2, w3, bias=False), nn.BatchNorm1d(w3), nn.ReLU(True), Linear(w3, width)
         )
 
     def forward(self, patches):
         batch, num_patches, size, _ = patches.shape
-        points = self.first(patches.reshape(-1, 3))  # (B·G·S, w2)
+        points = self.first(patches.flatten(0, 2))  # (B·G·S, w2)
         pooled = max_over_points(points.view(batch * num_patches, size, -1))  # (B·G, w2)
         # second[0] acts on concat(pooled, points); split, its pooled half runs once per patch, not S times
         for_pooled, for_points = self.second[0].weight.chunk(2, dim=1)  # (w3, w2) each
@@ -287,18 +304,27 @@ class PointEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.embed = PatchEmbed(config.w1, config.w2, config.w3, config.width)
+        self.embed = PatchEmbed(config.w1, config.w2, config.w3, config.width, POINT_FEATURES[config.tokenizer])
         self.position = position_encoding(config.width)
         self.transformer = TransformerEncoder(config.width, config.depth, config.heads, config.dropout,
                                               config.attention_dropout, (0.0, config.drop_path))  # fmt: skip
 
     def group(self, clouds, generator=None):
-        """Clouds (B, N, 3) -> patches (B, G, S, 3) relative to their centers, centers (B, G, 3)."""
-        config = self.config
-        index = farthest_point_sample(clouds, config.patches, generator)  # (B, G)
-        centers = gather_points(clouds, index)  # (B, G, 3)
+        """Clouds (B, N, 3) -> patches (B, G, S, F) relative to their centers, centers (B, G, 3); the paper's F is 3."""
+        config, bent = self.config, self.config.patching == "curvature"
+        geometric = config.tokenizer == "geometric"
+        normals, variation = local_shape(clouds) if bent or geometric else (None, None)  # (B, N, 3), (B, N)
+        weights = center_weights(variation) if bent else None
+        chosen = farthest_point_sample(clouds, config.patches, generator, weights)  # (B, G)
+        centers = gather_points(clouds, chosen)  # (B, G, 3)
         radius = config.radius / config.scale if config.normalize == "metric" else config.radius
-        return group_points(clouds, centers, config.patch_size, config.group, radius), centers
+        spreads = SPREADS[config.patching]
+        index = find_neighbours(clouds, centers, config.patch_size, config.group, radius, spreads)  # (B, G, S)
+        patches = relative_points(clouds, centers, index, radius if config.group == "ball" else 1.0)
+        if geometric:
+            around = gather_points(normals, index), gather_points(normals, chosen)
+            patches = geometric_features(patches, *around, gather_points(variation[..., None], index)[..., 0])
+        return patches, centers
 
     def forward(self, clouds, generator=None):
         patches, centers = self.group(clouds, generator)
@@ -382,6 +408,8 @@ class GraspModel(nn.Module):
         self.head = nn.Sequential(*layers, Linear(128, config.k * config.joints + config.k))
         mean = torch.zeros(config.joints) if joint_mean is None else torch.as_tensor(joint_mean, dtype=torch.float32)
         self.register_buffer("joint_mean", mean.clone())
+        # of the loss `annealed`, set by the loop; not in a checkpoint
+        self.register_buffer("temperature", torch.tensor(1.0), persistent=False)
         if config.loss == "mdn":
             self.log_sigma = nn.Parameter(torch.full((config.joints,), -1.0))  # 0.37 rad, an untrained model's error
 
@@ -420,7 +448,9 @@ class GraspModel(nn.Module):
         """The training loss that the configuration names, a scalar; arguments as in `wta_loss`."""
         if self.config.loss == "mdn":
             return mdn_loss(joints_hat, logits, joints, self.log_sigma, weights)
-        loss = hedged_loss if self.config.loss == "hedged" else wta_loss
+        if self.config.loss == "annealed":
+            return annealed_loss(joints_hat, logits, joints, alpha, self.temperature, weights)
+        loss = {"wta": wta_loss, "hedged": hedged_loss, "relaxed": relaxed_loss}[self.config.loss]
         return loss(joints_hat, logits, joints, alpha, weights)
 
 

@@ -47,7 +47,7 @@ WARMUP_SHARE = 30 / 500  # of the paper's 500 epochs
 FIRST_RATE, LAST_RATE = 1e-5, 1e-6  # where the learning rate starts and ends
 LAST_TAU = 0.99999
 NETWORK_FLAGS = (  # not given: the preset's or the file's
-    "width", "depth", "normalize", "up", "points", "patches", "patch_size",
+    "width", "depth", "normalize", "up", "points", "patches", "patch_size", "patching", "tokenizer",
     "target_norm", "context_low", "context_high",
 )  # fmt: skip
 # how a pretraining is watched and where it goes; everything else is its identity
@@ -213,6 +213,11 @@ def build_parser():
     flag("--points", type=number(int, 1), metavar="N", help=f"points per cloud {of_preset}")
     flag("--patches", type=number(int, 2), metavar="N", help=f"patches per cloud {of_preset}")
     flag("--patch-size", type=number(int, 1), metavar="N", help=f"points per patch {of_preset}")
+
+    patching = "where centers lie and how wide patches are, see variants.py"
+    flag("--patching", choices=CHOICES["patching"], help=f"{patching} {of_preset}")
+    tokenizer = "geometric: points come with normals, angles and surface variation"
+    flag("--tokenizer", choices=CHOICES["tokenizer"], help=f"{tokenizer} {of_preset}")
 
     flag = parser.add_argument_group("objective").add_argument
     norm = "targets are normalised over features, with 'instance' then over the tokens of a cloud too; the original "

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from data import GraspData, add_data_flags, epoch_batches, load_dataset, warn_of_frames
 from evaluate import add_holds, evaluate_suites, knows_hand, metrics_table, reference_predictions, summarize
-from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder, start_points
-from plumbing.checkpoint import load_strictly, read_checkpoint, save_checkpoint
+from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder, load_run, start_points
+from plumbing.checkpoint import save_checkpoint
 from plumbing.common import Parser, UserError, command, locked, number, read_json, stable_seed, write_csv, write_json
 from plumbing.graph import Graphs
 from plumbing.roots import ensure_root
@@ -37,10 +37,19 @@ from plumbing.training import (
     deferred_interrupt, first_not_finite, load_last, save_last, set_precision, set_rate, set_up_torch, warmup_cosine,
 )  # fmt: skip
 from splits import Split, add_split_flags, make_split
-from variants import PROBE_REACH, surface_distances
+from variants import PROBE_REACH, add_lora, merged, surface_distances, temperature_at
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the encoders that ship, one file per preset
-NETWORK_FLAGS = ("group", "radius", "points", "patches", "patch_size")  # not given: the preset's or the checkpoint's
+NETWORK_FLAGS = (
+    "group",
+    "radius",
+    "points",
+    "patches",
+    "patch_size",
+    "patching",
+    "tokenizer",
+)  # not given: the preset's or the checkpoint's
+LAYER_DECAY = 0.75  # of the rate, from a block to the one before it
 MANY_FAR = 0.6  # share of saturated surface distances that is worth a warning: 0.31 on the open benchmark
 # what a run is called by and how it is watched; everything else is its identity
 SAME_AS_RUN = ("data", "pack", "budget", "held_out", "min_score", "skip_bad", "cache_dir", "steps", "k", "loss")
@@ -71,12 +80,23 @@ def build_parser():
     flag("--patches", type=number(int, 1), metavar="N", help=f"patches, that is tokens, per cloud {of_preset}")
     flag("--patch-size", type=number(int, 1), metavar="N", help=f"points per patch {of_preset}")
 
+    patching = "where centers lie and how wide patches are, see variants.py"
+    flag("--patching", choices=CHOICES["patching"], help=f"{patching} {of_preset}")
+    tokenizer = "geometric: points come with normals, angles and surface variation"
+    flag("--tokenizer", choices=CHOICES["tokenizer"], help=f"{tokenizer} {of_preset}")
+
     flag = parser.add_argument_group("training").add_argument
     losses = (
         "winner-takes-all; mixture density; hedged: one hypothesis learns the average, logits choose by expected error"
     )
     flag("--loss", choices=CHOICES["loss"], default="wta", help=losses)
     flag("--alpha", type=number(float, 0), default=0.1, help="weight of the logits' part in the losses wta and hedged")
+    lora = "freeze the encoder and train adapters of this rank on its attention, at --lr-head"
+    flag("--lora", type=number(int, 1), metavar="RANK", help=lora)
+    schedule = (
+        "of the backbone's rate after the warm-up; layerwise: cosine, and lower block by block from the last one on"
+    )
+    flag("--schedule", choices=("cosine", "constant", "layerwise"), default="cosine", help=schedule)
     backbone = "peak learning rate of tokenizer and transformer; 0 freezes them"
     flag("--lr-backbone", type=number(float, 0), default=1e-5, help=backbone)
     flag("--lr-head", type=number(float, 0), default=1e-3, help="peak learning rate of pooling and head")
@@ -123,6 +143,8 @@ def parse(argv):
         except UserError as error:
             raise UserError(f"{args.config}, or a flag beside it: {error}") from None
     check_machine_flags(args)
+    if args.lora and not POOLS[args.pool].build:
+        raise UserError(f"--lora: --pool {args.pool} has no encoder to adapt; leave it out")
     if args.resume and args.overwrite:
         raise UserError("--resume goes on, --overwrite starts anew; give one of them")
     if args.jepa_ckpt and args.init != "jepa":
@@ -232,31 +254,53 @@ class Run:
         return self.device.type == "cuda" and not self.args.no_graph
 
 
-def build_optimizer(model, args, graph=False):
-    """AdamW in two tiers (Sec. IV-C): encoder at --lr-backbone, everything after it at --lr-head."""
-    backbone = list(model.encoder.parameters())  # none with --pool none
-    inside = {id(p) for p in backbone}
+def build_optimizer(model, args, graph=False, adapters=()):
+    """AdamW in two tiers (Sec. IV-C): encoder at --lr-backbone, everything after it, and adapters, at --lr-head."""
+    inside = {id(p) for p in model.encoder.parameters()}
     rest = [p for p in model.parameters() if id(p) not in inside]
-    for parameter in backbone:
-        parameter.requires_grad_(args.lr_backbone > 0)
-    groups = [{"params": rest, "peak": args.lr_head}]
-    if backbone and args.lr_backbone > 0:
-        groups.append({"params": backbone, "peak": args.lr_backbone})
+    trains = args.lr_backbone > 0 and not args.lora
+    for parameter in model.encoder.parameters():
+        parameter.requires_grad_(trains)
+    for parameter in adapters:
+        parameter.requires_grad_(True)
+    groups = [{"params": [*rest, *adapters], "peak": args.lr_head, "schedule": "cosine"}]
+    if trains and inside:
+        for share, parameters in backbone_tiers(model.encoder, args.schedule == "layerwise"):
+            groups.append({"params": parameters, "peak": share * args.lr_backbone, "schedule": args.schedule})
     return adamw(groups, args.weight_decay, graph)
 
 
+def backbone_tiers(encoder, layerwise):
+    """[(share of the backbone's rate, parameters)]: all alike, or LAYER_DECAY less for every block nearer to the input.
+
+    Layer-wise decay as in BEiT and MAE; tokenizer and positions are the lowest tier, the last norm belongs to the top.
+    """
+    if not layerwise:
+        return [(1.0, list(encoder.parameters()))]
+    blocks = list(encoder.transformer.blocks)
+    tiers = [[encoder.embed, encoder.position], *([block] for block in blocks)]
+    tiers[-1].append(encoder.transformer.norm)
+    shares = [LAYER_DECAY ** (len(tiers) - 1 - depth) for depth in range(len(tiers))]
+    return [(share, [p for part in tier for p in part.parameters()]) for share, tier in zip(shares, tiers)]
+
+
 def set_learning_rates(optimizer, step, args):
-    """Linear warm-up over a share of the steps, equal for all budgets, then cosine to zero; -> the factor."""
-    factor = warmup_cosine(step + 1, args.steps + 1, round(args.warmup * args.steps))
+    """Linear warm-up over a share of the steps, equal for all budgets, then cosine to zero; -> that factor.
+
+    A group of schedule "constant" keeps its peak after the warm-up.
+    """
+    warmup = round(args.warmup * args.steps)
+    factor = warmup_cosine(step + 1, args.steps + 1, warmup)
     for group in optimizer.param_groups:
-        set_rate(group, group["peak"] * factor)
+        constant = group["schedule"] == "constant" and step + 1 >= warmup
+        set_rate(group, group["peak"] * (1.0 if constant else factor))
     return factor
 
 
 def training_mode(model, args):
     """Train mode, but a frozen encoder keeps its BatchNorm statistics and drops nothing."""
     model.train()
-    if args.lr_backbone == 0:
+    if args.lr_backbone == 0 or args.lora:
         model.encoder.eval()
 
 
@@ -322,6 +366,7 @@ def training_loop(run):
     with bar, deferred_interrupt() as interrupted:
         while progress.step < args.steps:
             factor = set_learning_rates(run.optimizer, progress.step, args)
+            run.model.temperature.fill_(temperature_at(progress.step, args.steps))
             scenes, grasps, object_index, weights = next(stream)
             starts = start_points(run.generator, len(scenes), run.clouds.shape[1], run.device)
             loss, finite = step(scenes, grasps, object_index, weights, starts)
@@ -373,7 +418,9 @@ def validate(run, loss, factor):
     write_csv(run.folder / "metrics.csv", progress.history)
     if result["top_logit_rmse"] < progress.best:
         progress.best, progress.best_step = result["top_logit_rmse"], progress.step
-        save_checkpoint(run.folder / "best.pt", model_content(run.model) | {"step": progress.step})
+        content = model_content(run.model)
+        content["model"] = merged(content["model"])  # adapters become part of the layers that they correct
+        save_checkpoint(run.folder / "best.pt", content | {"step": progress.step})
     training_mode(run.model, run.args)
     return result["top_logit_rmse"]
 
@@ -397,10 +444,9 @@ def save_progress(run):
 def finish(run):
     """Validate the best step beside what it must beat, write result.json and print the table."""
     args, split, progress, rows = run.args, run.split, run.progress, run.split.rows["val"]
-    best = run.folder / "best.pt"
-    load_strictly(run.model, read_checkpoint(best, "model")["model"], best)
-    suites, predictions = evaluate_suites(run.model, run.data, split, ["val"], run.device, args.quiet)
-    beside = reference_predictions(run.data, run.model.joint_mean.cpu().numpy(), rows)
+    model = load_run(run.folder).to(run.device)
+    suites, predictions = evaluate_suites(model, run.data, split, ["val"], run.device, args.quiet)
+    beside = reference_predictions(run.data, model.joint_mean.cpu().numpy(), rows)
     summaries = {name: summarize(found) for name, found in beside.items()} | {"run": suites["val"]}
     if knows_hand(run.data):
         add_holds(summaries, beside | {"run": predictions["val"]}, run.data, rows, args.quiet)
@@ -507,10 +553,12 @@ def warn_of_probes(run):
 def introduce(run):
     """Print what is trained, on how much."""
     suites, rows = run.split.suites, run.split.rows
-    num_parameters = sum(p.numel() for p in run.model.parameters())
+    total = sum(p.numel() for p in run.model.parameters())
+    trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     print(
         f"{run.folder}: {len(suites['train'])} objects, {len(rows['train'])} grasps to train on; "
-        f"{len(suites['val'])} objects to validate on; {num_parameters / 1e6:.2f} M parameters; {run.device.type}"
+        f"{len(suites['val'])} objects to validate on; {trained / 1e6:.2f} of {total / 1e6:.2f} M parameters train; "
+        f"{run.device.type}"
     )
 
 
@@ -530,7 +578,8 @@ def train_one(args, device, config, encoder, data, split):
     """Train the network of `config`, its encoder a copy of `encoder` (or None), on a `Split` of data; -> the result."""
     folder, precision = run_folder(args), set_precision(args.precision, device, config.width)
     model = build_model(config, encoder, data, split.rows["train"], args).to(device)
-    optimizer = build_optimizer(model, args, graph=device.type == "cuda" and not args.no_graph)
+    adapters = add_lora(model.encoder.transformer, args.lora) if args.lora else ()
+    optimizer = build_optimizer(model, args, device.type == "cuda" and not args.no_graph, adapters)
     generator = torch.Generator().manual_seed(stable_seed("patches", args.seed))
     if args.compile:
         model.compile()

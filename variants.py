@@ -1,12 +1,17 @@
-"""Beyond the paper: poolings that know where the hand is, and two losses. Skip this file at a first reading.
+"""Beyond the paper: what --pool, --loss, --patching, --tokenizer and --lora can be besides. Skip it at a first reading.
 
     --pool hand               each grasp attends to the tokens through their centers in its own hand frame
     --pool surface            80 distances from the hand to the surface, and no encoder at all
     --pool attention_surface  the paper's object embedding with these distances beside it
     --loss mdn                a mixture of K Gaussians instead of winner takes all
     --loss hedged             one hypothesis learns the average, the logits learn whose error is lowest
+    --loss relaxed, annealed  the others learn a little too: a fixed share, or less and less of it
+    --patching curvature      centers denser where the surface bends
+    --patching overlap        patches of more points than S, thinned to S; multiscale: every other one wider still
+    --tokenizer geometric     points come with normals, angles and surface variation
+    --lora RANK               a frozen transformer with trained low-rank corrections of its attention
 
-Shapes as in model.py; Q probes of the surface.
+Shapes as in model.py; Q probes of the surface, F features of a point.
 """
 
 import functools
@@ -15,7 +20,7 @@ import math
 import torch
 from torch import nn
 
-from plumbing.fast import Linear, average, take_rows
+from plumbing.fast import Linear, average, smallest, squared_distances, take_rows
 
 # (Q, 3) m, hand frame: a grid in the room that palm and fingers can close on
 PROBES = torch.cartesian_prod(
@@ -113,3 +118,166 @@ def hedged_loss(joints_hat, logits, joints, alpha, weights=None):
     errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
     expected = (logits.softmax(1) * errors.detach()).sum(1)  # (B,) of a hypothesis drawn by the logits
     return average(errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected, weights)
+
+
+RELAXED_SHARE = 0.05  # of the weight, spread over the hypotheses that do not win (Rupprecht et al. 2017)
+TEMPERATURES = (0.5, 5e-4)  # rad², first and last: at first all hypotheses learn alike, in the end the winner alone
+
+
+def relaxed_loss(joints_hat, logits, joints, alpha, weights=None):
+    """Relaxed winner takes all: RELAXED_SHARE of the weight is spread over the others (Rupprecht et al., ICCV 2017).
+
+    Arguments as in `model.wta_loss`; equal to it at a share of zero, and at K = 1.
+    """
+    errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
+    best, winner = errors.min(1)  # (B,) each
+    others = (errors.sum(1) - best) / max(1, errors.shape[1] - 1)  # (B,) their mean
+    share = RELAXED_SHARE if errors.shape[1] > 1 else 0.0
+    error = average((1 - share) * best + share * others, weights)
+    return error + alpha * average(nn.functional.cross_entropy(logits, winner, reduction="none"), weights)
+
+
+def annealed_loss(joints_hat, logits, joints, alpha, temperature, weights=None):
+    """Annealed multiple choice learning (Perera et al., NeurIPS 2024): the softmin of the errors says who learns.
+
+    Arguments as in `model.wta_loss`, which it is in the limit of temperature (rad², a scalar) zero.
+    """
+    errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
+    shares = (-errors.detach() / temperature).softmax(1)  # (B, K)
+    error = average((shares * errors).sum(1), weights)
+    winner = errors.argmin(1)
+    return error + alpha * average(nn.functional.cross_entropy(logits, winner, reduction="none"), weights)
+
+
+def temperature_at(step, steps):
+    """The temperature of `annealed_loss` at a step: from the first to the last of TEMPERATURES, exponentially."""
+    first, last = TEMPERATURES
+    return first * (last / first) ** (step / max(1, steps - 1))
+
+
+# ---------------------------------------------------------------- patches and points that know the surface
+NEIGHBOURS = 16  # points whose covariance tells normal and surface variation
+BENT = 4.0  # how many times denser centers may lie where the surface bends most, compared with where it is flat
+SPREADS = {
+    "fps": (1,),
+    "curvature": (1,),
+    "overlap": (2,),
+    "multiscale": (1, 4),
+}  # points per patch, in S; they alternate
+
+
+@torch.no_grad()
+def local_shape(clouds):
+    """Normals (B, N, 3), of any sign, and surface variation (B, N) in 0…1/3 of clouds (B, N, 3).
+
+    Of the covariance of a point's NEIGHBOURS: the direction of its smallest eigenvalue, and that eigenvalue's share of
+    all three (Pauly et al. 2002). Both are independent of scale; variation does not change with a rotation.
+    """
+    index = smallest(squared_distances(clouds, clouds), min(NEIGHBOURS, clouds.shape[1]))  # (B, N, k)
+    rows = torch.arange(len(clouds), device=clouds.device)[:, None, None]
+    near = clouds[rows, index]  # (B, N, k, 3)
+    near = near - near.mean(2, keepdim=True)
+    covariance = near.transpose(2, 3) @ near  # (B, N, 3, 3)
+    total = covariance.diagonal(dim1=2, dim2=3).sum(2).clamp(min=1e-12)  # (B, N)
+    value, normal = smallest_eigenpair(covariance / total[..., None, None])
+    return normal, value.clamp(0, 1 / 3)
+
+
+def smallest_eigenpair(matrices):
+    """Smallest eigenvalue (...) and its unit eigenvector (..., 3) of symmetric matrices (..., 3, 3) of trace one.
+
+    In closed form (Smith 1961; the vector: the longest cross product of rows of M - λ): a CUDA graph can hold it, and
+    for many small matrices it takes a sixth of the time of torch.linalg.eigh.
+    """
+    eye = torch.eye(3, device=matrices.device)
+    shifted = matrices - eye / 3  # of trace zero
+    scale = (shifted.square().sum((-2, -1)) / 6).sqrt().clamp(min=1e-12)  # (...)
+    x, y, z = (shifted / scale[..., None, None]).unbind(-2)  # rows
+    half_determinant = ((x * torch.linalg.cross(y, z)).sum(-1) / 2).clamp(-1, 1)
+    angle = half_determinant.acos() / 3
+    value = 1 / 3 + 2 * scale * (angle + 2 * math.pi / 3).cos()
+    a, b, c = (matrices - value[..., None, None] * eye).unbind(-2)
+    candidates = torch.stack([torch.linalg.cross(a, b), torch.linalg.cross(b, c), torch.linalg.cross(c, a)], -2)
+    lengths = candidates.norm(dim=-1)  # (..., 3)
+    longest = lengths.argmax(-1)[..., None]  # (..., 1)
+    vector = candidates.gather(-2, longest[..., None].expand(*longest.shape, 3))[..., 0, :]
+    return value, vector / lengths.gather(-1, longest).clamp(min=1e-30)
+
+
+def center_weights(variation):
+    """Weights (B, N) of squared distances in farthest point sampling: 1 where flat, BENT² where a cloud bends most."""
+    return (1 + (BENT - 1) * variation / variation.amax(1, keepdim=True).clamp(min=1e-9)).square()
+
+
+def thinned_neighbours(distances, size, spreads):
+    """Index (B, G, S) of patches that reach wider than their S points.
+
+    distances (B, G, N) squared, of centers to points. Center g takes every m-th of its m·S nearest points, the nearest
+    first, with m = spreads[g mod len(spreads)], less where the cloud has no so many points.
+    """
+    count = distances.shape[2]
+    spreads = [min(spread, count // size) for spread in spreads]
+    nearest = distances.topk(max(spreads) * size, largest=False, sorted=True).indices  # (B, G, m·S)
+    choices = [nearest[:, :, : spread * size : spread] for spread in spreads]  # (B, G, S) each
+    which = torch.arange(distances.shape[1], device=distances.device) % len(spreads)  # (G,)
+    which = which[None, :, None, None].expand(*choices[0].shape, 1)  # (B, G, S, 1)
+    return torch.stack(choices, 3).gather(3, which)[..., 0]
+
+
+POINT_FEATURES = {"pointnet": 3, "geometric": 9}  # F, by --tokenizer
+
+
+def geometric_features(patches, normals, center_normals, variation):
+    """What a point of a patch is told besides its offset: (B, G, S, 3) -> (B, G, S, 9), after point-pair features.
+
+    patches: offsets from the center; normals (B, G, S, 3) and variation (B, G, S) of the points, center_normals
+    (B, G, 3). Features: offset (3), distance, |cos| of the angles between offset and center's normal, offset and
+    point's normal, both normals (Drost et al. 2010), variation, and height over the center's tangent plane. All but the
+    offset are the same after a rotation of the cloud; without signs, since normals have none.
+    """
+    distance = patches.norm(dim=3)  # (B, G, S)
+    towards = patches / distance.clamp(min=1e-9)[..., None]
+    ours = center_normals[:, :, None]  # (B, G, 1, 3)
+    to_center, to_point = (towards * ours).sum(3).abs(), (towards * normals).sum(3).abs()
+    between = (normals * ours).sum(3).abs()
+    told = torch.stack([distance, to_center, to_point, between, variation, (patches * ours).sum(3).abs()], 3)
+    return torch.cat([patches, told], 3)
+
+
+# ---------------------------------------------------------------- low-rank adapters
+class LoraLinear(nn.Module):
+    """A frozen linear layer and a trained correction of low rank, x Wᵀ + x Aᵀ Bᵀ + b (Hu et al., ICLR 2022).
+
+    B starts at zero: the layer is at first the one that it was.
+    """
+
+    def __init__(self, layer, rank):
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.down = Linear(layer.in_features, rank, bias=False)  # A
+        self.up = Linear(rank, layer.out_features, bias=False)  # B
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x):
+        return self.layer(x) + self.up(self.down(x))
+
+
+def add_lora(transformer, rank):
+    """Put adapters of that rank around qkv and projection of every block; -> their parameters, which alone train."""
+    trained = []
+    for block in transformer.blocks:
+        for name in ("qkv", "proj"):
+            adapted = LoraLinear(getattr(block.attn, name), rank)
+            setattr(block.attn, name, adapted)
+            trained += [adapted.down.weight, adapted.up.weight]
+    return trained
+
+
+def merged(state):
+    """A state dict with every adapter added to the layer that it corrects: the keys of a model without adapters."""
+    plain = {name: weights for name, weights in state.items() if ".down." not in name and ".up." not in name}
+    for name, weights in state.items():
+        if name.endswith(".up.weight"):
+            layer = name.removesuffix("up.weight")
+            plain[layer + "layer.weight"] = plain[layer + "layer.weight"] + weights @ state[layer + "down.weight"]
+    return {name.replace(".qkv.layer.", ".qkv.").replace(".proj.layer.", ".proj."): w for name, w in plain.items()}

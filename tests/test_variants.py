@@ -1,5 +1,7 @@
 """variants.py: poolings that know where the hand is and two losses, against plain forms written here."""
 
+import copy
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +11,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 import variants
+from model import PRESETS, PointJEPA, TransformerEncoder, farthest_point_sample, wta_loss
 from synthetic import hand
 
 
@@ -133,3 +136,197 @@ def test_padding_of_weight_zero_changes_no_loss(loss):
     padded = [torch.cat([x, x[:1], x[:1]]) for x in (joints_hat, logits, joints)]
     weights = torch.tensor([0.25] * 4 + [0.0] * 2)
     torch.testing.assert_close(function(*padded, last, weights), function(joints_hat, logits, joints, last))
+
+
+# ---------------------------------------------------------------- losses that let the others learn
+
+
+def hypotheses(count=5, grasps=6):
+    """Random joints_hat (B, K, J), logits (B, K), joints (B, J)."""
+    generator = torch.Generator().manual_seed(0)
+    draw = [torch.randn(shape, generator=generator) for shape in ((grasps, count, 12), (grasps, count), (grasps, 12))]
+    return draw
+
+
+def test_relaxed_loss_by_hand():
+    joints_hat, logits, joints = hypotheses()
+    total = 0.0
+    for b in range(len(joints)):
+        errors = [(joints_hat[b, k] - joints[b]).square().mean().item() for k in range(5)]
+        winner = min(range(5), key=errors.__getitem__)
+        shares = [1 - variants.RELAXED_SHARE if k == winner else variants.RELAXED_SHARE / 4 for k in range(5)]
+        total += sum(share * error for share, error in zip(shares, errors))
+        total -= 0.1 * logits[b].log_softmax(0)[winner].item()
+    assert variants.relaxed_loss(joints_hat, logits, joints, 0.1).item() == pytest.approx(total / len(joints), rel=1e-5)
+
+
+def test_relaxed_loss_of_one_hypothesis_is_the_papers():
+    joints_hat, logits, joints = hypotheses(count=1)
+    expected = wta_loss(joints_hat, logits, joints, 0.1)
+    torch.testing.assert_close(variants.relaxed_loss(joints_hat, logits, joints, 0.1), expected)
+
+
+def test_annealed_loss_is_the_papers_when_cold_and_a_mean_when_hot():
+    joints_hat, logits, joints = hypotheses()
+    cold = variants.annealed_loss(joints_hat, logits, joints, 0.1, torch.tensor(1e-6))
+    torch.testing.assert_close(cold, wta_loss(joints_hat, logits, joints, 0.1))
+    hot = variants.annealed_loss(joints_hat, logits, joints, 0.0, torch.tensor(1e6))
+    torch.testing.assert_close(hot, (joints_hat - joints[:, None]).square().mean())
+
+
+def test_temperature_falls_from_the_first_to_the_last():
+    values = [variants.temperature_at(step, 50) for step in range(50)]
+    assert (values[0], values[-1]) == pytest.approx(variants.TEMPERATURES)
+    assert values == sorted(values, reverse=True)
+
+
+# ---------------------------------------------------------------- patches and points that know the surface
+
+
+def sphere_on_plate(points=400):
+    """A cloud (1, N, 3) of a flat plate and, from x = 2 on, a small sphere, which bends everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    plate = torch.rand(points // 2, 3, generator=generator) * torch.tensor([1.0, 1.0, 0.0])
+    ball = torch.randn(points // 2, 3, generator=generator)
+    ball = 0.3 * ball / ball.norm(dim=1, keepdim=True) + torch.tensor([2.0, 0.5, 0.0])
+    return torch.cat([plate, ball])[None]
+
+
+def test_local_shape_against_eigh():
+    clouds = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.5, 0.1])
+    normals, variation = variants.local_shape(clouds)
+    for b in range(2):
+        tree = cKDTree(clouds[b].numpy())
+        near = clouds[b][torch.from_numpy(tree.query(clouds[b].numpy(), variants.NEIGHBOURS)[1])].double()
+        near = near - near.mean(1, keepdim=True)
+        values, vectors = torch.linalg.eigh(near.transpose(1, 2) @ near)
+        torch.testing.assert_close(variation[b].double(), values[:, 0] / values.sum(1), atol=1e-5, rtol=1e-3)
+        gap = (values[:, 1] - values[:, 0]) / values.sum(1) > 0.02  # elsewhere the normal is hardly defined
+        agreement = (normals[b].double() * vectors[:, :, 0]).sum(1).abs()[gap]
+        torch.testing.assert_close(agreement, torch.ones_like(agreement), atol=1e-3, rtol=0)
+
+
+def test_local_shape_of_a_plate_and_a_sphere():
+    clouds = sphere_on_plate()
+    normals, variation = variants.local_shape(clouds)
+    assert variation[0, :200].max() < 1e-5  # flat
+    assert variation[0, 200:].min() > 1e-4  # bent
+    torch.testing.assert_close(normals[0, :200, 2].abs(), torch.ones(200), atol=1e-4, rtol=0)
+
+
+def test_local_shape_turns_with_the_cloud():
+    clouds = torch.randn(1, 80, 3, generator=torch.Generator().manual_seed(2))
+    turn = torch.from_numpy(Rotation.from_euler("xyz", [0.3, -1, 2]).as_matrix()).float()
+    normals, variation = variants.local_shape(clouds)
+    turned, same = variants.local_shape(3 * clouds @ turn.T)
+    torch.testing.assert_close(same, variation, atol=1e-5, rtol=1e-3)
+    agreement = ((normals @ turn.T) * turned).sum(2).abs()
+    assert agreement.median() > 0.999
+
+
+def test_points_that_coincide_have_finite_shape():
+    normals, variation = variants.local_shape(torch.zeros(1, 20, 3))
+    assert torch.isfinite(normals).all() and torch.isfinite(variation).all()
+
+
+def test_curvature_puts_more_centers_where_the_surface_bends():
+    clouds = sphere_on_plate()
+    _, variation = variants.local_shape(clouds)
+    plain = farthest_point_sample(clouds, 32)
+    bent = farthest_point_sample(clouds, 32, weights=variants.center_weights(variation))
+    assert (bent >= 200).sum() > (plain >= 200).sum()
+    assert len(set(bent[0].tolist())) == 32
+
+
+def test_equal_weights_change_no_center():
+    clouds = torch.rand(2, 60, 3)
+    weighted = farthest_point_sample(clouds, 10, weights=torch.full((2, 60), 4.0))
+    assert torch.equal(weighted, farthest_point_sample(clouds, 10))
+
+
+@pytest.mark.parametrize("spreads", [(2,), (1, 4), (3, 1, 2)])
+def test_thinned_neighbours_by_sorting(spreads):
+    distances = torch.rand(2, 6, 40, generator=torch.Generator().manual_seed(3))
+    index = variants.thinned_neighbours(distances, 5, spreads)
+    for b in range(2):
+        for g in range(6):
+            spread = spreads[g % len(spreads)]
+            expected = distances[b, g].argsort()[: 5 * spread : spread]
+            assert index[b, g].tolist() == expected.tolist()
+
+
+def test_patches_are_never_wider_than_the_cloud():
+    distances = torch.rand(1, 4, 12)
+    index = variants.thinned_neighbours(distances, 5, (4,))  # 20 points are not there: every second of ten
+    assert index.shape == (1, 4, 5) and index.max() < 12
+
+
+def test_geometric_features_by_hand_and_after_a_rotation():
+    generator = torch.Generator().manual_seed(4)
+    patches = torch.randn(1, 2, 4, 3, generator=generator)
+    normals = torch.nn.functional.normalize(torch.randn(1, 2, 4, 3, generator=generator), dim=3)
+    centers = torch.nn.functional.normalize(torch.randn(1, 2, 3, generator=generator), dim=2)
+    variation = torch.rand(1, 2, 4, generator=generator)
+    told = variants.geometric_features(patches, normals, centers, variation)
+    offset, n, c = patches[0, 1, 2], normals[0, 1, 2], centers[0, 1]
+    d = offset.norm()
+    by_hand = [*offset, d, abs(offset @ c / d), abs(offset @ n / d), abs(n @ c), variation[0, 1, 2], abs(offset @ c)]
+    torch.testing.assert_close(told[0, 1, 2], torch.stack([torch.as_tensor(value) for value in by_hand]))
+    turn = torch.from_numpy(Rotation.from_euler("xyz", [1, 2, 3]).as_matrix()).float()
+    turned = variants.geometric_features(patches @ turn.T, -normals @ turn.T, centers @ turn.T, variation)
+    torch.testing.assert_close(turned[..., 3:], told[..., 3:], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("patching", ["curvature", "overlap", "multiscale"])
+@pytest.mark.parametrize("tokenizer", ["pointnet", "geometric"])
+def test_every_patching_and_tokenizer_encodes_and_pretrains(patching, tokenizer):
+    torch.manual_seed(0)
+    config = dataclasses.replace(PRESETS["tiny"], patching=patching, tokenizer=tokenizer)
+    jepa = PointJEPA(config)
+    clouds = torch.rand(3, config.points, 3)
+    loss, _, _ = jepa(clouds, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert torch.isfinite(loss)
+    encoder = jepa.encoder.eval()
+    tokens, centers = encoder(clouds)
+    assert tokens.shape == (3, config.patches, config.width) and centers.shape == (3, config.patches, 3)
+    assert torch.equal(tokens, encoder(clouds)[0])  # the same twice, to the bit
+
+
+# ---------------------------------------------------------------- adapters
+
+
+def adapted():
+    """A tiny transformer, and a copy with adapters that have learnt something."""
+    torch.manual_seed(0)
+    plain = TransformerEncoder(32, 2, 2)
+    changed = copy.deepcopy(plain)
+    trained = variants.add_lora(changed, 3)
+    return plain.eval(), changed.eval(), trained
+
+
+def test_adapters_change_nothing_at_first_and_train_alone():
+    plain, changed, trained = adapted()
+    x = torch.randn(2, 5, 32)
+    assert torch.equal(plain(x), changed(x))
+    assert sum(p.numel() for p in trained) == 2 * 3 * ((32 + 96) + (32 + 32))
+    changed(x).square().sum().backward()
+    frozen = [p for name, p in changed.named_parameters() if ".layer." in name]
+    assert frozen and all(p.grad is None for p in frozen)
+
+
+def test_merged_adapters_are_the_adapted_network():
+    plain, changed, trained = adapted()
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.normal_(0, 0.1)
+    x = torch.randn(2, 5, 32)
+    before = plain(x)
+    plain.load_state_dict(variants.merged(changed.state_dict()))
+    torch.testing.assert_close(plain(x), changed(x), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(plain(x), before)
+
+
+def test_merging_without_adapters_changes_nothing():
+    state = adapted()[0].state_dict()
+    assert all(a is b for a, b in zip(variants.merged(state).values(), state.values(), strict=True))

@@ -1,0 +1,105 @@
+"""--lora, --schedule and the annealed loss in whole trainings: what trains, at which rate, and what is saved."""
+
+import pytest
+import torch
+from conftest import fails
+
+import train
+from model import PRESETS, GraspModel, load_run
+from plumbing.checkpoint import read_checkpoint
+
+
+def flags(box_root, runs, *more):
+    """Flags of a tiny training."""
+    return f"--data {box_root} --preset tiny --steps 8 --eval-every 4 --runs {runs} --quiet --no-baseline".split() + [
+        str(flag) for flag in more
+    ]
+
+
+def parsed(*more):
+    return train.parse(["--preset", "tiny", *more])
+
+
+def rates(optimizer):
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+def test_adapters_are_merged_into_the_best_checkpoint_and_not_into_the_last(box_root, tmp_path):
+    train.main(flags(box_root, tmp_path, "--lora", 2, "--name", "a", "--keep-last"))
+    model = load_run(tmp_path / "a")  # loads strictly, without adapters
+    assert isinstance(model, GraspModel)
+    last = read_checkpoint(tmp_path / "a" / "last.pt")["model"]
+    assert any(".down." in name for name in last) and not any(".down." in name for name in model.state_dict())
+
+
+def test_resumed_training_with_adapters_repeats_the_undisturbed_one(box_root, tmp_path, monkeypatch):
+    own = ("--lora", 2, "--save-every", 4, "--keep-last")
+    train.main(flags(box_root, tmp_path, *own, "--name", "whole"))
+    step, calls = train.training_step, []
+
+    def stopped(run, *batch):
+        calls.append(run)
+        if len(calls) == 6:
+            raise KeyboardInterrupt("stopped")
+        return step(run, *batch)
+
+    monkeypatch.setattr(train, "training_step", stopped)
+    with pytest.raises(SystemExit):
+        train.main(flags(box_root, tmp_path, *own, "--name", "cut"))
+    monkeypatch.setattr(train, "training_step", step)
+    train.main(flags(box_root, tmp_path, *own, "--name", "cut", "--resume"))
+    whole, cut = (read_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("whole", "cut"))
+    assert all(torch.equal(cut[name], weights) for name, weights in whole.items())
+
+
+def test_only_adapters_pooling_and_head_train_with_lora(box_root, tmp_path):
+    train.main(flags(box_root, tmp_path, "--lora", 2, "--name", "a", "--keep-last"))
+    config = load_run(tmp_path / "a").config
+    torch.manual_seed(train.stable_seed("weights", 0))
+    fresh = GraspModel(config).state_dict()
+    last = read_checkpoint(tmp_path / "a" / "last.pt")["model"]
+    for name, weights in fresh.items():
+        adapted = name.replace(".qkv.", ".qkv.layer.").replace(".attn.proj.", ".attn.proj.layer.")
+        if name.startswith("encoder."):
+            assert torch.equal(last[adapted], weights), name  # BatchNorm's statistics included
+    assert not torch.equal(last["head.0.weight"], fresh["head.0.weight"])
+
+
+def test_adapters_need_an_encoder(capsys):
+    assert "no encoder" in fails(train.main, ["--preset", "tiny", "--pool", "surface", "--lora", "2"], capsys)
+
+
+def test_layerwise_rates_fall_from_block_to_block():
+    args = parsed("--schedule", "layerwise", "--lr-backbone", "1e-4", "--steps", "10", "--warmup", "0")
+    model = GraspModel(PRESETS["tiny"])
+    optimizer = train.build_optimizer(model, args)
+    train.set_learning_rates(optimizer, 0, args)
+    head, lowest, first, last = rates(optimizer)
+    assert (first / last, lowest / last) == pytest.approx((train.LAYER_DECAY, train.LAYER_DECAY**2))
+    assert last / head == pytest.approx(0.1)
+    counted = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(counted) == sorted(map(id, model.parameters()))  # each once
+
+
+def test_constant_rate_of_the_backbone_stays_after_the_warmup():
+    args = parsed("--schedule", "constant", "--lr-backbone", "1e-4", "--steps", "10", "--warmup", "0.2")
+    optimizer = train.build_optimizer(GraspModel(PRESETS["tiny"]), args)
+    seen = []
+    for step in range(10):
+        train.set_learning_rates(optimizer, step, args)
+        seen.append(rates(optimizer))
+    head, backbone = zip(*seen)
+    assert backbone[0] == pytest.approx(5e-5) and backbone[1:] == pytest.approx([1e-4] * 9)
+    assert head[-1] < 0.1 * max(head)
+
+
+def test_annealed_training_ends_at_the_last_temperature(box_root, tmp_path, monkeypatch):
+    seen, step = [], train.training_step
+
+    def watched(run, *batch):
+        seen.append(run.model.temperature.item())
+        return step(run, *batch)
+
+    monkeypatch.setattr(train, "training_step", watched)
+    train.main(flags(box_root, tmp_path, "--loss", "annealed"))
+    assert seen == pytest.approx([train.temperature_at(i, 8) for i in range(8)])

@@ -5,6 +5,7 @@ import os
 import signal
 
 import numpy as np
+import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -120,7 +121,7 @@ def tiny_run(box_root, tmp_path_factory):
     from plumbing.checkpoint import save_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
-    flags = "--name run --preset tiny --steps 2 --keep-last --quiet --threads 1"
+    flags = "--name run --preset tiny --steps 2 --keep-last --no-baseline --quiet --threads 1"
     train.main(["--data", str(box_root), "--runs", str(folder), *flags.split()])
     config = model.PRESETS["tiny"]
     torch.manual_seed(0)

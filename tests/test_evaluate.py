@@ -91,7 +91,7 @@ def run(tmp_path_factory):
     """A run on boxes whose joints have the names of the hand that pictures show."""
     folder = tmp_path_factory.mktemp("runs")
     root = write_root(folder / "root", OBJECTS, names=hand.JOINT_NAMES)
-    flags = "--preset tiny --steps 12 --objects-per-batch 4 --name run --quiet"
+    flags = "--preset tiny --steps 12 --objects-per-batch 4 --name run --no-baseline --quiet"
     train.main(["--data", str(root), "--runs", str(folder), *flags.split()])
     return folder / "run"
 

@@ -63,8 +63,8 @@ def test_checkpoint_card_and_fine_tuning(pretrained, box_root, tmp_path):
     content = torch.load(pretrained, weights_only=True)
     assert set(content) == {"config", "encoder", "step"}
     assert not pretrained.with_suffix(".last.pt").exists()
-    argv = f"--data {box_root} --runs {tmp_path} --init jepa --jepa-ckpt {pretrained} --steps 2 --quiet".split()
-    assert np.isfinite(train.main(argv)["suites"]["val"]["top_logit_rmse"])
+    argv = f"--data {box_root} --runs {tmp_path} --init jepa --jepa-ckpt {pretrained} --steps 2 --no-baseline --quiet"
+    assert np.isfinite(train.main(argv.split())["suites"]["val"]["top_logit_rmse"])
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
@@ -140,7 +140,7 @@ def test_up_and_normalize_travel_with_the_checkpoint(shapes, box_root, tmp_path,
     pretrain_jepa.main(arguments(shapes, out, *flags))
     config = model.load_encoder(out).config
     assert (config.up, config.normalize, config.patches, config.width, config.depth) == ("y", "metric", 10, 24, 1)
-    flags = f"--init jepa --jepa-ckpt {out} --steps 2 --quiet"
+    flags = f"--init jepa --jepa-ckpt {out} --steps 2 --no-baseline --quiet"
     train.main(f"--data {box_root} --runs {tmp_path} --name run {flags}".split())
     network = model.load_run(tmp_path / "run").config
     assert network == dataclasses.replace(config, **model.FINE_TUNING)

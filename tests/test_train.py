@@ -22,7 +22,7 @@ import train
 from plumbing import checkpoint
 
 BATCHES = "--objects-per-batch 4 --grasps-per-object 3"
-TINY = f"--preset tiny --steps 24 {BATCHES} --eval-every 6 --save-every 4 --quiet --threads 1"
+TINY = f"--preset tiny --steps 24 {BATCHES} --eval-every 6 --save-every 4 --no-baseline --quiet --threads 1"
 
 
 def arguments(box_root, runs, *more):
@@ -67,16 +67,16 @@ def test_a_run_and_its_files(finished):
 
 
 def test_training_learns(box_root, tmp_path):
-    """On boxes whose size sets the joints, 300 steps must beat the training mean by far."""
-    flags = "--preset tiny --steps 300 --objects-per-batch 10 --lr-backbone 1e-3 --k 1 --eval-every 50 --quiet"
-    result = train.main([*f"--data {box_root} --runs {tmp_path}".split(), *flags.split()])
+    """On boxes whose size sets the joints, 150 steps must beat the training mean by far."""
+    flags = "--preset tiny --steps 150 --objects-per-batch 10 --lr-backbone 1e-3 --k 1 --eval-every 50"
+    result = train.main(f"--data {box_root} --runs {tmp_path} {flags} --no-baseline --quiet".split())
     assert result["suites"]["val"]["top_logit_rmse"] < 0.7 * result["training_mean"]["top_logit_rmse"]
 
 
 def test_same_seed_same_numbers_and_from(box_root, finished, tmp_path):
     train.main(arguments(box_root, tmp_path, "--name", "again"))
     assert outcome(tmp_path / "again") == outcome(finished)
-    again = f"--from {finished / 'config.json'} --runs {tmp_path} --quiet"
+    again = f"--from {finished / 'config.json'} --runs {tmp_path} --no-baseline --quiet"
     train.main(f"{again} --name copy".split())
     assert outcome(tmp_path / "copy") == outcome(finished)
     train.main(f"{again} --name other --seed 1".split())
@@ -117,6 +117,32 @@ def test_finished_and_unfinished_runs_are_kept(box_root, finished, tmp_path, cap
     assert "seed" in fails(train.main, [*argv, "--resume", "--seed", "5"], capsys)
     train.main([*argv, "--resume"])
     assert outcome(tmp_path / "run") == outcome(finished)
+
+
+def test_last_checkpoint_is_kept_where_asked(box_root, finished, tmp_path):
+    assert not (finished / "last.pt").exists()
+    train.main(arguments(box_root, tmp_path, "--name", "run", "--steps", 2, "--keep-last"))
+    assert checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"] == 2
+
+
+def test_baseline_is_trained_once(box_root, tmp_path, monkeypatch, capsys):
+    """A run without --no-baseline trains `--pool size` beside it, once for all runs on the same data and budget."""
+    argv = [flag for flag in arguments(box_root, tmp_path, "--steps", 2) if flag != "--no-baseline"]
+    pools, original = [], train.training_loop
+
+    def training_loop(run):
+        pools.append(run.args.pool)
+        original(run)
+
+    monkeypatch.setattr(train, "training_loop", training_loop)
+    for seed in (0, 1):
+        train.main([*argv, "--name", f"run{seed}", "--seed", str(seed)])
+        assert "pose and size only" in capsys.readouterr().out
+    assert pools == ["attention", "size", "attention"]
+    (baseline,) = tmp_path.glob("pose-and-size-*")
+    assert json.loads((baseline / "result.json").read_text())["steps"] == 2
+    train.main([*argv, "--name", "run2", "--budget", "0.5"])
+    assert len(list(tmp_path.glob("pose-and-size-*"))) == 2
 
 
 def test_each_cloud_is_encoded_once_per_batch(box_root, tmp_path, monkeypatch):

@@ -132,7 +132,7 @@ def test_bad_settings_to_repeat(tiny_run, tmp_path, capsys):
 
 def test_bad_unfinished_runs(tiny_run, box_root, tmp_path, capsys, planted, problems):
     """A last.pt of another shape, or of nothing at all, is named and kept as it is."""
-    flags = "--name run --preset tiny --steps 2 --keep-last --quiet --resume --threads 1"
+    flags = "--name run --preset tiny --steps 2 --keep-last --no-baseline --quiet --resume --threads 1"
     argv = [*f"--data {box_root} --runs {tmp_path}".split(), *flags.split()]
     cases = [*bad_checkpoints(tiny_run / "run" / "last.pt")][:-1]  # without last.pt, --resume starts anew
     good = checkpoint.read_checkpoint(tiny_run / "run" / "last.pt")

@@ -101,7 +101,7 @@ def kill_at_random(action, log, kills, reset, seed, finished=lambda: False):
 def training(root, runs, *more):
     """train.py's arguments for a run of 24 steps."""
     flags = "--name run --preset tiny --steps 24 --objects-per-batch 4 --grasps-per-object 3 --k 1 --lr-backbone 1e-3"
-    rhythm = "--eval-every 12 --save-every 5 --keep-last --quiet --threads 1"
+    rhythm = "--eval-every 12 --save-every 5 --keep-last --no-baseline --quiet --threads 1"
     return [*f"--data {root} --runs {runs} {flags} {rhythm}".split(), *map(str, more)]
 
 
@@ -546,7 +546,7 @@ def test_same_seed_same_files(box_root, shapes, undisturbed, tmp_path):
     train.main(training(box_root, tmp_path))
     pretrain_jepa.main(pretraining(shapes, tmp_path))
     assert trained(tmp_path) == trained(undisturbed) and pretrained(tmp_path) == pretrained(undisturbed)
-    again = f"--from {tmp_path}/run/config.json --runs {tmp_path}/again --name run --keep-last --quiet"
+    again = f"--from {tmp_path}/run/config.json --runs {tmp_path}/again --name run --keep-last --no-baseline --quiet"
     train.main(again.split())
     assert trained(tmp_path / "again") == trained(undisturbed)
     configs = [json.loads((runs / "run" / "config.json").read_text()) for runs in (tmp_path, tmp_path / "again")]

@@ -37,9 +37,8 @@ from plumbing.checkpoint import build, check_kind, check_network, check_step, lo
 from plumbing.checkpoint import official_config, official_weights
 from plumbing.common import UserError
 from plumbing.fast import Dropout, Linear, attention, linear, max_over_points, smallest, squared_distances, take_rows
-from variants import POINT_FEATURES, PROBES, SPREADS, HandPool, annealed_loss, average, center_weights
-from variants import geometric_features, hedged_loss, local_shape, mdn_loss, relaxed_loss, surface_features
-from variants import thinned_neighbours
+from variants import POINT_FEATURES, PROBES, SPREADS, HandPool, annealed_loss, average, center_weights, hedged_loss
+from variants import mdn_loss, relaxed_loss, surface_features, surface_shape, thinned_neighbours, with_geometry
 
 POSITION_HIDDEN = 128  # hidden width of the positional encoding, in all published weights
 LENGTH = 0.05  # m: the network's unit of what it sees of the hand, so that wrist positions vary by about one
@@ -311,20 +310,15 @@ class PointEncoder(nn.Module):
 
     def group(self, clouds, generator=None):
         """Clouds (B, N, 3) -> patches (B, G, S, F) relative to their centers, centers (B, G, 3); the paper's F is 3."""
-        config, bent = self.config, self.config.patching == "curvature"
-        geometric = config.tokenizer == "geometric"
-        normals, variation = local_shape(clouds) if bent or geometric else (None, None)  # (B, N, 3), (B, N)
-        weights = center_weights(variation) if bent else None
-        chosen = farthest_point_sample(clouds, config.patches, generator, weights)  # (B, G)
+        config = self.config
+        shape = surface_shape(clouds, config)  # None in the paper: only variants.py looks at how the surface bends
+        chosen = farthest_point_sample(clouds, config.patches, generator, center_weights(shape, config))  # (B, G)
         centers = gather_points(clouds, chosen)  # (B, G, 3)
         radius = config.radius / config.scale if config.normalize == "metric" else config.radius
-        spreads = SPREADS[config.patching]
+        spreads = SPREADS[config.patching]  # (1,) in the paper
         index = find_neighbours(clouds, centers, config.patch_size, config.group, radius, spreads)  # (B, G, S)
         patches = relative_points(clouds, centers, index, radius if config.group == "ball" else 1.0)
-        if geometric:
-            around = gather_points(normals, index), gather_points(normals, chosen)
-            patches = geometric_features(patches, *around, gather_points(variation[..., None], index)[..., 0])
-        return patches, centers
+        return with_geometry(patches, shape, index, chosen, config), centers
 
     def forward(self, clouds, generator=None):
         patches, centers = self.group(clouds, generator)

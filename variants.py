@@ -204,8 +204,19 @@ def smallest_eigenpair(matrices):
     return value, vector / lengths.gather(-1, longest).clamp(min=1e-30)
 
 
-def center_weights(variation):
-    """Weights (B, N) of squared distances in farthest point sampling: 1 where flat, BENT² where a cloud bends most."""
+def surface_shape(clouds, config):
+    """`local_shape` of clouds (B, N, 3) where the configuration looks at it, else None."""
+    return local_shape(clouds) if config.patching == "curvature" or config.tokenizer == "geometric" else None
+
+
+def center_weights(shape, config):
+    """Weights (B, N) of squared distances in farthest point sampling: 1 where flat, BENT² where a cloud bends most.
+
+    shape: of `surface_shape`. None, for equal weights, unless --patching is curvature.
+    """
+    if config.patching != "curvature":
+        return None
+    _, variation = shape
     return (1 + (BENT - 1) * variation / variation.amax(1, keepdim=True).clamp(min=1e-9)).square()
 
 
@@ -242,6 +253,19 @@ def geometric_features(patches, normals, center_normals, variation):
     between = (normals * ours).sum(3).abs()
     told = torch.stack([distance, to_center, to_point, between, variation, (patches * ours).sum(3).abs()], 3)
     return torch.cat([patches, told], 3)
+
+
+def with_geometry(patches, shape, index, chosen, config):
+    """Patches (B, G, S, 3) with `geometric_features` if --tokenizer is geometric: (B, G, S, F); else as they are.
+
+    shape: of `surface_shape`; index (B, G, S) of the patches' points and chosen (B, G) of the centers in the cloud.
+    """
+    if config.tokenizer != "geometric":
+        return patches
+    normals, variation = shape
+    clouds = torch.arange(len(patches), device=patches.device)[:, None]
+    around = normals[clouds[:, None], index], normals[clouds, chosen], variation[clouds[:, None], index]
+    return geometric_features(patches, *around)
 
 
 # ---------------------------------------------------------------- low-rank adapters

@@ -15,6 +15,11 @@ LOOKS = (  # column, label, marker and its size, colour; the smaller one shows o
     ("top_logit_rmse", "top-logit RMSE", "o", 8, "C0"),
     ("best_of_k_rmse", "best-of-K RMSE", "s", 4, "C2"),
 )
+HOLD_LOOKS = (  # the same of the second panel
+    ("holds", "top logit holds", "o", 8, "C0"),
+    ("holds_best_of_k", "best of K holds", "s", 4, "C2"),
+    ("holds_average", "average of K holds", "D", 4, "C3"),
+)
 MEAN_STYLE = {"color": "0.5", "linestyle": ":", "label": "training mean"}
 NUMBERS = {  # kind of sweep -> the flag on its axis, a factor, the axis's label
     "k": ("--k", 1, "hypotheses K"),
@@ -49,23 +54,34 @@ def save_figure(figure, path):
 
 
 def draw_configurations(rows, path):
-    """Top-logit and best-of-K RMSE of every configuration, mean ± SD over seeds, the training mean as a line."""
+    """Top-logit and best-of-K RMSE of every configuration, mean ± SD over seeds, the training mean as a line.
+
+    Beside it, where rows have them, the shares of grasps that hold.
+    """
     groups, shared = by_configuration(rows)
-    figure = Figure(figsize=(9, 2.2 + 0.4 * len(groups)), layout="constrained")
-    axes = figure.subplots()
-    for column, label, marker, size, color in LOOKS:
-        means, errors = zip(*(mean_and_error(values_of(group, column)) for group in groups.values()))
-        axes.errorbar(means, range(len(groups)), xerr=errors, fmt=marker, markersize=size, color=color, label=label)
+    panels = 2 if values_of(rows, "holds") else 1
+    figure = Figure(figsize=(5 + 4 * panels, 2.2 + 0.4 * len(groups)), layout="constrained")
+    left, *right = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    draw_column(left, groups, LOOKS, "RMSE on val (rad), mean and SD over seeds")
+    for axes in right:
+        draw_column(axes, groups, HOLD_LOOKS, "share of val grasps that hold once closed")
     for _, mean in training_means(rows):
-        axes.axvline(mean, **MEAN_STYLE)
+        left.axvline(mean, **MEAN_STYLE)
     labels = [textwrap.fill(name, 60, break_on_hyphens=False) for name in short_names(groups)]
-    axes.set_yticks(range(len(groups)), labels)
-    axes.set_ylim(len(groups) - 0.5, -0.5)  # the first on top
-    axes.set(xlabel="RMSE on val (rad), mean and SD over seeds")
-    axes.grid(axis="x", alpha=0.3)
+    left.set_yticks(range(len(groups)), labels)
+    left.set_ylim(len(groups) - 0.5, -0.5)  # the first on top
     figure.suptitle(title_of(shared, rows), fontsize=8)
     add_legend(figure)
     save_figure(figure, path)
+
+
+def draw_column(axes, groups, looks, label):
+    """A panel of `draw_configurations`: for every look its column of the rows, a place for every configuration."""
+    for column, name, marker, size, color in looks:
+        means, errors = zip(*(mean_and_error(values_of(group, column)) for group in groups.values()))
+        axes.errorbar(means, range(len(groups)), xerr=errors, fmt=marker, markersize=size, color=color, label=name)
+    axes.set(xlabel=label)
+    axes.grid(axis="x", alpha=0.3)
 
 
 def short_names(groups):

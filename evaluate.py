@@ -22,7 +22,7 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from data import MESH_NAMES, check_poses, load_dataset, read_cloud
+from data import check_poses, load_dataset, read_cloud
 from model import load_run
 from plumbing.common import Parser, UserError, atomic, command, number, read_json, write_json
 from plumbing.frames import SMALL
@@ -31,8 +31,8 @@ from plumbing.roots import ensure_root
 from plumbing.training import exact_products, set_up_torch
 from splits import SUITES, Split, make_split
 from synthetic import hand
-from synthetic.draw import draw_grasps
-from synthetic.holds import outcomes_in_scenes
+from synthetic.draw import draw_grasps, scene_title
+from synthetic.holds import outcomes_in_scenes, read_scene_mesh
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
 HOLD_SCENES, HOLD_PER_SCENE = 100, 10  # of so many grasps it is seen whether they hold: some 5 s
@@ -453,18 +453,12 @@ def draw_predictions(model, data, split, suite, path, device, seed=0):
     top = predictions["joints_pred"][np.arange(len(rows)), predictions["logits"].argmax(1)]  # (6, J)
     sheet = []
     for row, joints in zip(rows, top):
-        mesh = read_mesh(scene_mesh(data, data.scene[row]))
+        mesh, name = read_scene_mesh(data, data.scene[row]), scene_title(data.scenes[data.scene[row]])
         error = math.degrees(np.sqrt(np.mean((joints - data.joints[row]) ** 2)))
-        sheet.append((*mesh, np.r_[data.poses[row], data.joints[row]], f"{data.scenes[data.scene[row]]}: recorded"))
+        sheet.append((*mesh, np.r_[data.poses[row], data.joints[row]], f"{name}: recorded"))
         sheet.append((*mesh, np.r_[data.poses[row], joints], f"predicted, RMS error {error:.1f}°"))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     draw_grasps(sheet, path)
-
-
-def scene_mesh(data, scene):
-    """Path of the mesh of scene number `scene` of a `GraspData`."""
-    folder = Path(data.root) / data.scenes[scene]
-    return next(folder / name for name in MESH_NAMES if (folder / name).exists())
 
 
 # ---------------------------------------------------------------- command line

@@ -27,6 +27,7 @@ from plumbing.checkpoint import check_kind, read_checkpoint
 from plumbing.common import Parser, UserError, command, number, read_json, stable_seed
 from plumbing.reading import read_array, read_mesh
 from synthetic import sheet
+from synthetic.draw import view_of_hand
 from synthetic.hand import JOINT_NAMES
 from synthetic.shapes import CATEGORIES, procedural_mesh
 from variants import HandPool
@@ -281,7 +282,7 @@ def main(argv=None):
         thing = read_thing(args.mesh, size) if args.mesh else made_thing(args.shape or "mug", size, args.seed)
     has_hand = bool(args.run) and joint_names == list(JOINT_NAMES)
     surface = sheet.surface_of(thing.vertices, thing.faces)
-    view = sheet.view_of_hand(surface, pose[0], joints[0]) if has_hand else sheet.VIEW
+    view = view_of_hand(surface, pose[0], joints[0]) if has_hand else sheet.VIEW
     walk_object(thing)
     photo, panels = sheet.object_panels(surface, thing.cloud[0], view)
     if jepa:

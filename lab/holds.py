@@ -18,7 +18,7 @@ from plumbing.common import Parser, UserError, command, number, write_csv
 from plumbing.roots import ensure_root
 from splits import make_split
 from synthetic import hand
-from synthetic.holds import grasp_outcomes, scene_mesh, solid_field
+from synthetic.holds import grasp_outcomes, read_scene_mesh, solid_field
 
 # (constant, value) that differs from synthetic/holds.py: angles in rad, lengths in m
 FIELD_CHANGES = [("density", 2.5e5), ("density", 5e5), ("density", 2e6), ("seed", 1)]
@@ -79,7 +79,7 @@ def close_all(data, rows, kinds):
     ends = np.cumsum([own.shape[1] for own in kinds.values()])[:-1]
     found = {}
     for scene in tqdm(np.unique(data.scene[rows]), "closing hands", unit="scene", disable=None):
-        mesh, mine = scene_mesh(data, scene), data.scene[rows] == scene
+        mesh, mine = read_scene_mesh(data, scene), data.scene[rows] == scene
         field = solid_field(*mesh)
         changes = [(AS_IS, field, {})]
         changes += [((name, value), field, {name: value}) for name, value in CLOSING_CHANGES]

@@ -15,7 +15,7 @@ from data import sample_surface
 from plumbing.common import UserError, write_json
 from plumbing.reading import read_mesh
 from synthetic import hand
-from synthetic.draw import draw_grasps
+from synthetic.draw import draw_grasps, scene_title
 from synthetic.grasps import CONTACT, MIN_SCORE, PALM_RADII, SCORE_PER_EPSILON, contact_wrenches, link_gaps
 
 
@@ -136,7 +136,7 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     draw_histograms(scenes, out / "histograms.png")
     sheet = []
     for folder, grasps, scores, row in kept[:12]:
-        title = f"{'/'.join(folder.parts[-3:])}  score {scores[row]:.1f}"
+        title = f"{scene_title('/'.join(folder.parts[-3:]))}: score {scores[row]:.1f}"
         sheet.append((*read_mesh(folder / "mesh.obj"), grasps[row], title))
     draw_grasps(sheet, out / "grasps.png")
     print(json.dumps(card, indent=2))

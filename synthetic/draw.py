@@ -1,53 +1,169 @@
-"""Pictures of grasps: the hand's spheres and bones on the object."""
+"""Pictures of grasps: object, table plane and hand, photographed from where most of them is seen.
+
+A finger's link is in its finger's colour where it touches, in a pale one where it is off the object, and black where it
+is in the object by more than synthetic/holds.py allows. The lines are the plane z = 0 that objects stand on.
+"""
+
+import itertools
+import math
+import textwrap
 
 import numpy as np
+from tqdm import tqdm
 
 from plumbing.common import atomic
 from synthetic import hand
-from synthetic.shapes import ball, rod
+from synthetic.grasps import CONTACT, link_gaps
+from synthetic.holds import FREE_DEPTH, grasp_outcomes, solid_field
+from synthetic.photo import Lit, camera, frame, photograph, sample_lit, show
+from synthetic.shapes import CATEGORIES, ball, rod
 
 PALM_COLOUR = (0.75, 0.75, 0.78)
 FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))  # as in hand.FINGERS
+OBJECT_COLOUR, TABLE_COLOUR, INSIDE_COLOUR = (0.9, 0.8, 0.55), (0.85, 0.85, 0.87), (0.1, 0.1, 0.1)
+LINE_STEP = 0.02  # m between the lines on the table
+COLUMNS, CELL, LINE, DPI = 4, (3.5, 3.9), 0.22, 72  # of a sheet: a cell and a line of the legend in inches
+NOTE = (
+    f"A link in full colour touches, a pale one is off the object, a black one is over {1000 * FREE_DEPTH:.0f} mm deep "
+    f"in it. Lines: z = 0, {100 * LINE_STEP:.0f} cm apart; objects stand on a post there."
+)
 
 
-def hand_mesh(grasp):
+def scene_title(scene):
+    """A scene's "<synset>/<object>/<number>" as words: the category by its name, where it has one here."""
+    synset, name, number = scene.split("/")
+    category = CATEGORIES[synset][0].__name__ if synset in CATEGORIES else synset
+    return f"{name if name.startswith(category) else f'{category} {name}'}, scene {number}"
+
+
+# ---------------------------------------------------------------- one grasp
+
+
+def contact_gaps(field, grasp):
+    """How far each finger's three links of a grasp (19,) are from the object of a `solid_field`, (4, 3) m."""
+    centers, radii, _ = hand.hand_drawing(grasp[:7], grasp[7:])
+    fingers = slice(len(hand.PALM_RADII), None)
+    gaps = field(centers[fingers].astype(np.float32)) - radii[fingers]
+    return link_gaps(gaps.reshape(1, 4, 8))[0][0]
+
+
+def link_colours(gaps=None):
+    """The colours of the fingers' links (4, 3, 3), by contact where the gaps (4, 3) m are given."""
+    colours = np.repeat(np.array(FINGER_COLOURS)[:, None], 3, axis=1)
+    if gaps is None:
+        return colours
+    colours[gaps >= CONTACT] = 0.35 * colours[gaps >= CONTACT] + 0.65
+    colours[gaps < -FREE_DEPTH] = INSIDE_COLOUR
+    return colours
+
+
+def hand_mesh(grasp, gaps=None):
     """A picture's hand (19,): triangles (F, 3, 3) m in the object's frame and a colour per triangle (F, 3)."""
     centers, radii, segments = hand.hand_drawing(grasp[:7], grasp[7:])
-    colours = [PALM_COLOUR] * len(hand.PALM_RADII) + [colour for colour in FINGER_COLOURS for _ in range(8)]
+    links = link_colours(gaps)
+    spheres = np.repeat(links, [4, 2, 2], axis=1).reshape(-1, 3)  # as many on links 1, 2 and 3
+    colours = [PALM_COLOUR] * len(hand.PALM_RADII) + list(spheres)
     parts = [(ball(*sphere), colour) for *sphere, colour in zip(centers, radii, colours)]
-    parts += [(rod(*segment, 0.007), FINGER_COLOURS[k // 4]) for k, segment in enumerate(segments) if k % 4]
+    bones = segments.reshape(4, 4, 2, 3)[:, 1:].reshape(-1, 2, 3)  # without those inside the palm
+    parts += [(rod(*bone, 0.007), colour) for bone, colour in zip(bones, links.reshape(-1, 3))]
     triangles = [vertices[faces] for (vertices, faces), _ in parts]
     return np.concatenate(triangles), np.repeat([colour for _, colour in parts], [len(t) for t in triangles], axis=0)
 
 
+def table_lines(reach):
+    """A grid of lines on the table plane z = 0 -> `Lit`."""
+    ticks = np.arange(-reach, reach + LINE_STEP / 2, LINE_STEP)
+    along = np.linspace(-reach, reach, 600)
+    x, y = (axis.ravel() for axis in np.meshgrid(ticks, along))
+    points = np.concatenate((np.stack((x, y, 0 * x), 1), np.stack((y, x, 0 * x), 1)))
+    return Lit(points, np.tile((0, 0, 1), (len(points), 1)), np.tile(TABLE_COLOUR, (len(points), 1)))
+
+
+def lit_grasp(surface, pose, joints, gaps=None):
+    """Table, an object's surface (a `Lit`) and the hand of a wrist pose (7,) with joints (12,) rad -> `Lit`."""
+    fingers = sample_lit(*hand_mesh(np.concatenate((pose, joints)), gaps), 150_000)
+    fewer = (part[::4] for part in surface)  # it is small beside the hand
+    return Lit(*(np.concatenate(parts) for parts in zip(fingers, fewer, table_lines(0.16))))
+
+
+def view_of_hand(surface, pose, joints):
+    """The view, from above the table, that shows the most of every finger and of the object."""
+    lit = Lit(*(part[::10] for part in lit_grasp(surface, pose, joints)))  # enough to judge by
+    best, found = -1, None  # best: the sum of roots of seen areas, so that what is hidden counts for more
+    for elevation in (15, 35):
+        for azimuth in range(0, 360, 20):
+            view = camera(math.radians(azimuth), math.radians(elevation))
+            index = photograph(lit, view, *frame(lit.points, view), size=80).index
+            colours = lit.colours[index[index >= 0]]
+            score = sum(math.sqrt((colours == colour).all(1).sum()) for colour in (*FINGER_COLOURS, OBJECT_COLOUR))
+            if score > best:
+                best, found = score, view
+    return found
+
+
+def solid_points(lit):
+    """The points of a `Lit` without the table, which may leave the frame."""
+    return lit.points[(lit.colours != TABLE_COLOUR).any(1)]
+
+
+# ---------------------------------------------------------------- a sheet
+
+
+def same_place(entry):
+    """What grasps of one mesh at one wrist pose have in common."""
+    vertices, _, grasp, _ = entry
+    return vertices.tobytes(), grasp[:7].tobytes()
+
+
 def draw_grasps(grasps, path):
-    """A sheet of up to 12 grasps [(mesh vertices, faces, grasp (19,), title)]: the hand's spheres on the object."""
+    """A sheet of grasps [(mesh vertices, faces, grasp (19,), title)], four in a row, and whether they hold.
+
+    Neighbours of one mesh and wrist pose share their view and its middle, a row shares its scale.
+    """
+    panels, groups = [], [list(group) for _, group in itertools.groupby(grasps, same_place)]
+    for group in tqdm(groups, "drawing", unit="object", disable=None, delay=2):
+        panels += group_panels(group)
+    write_sheet(panels, path)
+
+
+def group_panels(grasps):
+    """Panels (title, `Lit`, view (3, 3), middle (2,) m, reach m) of grasps of one mesh at one wrist pose."""
+    vertices, faces, first, _ = grasps[0]
+    field = solid_field(vertices, faces)
+    surface = sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), 400_000)
+    view = view_of_hand(surface, first[:7], first[7:])
+    joints = np.stack([grasp[7:] for _, _, grasp, _ in grasps])
+    holds = grasp_outcomes(field, first[None, :7], joints[None]).holds[0]
+    scenes = [lit_grasp(surface, grasp[:7], grasp[7:], contact_gaps(field, grasp)) for _, _, grasp, _ in grasps]
+    where = frame(np.concatenate([solid_points(scene) for scene in scenes]), view)
+    verdicts = ["holds" if its_holds else "does not hold" for its_holds in holds]
+    titles = [f"{title}\n{verdict}" for (_, _, _, title), verdict in zip(grasps, verdicts)]
+    return [(title, scene, view, *where) for title, scene in zip(titles, scenes)]
+
+
+def write_sheet(panels, path):
+    """Write the panels of `group_panels` as one picture with a legend."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(16, 12))
-    for k, (vertices, faces, grasp, title) in enumerate(grasps):
-        ax = figure.add_subplot(3, 4, k + 1, projection="3d")
-        draw_grasp(ax, vertices, faces, grasp)
-        ax.set_title(title, fontsize=9)
-    figure.subplots_adjust(0, 0, 1, 0.96, 0, 0.04)
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    names = {"palm": PALM_COLOUR, **dict(zip(hand.FINGERS, FINGER_COLOURS)), "object": OBJECT_COLOUR}
+    note, legend_columns = textwrap.wrap(NOTE, 42 * columns), min(len(names), 3 * columns)
+    foot = LINE * (len(note) + 1 + math.ceil(len(names) / legend_columns))
+    width, height = columns * CELL[0], rows * CELL[1] + foot
+    figure = Figure(figsize=(width, height))
+    for k, (title, scene, view, middle, _) in enumerate(panels):
+        row = k // columns
+        reach = max(panel[-1] for panel in panels[row * columns : (row + 1) * columns])
+        left, top = CELL[0] * (k % columns), height - CELL[1] * row
+        side = CELL[0] - 0.1
+        ax = figure.add_axes(((left + 0.05) / width, (top - CELL[1]) / height, side / width, side / height))
+        show(ax, photograph(scene, view, middle, reach), scene.colours)
+        figure.text((left + CELL[0] / 2) / width, (top - 0.05) / height, title, fontsize=10, ha="center", va="top")
+    handles = [Patch(color=colour, label=name) for name, colour in names.items()]
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, foot / height)}
+    figure.legend(handles=handles, ncols=legend_columns, frameon=False, **place)
+    figure.text(0.5, 0.05 / height, "\n".join(note), fontsize=9, ha="center", va="bottom")
     with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=70, format="png")
-
-
-def draw_grasp(ax, vertices, faces, grasp):
-    """Draw an object and the hand of one grasp (19,) into 3-D axes, looking across the palm."""
-    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
-
-    triangles, colours = hand_mesh(grasp)
-    triangles = np.concatenate((vertices[faces], triangles))
-    colours = np.concatenate((np.tile([0.9, 0.8, 0.55], (len(faces), 1)), colours))
-    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-    light = np.abs(normal @ [0.3, -0.5, 0.8]) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
-    shades = colours * (0.45 + 0.55 * light[:, None]).clip(max=1)
-    ax.add_collection3d(Poly3DCollection(triangles, facecolors=shades))
-    low, high = triangles.min((0, 1)), triangles.max((0, 1))
-    reach = 0.4 * (high - low).max()
-    ax.set(**{f"{axis}lim": (c - reach, c + reach) for axis, c in zip("xyz", (low + high) / 2)})
-    side = hand.pose_to_matrix(grasp[:7])[0, :3, 0]  # across the palm: thumb and fingers are seen closing
-    ax.view_init(np.degrees(np.arcsin(np.clip(side[2], -1, 1))) * 0.7 + 8, np.degrees(np.arctan2(side[1], side[0])))
-    ax.set_axis_off()
+        figure.savefig(temporary, dpi=DPI, format="png")

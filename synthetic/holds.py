@@ -1,4 +1,4 @@
-"""Would the hand hold the object at these joints? A grasp is judged by closing it, not by its distance to a recorded one.
+"""Would the hand hold the object at these joints? A grasp is judged by closing it, not by its distance to another one.
 
     field = solid_field(vertices, faces)               once per scene
     outcomes = grasp_outcomes(field, poses, joints)    free, holds, touching, ... of any joints at any wrist poses
@@ -42,6 +42,7 @@ FREE_DEPTH = 0.003  # m: a link deeper in the object than this is not free (the 
 TRAVEL = np.radians(10)  # rad: a finger opens or closes by no more than this. With 0 only recorded grasps hold; with
 # 90 degrees the controller finds a grasp of its own, and joints drawn at random hold in one case of five.
 DENSITY = 1e6  # samples per m2, one per mm2. Recorded scores are of other samples; with fewer, more of them differ.
+MAX_SAMPLES = 2_000_000  # a surface over 2 m2 gets fewer per mm2
 WALL = 0.005  # m: room farther than this from the surface is inside where no way leads to it from outside. It is more
 # than samples and grid miss of a wall, and less than a finger's smallest radius (0.0089), so no finger gets in there.
 
@@ -64,7 +65,8 @@ def solid_field(vertices, faces, density=DENSITY, seed=0):
     """
     a, b, c = vertices[faces].transpose(1, 0, 2)
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
-    points, _ = surface_normals(vertices, faces, int(np.ceil(area * density)), np.random.default_rng(seed))
+    count = min(int(np.ceil(area * density)), MAX_SAMPLES)
+    points, _ = surface_normals(vertices, faces, count, np.random.default_rng(seed))
     field = DistanceField(points)
     distance = field.values.reshape(field.shape)
     room, _ = label(distance > WALL)  # connected regions, numbered; 0 is within WALL of the surface
@@ -130,12 +132,12 @@ def outcomes_in_scenes(data, rows, joints, quiet=False):
     parts = []
     pairs = zip(scenes, np.split(order, starts[1:]))
     for scene, part in tqdm(pairs, "closing hands", len(scenes), unit="scene", disable=quiet or None, delay=2):
-        parts.append(grasp_outcomes(solid_field(*scene_mesh(data, scene)), data.poses[rows[part]], joints[part]))
+        parts.append(grasp_outcomes(solid_field(*read_scene_mesh(data, scene)), data.poses[rows[part]], joints[part]))
     back = np.argsort(order)
     return Outcomes(*(np.concatenate(values)[back] for values in zip(*parts)))
 
 
-def scene_mesh(data, scene):
+def read_scene_mesh(data, scene):
     """Vertices (V, 3) m and faces (F, 3) of scene number `scene` of a `GraspData`, as the file has them."""
     folder = Path(data.root) / data.scenes[scene]
     return read_mesh(next(folder / name for name in MESH_NAMES if (folder / name).exists()))

@@ -11,12 +11,12 @@ from scipy.spatial import cKDTree
 
 from plumbing.common import atomic
 from synthetic import hand
-from synthetic.draw import FINGER_COLOURS, PALM_COLOUR, hand_mesh
+from synthetic.draw import FINGER_COLOURS, OBJECT_COLOUR, PALM_COLOUR, lit_grasp, solid_points
 from synthetic.photo import Lit, camera, frame, photograph, project, sample_lit, show
 
 COLUMNS, CELL, DPI = 4, (3.7, 4.5), 68  # of the sheet; a cell in inches has title, picture and legend
 VIEW = camera(math.radians(-55), math.radians(22))  # of an object alone
-GREY, BLUE, RED, SAND = (0.85, 0.85, 0.87), (0.16, 0.32, 0.6), (0.86, 0.08, 0.24), (0.9, 0.8, 0.55)
+GREY, BLUE, RED = (0.85, 0.85, 0.87), (0.16, 0.32, 0.6), (0.86, 0.08, 0.24)
 PINK = (0.95, 0.6, 0.62)
 TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.35, 0.7))
 
@@ -24,10 +24,10 @@ TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.3
 def surface_of(vertices, faces, count=400_000):
     """Many points of a mesh, or those of a cloud where faces is None -> `Lit`."""
     if faces is not None:
-        return sample_lit(vertices[faces], np.tile(SAND, (len(faces), 1)), count)
+        return sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), count)
     outward = vertices - vertices.mean(0)  # a cloud has no normals: the light falls on it as on a ball
     normals = outward / np.linalg.norm(outward, axis=1, keepdims=True).clip(1e-9)
-    return Lit(vertices, normals, np.tile(SAND, (len(vertices), 1)))
+    return Lit(vertices, normals, np.tile(OBJECT_COLOUR, (len(vertices), 1)))
 
 
 def nearest_patch(surface, seen):
@@ -148,43 +148,11 @@ def weights_panels(photo, surface, seen, weights):
     return [("17  attention pooling: how much each\npatch counts (yellow: most)", lambda ax: show(ax, photo, colours))]
 
 
-def table_lines(reach, step=0.02):
-    """A grid of lines on the table plane z = 0 -> `Lit`."""
-    ticks = np.arange(-reach, reach + step / 2, step)
-    along = np.linspace(-reach, reach, 600)
-    x, y = (axis.ravel() for axis in np.meshgrid(ticks, along))
-    points = np.concatenate((np.stack((x, y, 0 * x), 1), np.stack((y, x, 0 * x), 1)))
-    return Lit(points, np.tile((0, 0, 1), (len(points), 1)), np.tile(GREY, (len(points), 1)))
-
-
-def lit_grasp(surface, pose, joints):
-    """Object, table and the hand of a wrist pose (7,) with joints (12,) rad -> `Lit`."""
-    fingers = sample_lit(*hand_mesh(np.concatenate((pose, joints))), 150_000)
-    fewer = (part[::4] for part in surface)  # it is small beside the hand
-    return Lit(*(np.concatenate(parts) for parts in zip(fingers, fewer, table_lines(0.16))))
-
-
-def view_of_hand(surface, pose, joints):
-    """The view, from above the table, that shows the most of every finger and of the object."""
-    lit = Lit(*(part[::10] for part in lit_grasp(surface, pose, joints)))  # enough to judge by
-    best, found = -1, VIEW  # best: the sum of roots of seen areas, so that what is hidden counts for more
-    for elevation in (15, 25, 40):
-        for azimuth in range(0, 360, 15):
-            view = camera(math.radians(azimuth), math.radians(elevation))
-            index = photograph(lit, view, *frame(lit.points, view), size=80).index
-            colours = lit.colours[index[index >= 0]]
-            score = sum(math.sqrt((colours == colour).all(1).sum()) for colour in (*FINGER_COLOURS, SAND))
-            if score > best:
-                best, found = score, view
-    return found
-
-
 def hand_panels(surface, view, pose, joints, grasp):
     """Stage 16, the recorded hand, and 19, the hypotheses, the most probable first: all in one view and scale."""
     order = grasp.chances.argsort(descending=True)
     scenes = [lit_grasp(surface, pose, angles.numpy()) for angles in (joints, *grasp.joints[order])]
-    solid = [scene.points[(scene.colours != GREY).any(1)] for scene in scenes]  # the table may leave the frame
-    where = frame(np.concatenate(solid), view)
+    where = frame(np.concatenate([solid_points(scene) for scene in scenes]), view)
     photos = [photograph(scene, view, *where) for scene in scenes]
 
     def recorded(ax):

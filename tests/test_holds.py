@@ -13,7 +13,8 @@ from data import load_dataset
 from lab import holds as lab_holds
 from synthetic import hand
 from synthetic.card import sphere_gaps
-from synthetic.holds import CONTACT, TRAVEL, Outcomes, flex, grasp_outcomes, outcomes_in_scenes, scene_mesh, solid_field
+from synthetic.holds import CONTACT, TRAVEL, Outcomes, flex
+from synthetic.holds import grasp_outcomes, outcomes_in_scenes, read_scene_mesh, solid_field
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def scene(data):
     rows = np.flatnonzero(data.scene == 0)
     joints = data.joints[rows].copy()
     joints[::2] += np.random.default_rng(0).normal(0, 0.15, joints[::2].shape)
-    mesh = scene_mesh(data, 0)
+    mesh = read_scene_mesh(data, 0)
     return solid_field(*mesh), mesh, data.poses[rows], joints
 
 
@@ -167,7 +168,7 @@ def test_moving_object_and_hand_together_changes_next_to_nothing(data):
     changed = []
     for k in range(0, len(data.scenes), 5):
         rows = np.flatnonzero(data.scene == k)
-        vertices, faces = scene_mesh(data, k)
+        vertices, faces = read_scene_mesh(data, k)
         poses = data.poses[rows].astype(float)
         moved = np.concatenate(
             (turn.apply(poses[:, :3]) + shift, (turn * Rotation.from_quat(poses[:, 3:])).as_quat()), 1
@@ -187,7 +188,7 @@ def test_scenes_in_any_order(data):
     found = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
     assert found.holds.shape == (40, 1)
     for i in (0, 17, 39):
-        field = solid_field(*scene_mesh(data, data.scene[rows[i]]))
+        field = solid_field(*read_scene_mesh(data, data.scene[rows[i]]))
         one = grasp_outcomes(field, data.poses[rows[i : i + 1]], data.joints[rows[i : i + 1]])
         assert one.holds[0] == found.holds[i, 0]
         np.testing.assert_allclose(one.closed[0], found.closed[i, 0], atol=1e-5)

@@ -13,7 +13,7 @@ import train
 import walkthrough
 from model import POOLS, PRESETS, GraspModel, PointEncoder, PointJEPA, from_z_up, load_run, normalize_clouds
 from plumbing.checkpoint import read_checkpoint, save_checkpoint
-from synthetic import photo, sheet
+from synthetic import draw, photo, sheet
 from synthetic.hand import JOINT_NAMES
 
 TINY = PRESETS["tiny"]
@@ -49,12 +49,13 @@ def drawn(monkeypatch):
 @pytest.fixture
 def coarse(monkeypatch):
     """Few points and one view, where the picture is not looked at."""
-    monkeypatch.setattr(sheet, "sample_lit", lambda *args: photo.sample_lit(*args[:2], 2_000))
-    monkeypatch.setattr(sheet, "view_of_hand", lambda *args: sheet.VIEW)
+    for module in (sheet, draw):
+        monkeypatch.setattr(module, "sample_lit", lambda *args: photo.sample_lit(*args[:2], 2_000))
+    monkeypatch.setattr(walkthrough, "view_of_hand", lambda *args: sheet.VIEW)
 
 
 def walk(argv, capsys):
-    """Run the command -> its stages {number: [name, shape, sentence]}, a line without a number as number + 0.5; text."""
+    """Run the command -> its stages {number: [name, shape, sentence]}, a line without one as number + 0.5; text."""
     capsys.readouterr()
     walkthrough.main([str(word) for word in argv])
     text = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """plumbing/roots.py: which roots are made on first use, and what is said about the others."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,23 @@ def test_a_default_root_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(roots.subprocess, "run", lambda words, **_: Failed)
     with pytest.raises(UserError, match="could not be made; see above, or run: python synthesize.py --out data/full"):
         roots.ensure_root("data/full")
+
+
+def test_a_default_root_of_other_settings_is_refused(tmp_path, monkeypatch):
+    """Whoever reads a number of the README must have its data."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "data/synthetic"
+    root.mkdir(parents=True)
+    objects, grasps, scenes = roots.SIZES["mini"]
+    settings = {"preset": "mini", "objects": objects, "grasps": grasps, "scenes": scenes, "seed": 0, "meshes": None}
+    head = {"version": roots.VERSION, "complete": True}
+    (root / "dataset.json").write_text(json.dumps(head | {"settings": settings}))
+    assert roots.ensure_root("data/synthetic") == Path("data/synthetic")
+    for name, value in (("grasps", grasps + 1), ("seed", 1), ("meshes", "mine"), ("preset", "full")):
+        (root / "dataset.json").write_text(json.dumps(head | {"settings": settings | {name: value}}))
+        with pytest.raises(UserError, match=f"{name} {value}, .* remove it and run: python synthesize.py .*mini"):
+            roots.ensure_root("data/synthetic")
+        assert roots.ensure_root(root) == root  # under another name it is a root like any other
 
 
 def test_the_command_that_makes_a_root():

@@ -17,6 +17,7 @@ from plumbing import roots
 from plumbing.common import UserError
 from plumbing.reading import read_mesh
 from synthetic import card, hand
+from synthetic.shapes import HELD_OUT_SYNSETS
 
 
 def run(*argv):
@@ -112,12 +113,16 @@ def test_seed_changes_the_objects(small_root, tmp_path):
 
 
 def test_category_sizes():
-    settings = {"preset": "full", "objects": 1500}
-    sizes = {}
-    for synset, _ in synthesize.procedural_objects(settings):
-        sizes[synset] = sizes.get(synset, 0) + 1
-    assert sum(sizes.values()) == 1500 and min(sizes.values()) == 30 and max(sizes.values()) <= 300
-    assert len({synset for synset, _ in synthesize.procedural_objects({"preset": "mini", "objects": 14})}) == 14
+    def sizes_of(preset, objects):
+        settings = {"preset": preset, "objects": objects}
+        return collections.Counter(synset for synset, _ in synthesize.procedural_objects(settings))
+
+    full = sizes_of("full", 1500)
+    assert full.total() == 1500 and min(full.values()) == 30 and max(full.values()) <= 300
+    mini = sizes_of("mini", 700)
+    assert [mini.pop(synset) for synset in HELD_OUT_SYNSETS] == [8, 8]  # few of what never trains
+    assert len(mini) == 12 and set(mini.values()) == {57}
+    assert len(sizes_of("mini", 14)) == 14
     assert len(synthesize.procedural_objects({"preset": "full", "objects": 17})) == 17
 
 
@@ -195,7 +200,7 @@ def test_first_meshes_of_mini_are_pinned(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_first_objects_of_mini_are_pinned(tmp_path):
-    run("--out", tmp_path / "root", "--objects", 14)
+    run("--out", tmp_path / "root", "--objects", 14, "--grasps", 120)
     found = check_first_14(tmp_path / "root")
     kept = [scores >= 1.5 for _, scores in found]
     content = json.loads((tmp_path / "root/dataset.json").read_text())

@@ -55,12 +55,12 @@ GRIDS = {  # what each sweep varies: a list of grids
     ],
     "encoders": [TENTH],
 }
-QUICK = {  # what --quick makes of a sweep: fewer values, fewer steps, so that two cores take three to five minutes
-    "k": {"--k": "1,5,16", "--steps": "1000"},
-    "pool": {"--pool": "none,mean,attention,hand,surface", "--steps": "1000"},
-    "loss": {"--loss": "wta,mdn,hedged", "--steps": "1000"},
-    "budget": {"--budget": "0.01,0.1,1", "--steps": "1000"},
-    "init": {"--init": "scratch,jepa", "--steps": "2000"},
+QUICK = {  # what --quick makes of a sweep: fewer values and steps, so that two cores take one to three minutes
+    "k": {"--k": "1,5,16", "--steps": "500"},
+    "pool": {"--pool": "none,mean,attention,hand,surface", "--steps": "500"},
+    "loss": {"--loss": "wta,mdn,hedged", "--steps": "500"},
+    "budget": {"--budget": "0.01,0.1,1", "--steps": "500"},
+    "init": {"--init": "scratch,jepa", "--steps": "500"},
 }
 SEEDS = {"table1": "0,1,2", "benchmark": "0,1", "encoders": "0,1"}  # others: 0
 

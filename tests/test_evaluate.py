@@ -22,13 +22,14 @@ ARRAYS = ("joints_pred", "logits", "joints_true")
 def naive_metrics(joints_pred, logits, joints_true):
     """Every metric by loops over samples, hypotheses and joints."""
     n, k, j = joints_pred.shape
-    totals = dict.fromkeys(("top", "best", "c10", "c15", "c20", "strict", "diversity", "selector"), 0.0)
+    totals = dict.fromkeys(("top", "best", "top15", "c10", "c15", "c20", "strict", "diversity", "selector"), 0.0)
     for i in range(n):
         apart = [[abs(joints_pred[i, a, b] - joints_true[i, b]) for b in range(j)] for a in range(k)]
         mse = [sum(d**2 for d in row) / j for row in apart]
         top, winner = max(range(k), key=lambda a: logits[i, a]), min(range(k), key=lambda a: mse[a])
         totals["top"] += mse[top]
         totals["best"] += mse[winner]
+        totals["top15"] += math.degrees(math.sqrt(mse[top])) < 15
         totals["selector"] += top == winner
         for degrees in (10, 15, 20):
             totals[f"c{degrees}"] += any(math.degrees(math.sqrt(m)) < degrees for m in mse)
@@ -41,7 +42,7 @@ def naive_metrics(joints_pred, logits, joints_true):
     return {
         "top_logit_rmse": top, "best_of_k_rmse": best, "selection_gap": top - best, "coverage_10": mean["c10"],
         "coverage_15": mean["c15"], "coverage_20": mean["c20"], "coverage_15_all_joints": mean["strict"],
-        "diversity": mean["diversity"], "selector_accuracy": mean["selector"],
+        "diversity": mean["diversity"], "selector_accuracy": mean["selector"], "top_coverage_15": mean["top15"],
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from plumbing import frames
 @pytest.fixture(scope="module")
 def good(box_root):
     """Clouds, poses and scenes of boxes that hands look at from outside."""
-    data = load_dataset(box_root, 64, quiet=True)
+    data = load_dataset(box_root, frames.MIN_POINTS, quiet=True)
     return data.clouds, data.poses, data.scene
 
 

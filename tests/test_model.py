@@ -31,6 +31,7 @@ REFUSED = [
     {"group": "ball", "radius": 0.0}, {"group": "ball", "radius": math.nan}, {"scale": -1.0}, {"scale": math.inf},
     {"dropout": 1.0}, {"attention_dropout": -0.1}, {"drop_path": math.nan},
     {"context_low": 0.8, "context_high": 0.5}, {"context_high": 1.1}, {"loss": "hedged", "k": 1},
+    {"patches": 1, "patch_size": 1}, {"patching": "other"}, {"tokenizer": "other"},
 ]  # fmt: skip
 
 

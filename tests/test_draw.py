@@ -1,71 +1,62 @@
-"""synthetic/draw.py: colours by contact, words for scenes, and what panels of a sheet share."""
+"""synthetic/draw.py: the hand of a picture, its colours by contact, what a sheet puts together."""
 
 import numpy as np
-import pytest
 import trimesh
-from matplotlib.image import imread
 
-from synthetic import draw, photo
-from synthetic.holds import solid_field
+from synthetic import draw, hand
+from synthetic.grasps import CONTACT
+from synthetic.holds import FREE_DEPTH
 
-
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch):
-    """Few points, since the pictures are not looked at."""
-    monkeypatch.setattr(draw, "sample_lit", lambda *args: photo.sample_lit(*args[:2], 3_000))
+GRASP = np.r_[0.02, -0.03, 0.3, 1, 0, 0, 0, np.zeros(12)]  # 30 cm over the origin, looking down
 
 
-def box(side=0.1):
-    mesh = trimesh.creation.box((side, side, side))
-    return np.asarray(mesh.vertices) + (0, 0, side / 2), np.asarray(mesh.faces)
-
-
-def grasp(height, flexion=0.0):
-    """A hand that looks down from `height` m over the origin, its fingers along -y."""
-    joints = np.tile(np.radians([flexion, 0, 20]), 4)
-    return np.concatenate(([0, 0.1, height, 1, 0, 0, 0], joints))
-
-
-def test_scenes_have_names_of_categories():
-    assert draw.scene_title("02880940/bowl_0115/0") == "bowl_0115, scene 0"
-    assert draw.scene_title("03797390/10f6e09/12") == "mug 10f6e09, scene 12"
-    assert draw.scene_title("tools/10f6e09/a") == "tools 10f6e09, scene a"
+def test_titles_name_the_category():
+    assert draw.scene_title("03797390/mug_0003/1") == "mug_0003, scene 1"
+    assert draw.scene_title("03797390/b7f1/0") == "mug b7f1, scene 0"
+    assert draw.scene_title("tools/wrench/2") == "tools wrench, scene 2"
 
 
 def test_links_are_coloured_by_contact():
-    gaps = np.tile([0.01, 0.001, -0.01], (4, 1))  # m: off the object, touching, in it
-    plain, coloured = draw.link_colours(), draw.link_colours(gaps)
-    for finger, colour in enumerate(draw.FINGER_COLOURS):
-        assert (plain[finger] == colour).all()
-        assert (coloured[finger, 0] > np.array(colour)).all()  # paler
-        assert (coloured[finger, 1] == colour).all() and (coloured[finger, 2] == draw.INSIDE_COLOUR).all()
-    triangles, colours = draw.hand_mesh(grasp(0.2), gaps)
-    assert len(triangles) == len(colours)
-    assert {tuple(c) for c in coloured.reshape(-1, 3)} <= {tuple(c) for c in colours}
+    gaps = np.full((4, 3), CONTACT / 2)
+    gaps[1, 2], gaps[2, 0] = CONTACT * 2, -FREE_DEPTH * 2
+    colours = draw.link_colours(gaps)
+    full = draw.link_colours()
+    assert full.shape == (4, 3, 3) and np.array_equal(full[:, 0], full[:, 2])
+    touching = np.ones((4, 3), dtype=bool)
+    touching[1, 2] = touching[2, 0] = False
+    assert np.array_equal(colours[touching], full[touching])
+    assert (colours[1, 2] > full[1, 2]).all()  # pale
+    assert tuple(colours[2, 0]) == draw.INSIDE_COLOUR
 
 
-def test_gaps_of_links():
-    field = solid_field(*box())
-    assert draw.contact_gaps(field, grasp(0.3)).min() > 0.015
-    assert draw.contact_gaps(field, grasp(0.1)).min() < -0.003
+def test_hand_of_a_picture_is_the_hand():
+    """Every sphere is there, where hand.hand_drawing says; each finger in its colour, the palm in its own."""
+    triangles, colours = draw.hand_mesh(GRASP)
+    assert triangles.shape[1:] == (3, 3) and len(triangles) == len(colours)
+    assert {tuple(colour) for colour in colours} == {draw.PALM_COLOUR, *draw.FINGER_COLOURS}
+    centers, radii, _ = hand.hand_drawing(GRASP[:7], GRASP[7:])
+    corners = triangles.reshape(-1, 3)
+    for center, radius in zip(centers, radii):
+        distance = np.linalg.norm(corners - center, axis=1)
+        assert np.isclose(distance, radius, rtol=1e-6).sum() >= 100  # corners of a ball around it
 
 
-def test_panels_of_one_grasp_share_view_and_middle_and_a_row_its_scale(monkeypatch, tmp_path):
-    shown = []
-    monkeypatch.setattr(draw, "photograph", lambda *args, **size: shown.append(args) or photo.photograph(*args, **size))
-    monkeypatch.setattr(draw, "view_of_hand", lambda surface, pose, joints: photo.camera(pose[2], 0.3))
-    entries = [(*box(), grasp(0.2, flexion), "") for flexion in (0, 40)]
-    entries += [(*box(0.2), grasp(0.3), "") for _ in range(2)]
-    draw.draw_grasps(entries, tmp_path / "four.png")
-    (_, view, middle, reach), second, third, _ = shown
-    assert np.array_equal(view, second[1]) and np.array_equal(middle, second[2])
-    assert not np.array_equal(view, third[1])
-    assert {reach} == {its_reach for *_, its_reach in shown}
-    draw.draw_grasps(entries[:2], tmp_path / "two.png")
-    sizes = [imread(tmp_path / name).shape[1] for name in ("two.png", "four.png")]
-    assert sizes[1] == 2 * sizes[0]  # as wide as it has panels
+def test_views_are_rotations_that_look_from_above():
+    box = trimesh.creation.box((0.1, 0.1, 0.1))
+    surface = draw.sample_lit(box.triangles.view(np.ndarray), np.tile(draw.OBJECT_COLOUR, (12, 1)), 4000)
+    view = draw.view_of_hand(surface, GRASP[:7], GRASP[7:])
+    np.testing.assert_allclose(view @ view.T, np.eye(3), atol=1e-12)
+    assert view[2, 2] < 0 < view[1, 2]  # rows: to the right, up, away from the eye
 
 
-def test_titles_say_whether_it_holds():
-    panels = draw.group_panels([(*box(), grasp(0.4), "far away")])
-    assert [title for title, *_ in panels] == ["far away\ndoes not hold"]
+def test_neighbours_of_one_wrist_share_their_panels(monkeypatch):
+    """Recorded and predicted grasps of one mesh and pose are one group, the next pose another."""
+    box = trimesh.creation.box((0.1, 0.1, 0.1))
+    other = np.r_[GRASP[:2], 0.25, GRASP[3:]]
+    closed = np.r_[GRASP[:7], np.full(12, 0.1)]
+    groups, written = [], []
+    monkeypatch.setattr(draw, "group_panels", lambda group: groups.append(len(group)) or group)
+    monkeypatch.setattr(draw, "write_sheet", lambda panels, path: written.append((len(panels), path)))
+    sheet = [(box.vertices, box.faces, grasp, "title") for grasp in (GRASP, closed, other)]
+    draw.draw_grasps(sheet, "sheet.png")
+    assert groups == [2, 1] and written == [(3, "sheet.png")]

@@ -404,7 +404,7 @@ def test_gradients_are_the_same_to_the_bit_with_two_threads(pool):
     try:
         torch.set_num_threads(2)
         seen = set()
-        for _ in range(20):
+        for _ in range(10):
             joints, logits = network.decode(encoded, index, poses)
             seen.add(torch.autograd.grad(joints.square().sum() + logits.square().sum(), tokens)[0].numpy().tobytes())
     finally:

@@ -67,7 +67,7 @@ def test_checkpoint_card_and_fine_tuning(pretrained, box_root, tmp_path):
     assert np.isfinite(train.main(argv.split())["suites"]["val"]["top_logit_rmse"])
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, stop):
     argv = arguments(shapes, tmp_path / "encoder.pt")
     code = (

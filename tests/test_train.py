@@ -83,7 +83,7 @@ def test_same_seed_same_numbers_and_from(box_root, finished, tmp_path):
     assert outcome(tmp_path / "other")[0] != outcome(finished)[0]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_stopped_and_resumed_equals_undisturbed(box_root, finished, tmp_path, stop):
     argv = arguments(box_root, tmp_path, "--name", "run")
     # the child stops itself in the middle of step 15, after an optimiser step it has not saved

@@ -3,9 +3,9 @@
     field = solid_field(vertices, faces)               once per scene
     outcomes = grasp_outcomes(field, poses, joints)    free, holds, touching, ... of any joints at any wrist poses
 
-A mean squared error rewards the average of two grasps, which holds nothing; this does not. The joints are carried out
-by the plainest controller there is. A finger that is in the object opens by its flexion joint until it is out, one that
-is off the object closes by it until it touches, neither by more than TRAVEL; abduction and distal joint stay as given.
+A mean squared error rewards the average of two grasps whether or not it holds anything. Here the joints are carried
+out by the plainest controller there is. A finger that is in the object opens by its flexion joint until it is out, one
+that is off the object closes by it until it touches, neither by more than TRAVEL; abduction and distal joint stay.
 The hand that results holds if it is what synthetic/grasps.py would keep: three contacts, thumb and finger among them,
 no finger in the object or in another one, a score of at least 1.5. Nothing here knows the recorded grasp, nor the
 pre-shape that it was made with.
@@ -24,23 +24,13 @@ from tqdm import tqdm
 from data import MESH_NAMES
 from plumbing.reading import read_mesh
 from synthetic import hand
-from synthetic.grasps import (
-    CONTACT,
-    LEVERS,
-    MIN_SCORE,
-    MIN_STEP,
-    RADII,
-    TOUCH,
-    DistanceField,
-    link_gaps,
-    score,
-    surface_normals,
-)
+from synthetic.grasps import CONTACT, LEVERS, MIN_SCORE, MIN_STEP, RADII, TOUCH
+from synthetic.grasps import DistanceField, link_gaps, score, surface_normals
 
 # What the shares become with other values stands in results/holds/constants.csv.
 FREE_DEPTH = 0.003  # m: a link deeper in the object than this is not free (the deepest of a recorded grasp: 0.0015).
-TRAVEL = np.radians(10)  # rad: a finger opens or closes by no more than this. With 0 only recorded grasps hold; with
-# 90 degrees the controller finds a grasp of its own, and joints drawn at random hold in one case of five.
+TRAVEL = np.radians(10)  # rad: a finger opens or closes by no more than this. With 0 hardly any but recorded grasps
+# hold; with 90 degrees the controller finds a grasp of its own, and joints drawn at random hold in one case of five.
 DENSITY = 1e6  # samples per m2, one per mm2. Recorded scores are of other samples; with fewer, more of them differ.
 MAX_SAMPLES = 2_000_000  # a surface over 2 m2 gets fewer per mm2
 WALL = 0.005  # m: room farther than this from the surface is inside where no way leads to it from outside. It is more

@@ -43,13 +43,15 @@ import pretrain_jepa
 import train
 from data import GraspData
 from model import GraspModel, PointJEPA, start_points
+from plumbing import fast
 from plumbing.common import Parser, command, write_json
-from plumbing.fast import linear
 from plumbing.graph import WARM, Graphs
 from plumbing.training import computes_bf16, set_precision, set_rate, set_up_torch
+from variants import add_lora
 
 SECONDS = 12  # per precision and number of threads
-LEAST, LEAST_CUDA, MOST = 2, 20, 100  # rounds of steps that are timed in that time, and at most
+LEAST_ROUNDS = {"cpu": 2, "cuda": 20}  # of steps, whatever time they take
+MOST_ROUNDS = 100
 PRODUCT = 1024  # size of the square matrices whose product is the yardstick
 LARGE_PRODUCT = 8192  # the same on a GPU, which needs so much to be busy
 GRASPS = (1, 16, 64)  # per object, in fine-tuning
@@ -175,10 +177,10 @@ def product_speed(device, precision, size):
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = torch.rand(2, size, size, device=device).to(dtype)  # constant ones would be easier on a GPU
     watch = Stopwatch(device)
-    linear(left, right)
+    fast.linear(left, right)
     watch.start()
     for _ in range(10):
-        linear(left, right)
+        fast.linear(left, right)
     watch.lap("product")
     return 10 * 2 * size**3 / watch.seconds()["product"]
 
@@ -220,14 +222,14 @@ def time_steps(make_kinds, args, device, unit):
     """
     lines, peak, before, settings = [], 0.0, torch.get_num_threads(), machine_settings(args, device)
     yardsticks = (PRODUCT, LARGE_PRODUCT) if device.type == "cuda" else (PRODUCT,)
-    least = LEAST_CUDA if device.type == "cuda" else LEAST
+    least, most = LEAST_ROUNDS[device.type], min(args.steps, MOST_ROUNDS)
     for precision, threads in tqdm(settings, desc="timing", unit="setting", disable=args.quiet or None):
         torch.set_num_threads(threads)
         set_precision(precision, device, width=0)  # only "auto" looks at the width
         kinds = make_kinds(precision)
         products, taken, rounds = {size: [] for size in yardsticks}, [[] for _ in kinds], 0
         started = time.perf_counter()
-        while rounds <= least or (time.perf_counter() - started < SECONDS and rounds <= min(args.steps, MOST)):
+        while rounds <= least or (time.perf_counter() - started < SECONDS and rounds <= most):
             rounds += 1
             for size, speeds in products.items():
                 speeds.append(product_speed(device, precision, size))
@@ -290,6 +292,7 @@ def show_times(script, lines, peak, unit, config, argv, args, device):
         "device": device.type,
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "product_library": fast.library,  # on a CPU, for float32
         "peak_memory_mb": round(peak),
         "network": dataclasses.asdict(config),
         "rows": lines,
@@ -358,11 +361,15 @@ def random_run(args, config, device, precision="fp32", graph=False):
     """A train.Run on random data, with a model of that `ModelConfig`; as many grasps per object as are ever timed."""
     args = argparse.Namespace(**vars(args) | {"no_graph": not graph})
     data = random_grasps(4 * args.objects_per_batch, config.points, config.joints, max(GRASPS))
-    model = GraspModel(config).to(device)
-    optimizer, generator = train.build_optimizer(model, args, graph), torch.Generator().manual_seed(0)
+    model = GraspModel(config)
+    adapters = add_lora(model.encoder.transformer, args.lora) if args.lora else ()
+    optimizer = train.build_optimizer(model.to(device), args, graph, adapters)
     train.set_learning_rates(optimizer, 0, args)
     train.training_mode(model, args)
-    return train.Run(args, None, device, precision, data, None, model, optimizer, generator, train.Progress())
+    return train.Run(
+        args=args, folder=None, device=device, precision=precision, graph=graph, data=data, split=None, model=model,
+        optimizer=optimizer, generator=torch.Generator().manual_seed(0), progress=train.Progress(),
+    )  # fmt: skip
 
 
 def watch_training(run):

@@ -121,7 +121,8 @@ def pretraining_run(*flags):
 
 
 OTHERS = (
-    "--loss mdn", "--loss hedged", "--k 1", "--lr-backbone 0", "--lr-backbone 0 --pool hand",
+    "--loss mdn", "--loss hedged", "--loss relaxed", "--loss annealed", "--k 1",
+    "--lr-backbone 0", "--lr-backbone 0 --pool hand",
     "--group ball --radius 0.5", "--preset small", "--preset paper",
 )  # fmt: skip
 

@@ -18,25 +18,22 @@ from pathlib import Path
 import numpy as np
 import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
-from scipy.spatial.distance import cdist
-from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from data import check_poses, load_dataset, read_cloud
 from model import load_run
 from plumbing.common import Parser, UserError, atomic, command, number, read_json, write_json
-from plumbing.frames import SMALL
+from plumbing.fast import exact_products
+from plumbing.frames import SMALL, check_reach, turn_poses_to_z_up, turn_to_z_up
 from plumbing.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
 from plumbing.roots import ensure_root
-from plumbing.training import exact_products, set_up_torch
+from plumbing.training import set_up_torch
 from splits import SUITES, Split, make_split
 from synthetic import hand
 from synthetic.draw import draw_grasps, scene_title
-from synthetic.holds import outcomes_in_scenes, read_scene_mesh
+from synthetic.holds import candidate_joints, outcomes_in_scenes, read_scene_mesh, rows_to_close
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
-HOLD_SCENES, HOLD_PER_SCENE = 100, 10  # of so many grasps it is seen whether they hold: some 5 s
-MAX_REACH = 0.5  # m from the object: no hand is so large
 LIMIT_SLACK = 1e-3  # rad
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
 DEGREES = (10, 15, 20)
@@ -65,18 +62,18 @@ def sample_statistics(joints_hat, logits, joints):
     error = joints_hat - joints[:, None]  # (n, K, J)
     squared = error.square().mean(-1)  # (n, K)
     best, winner = squared.min(1)
-    top = logits.argmax(1)
+    of_top = squared.gather(1, logits.argmax(1, keepdim=True))[:, 0]  # (n,)
     rms = best.sqrt()
     distance = (joints_hat[:, :, None] - joints_hat[:, None]).square().mean(-1).sqrt()  # (n, K, K)
     num_pairs = max(1, joints_hat.shape[1] * (joints_hat.shape[1] - 1))
     statistics = {
-        "top_logit_rmse": squared.gather(1, top[:, None])[:, 0],
+        "top_logit_rmse": of_top,
         "best_of_k_rmse": best,
         **{f"coverage_{degrees}": (rms < math.radians(degrees)).float() for degrees in DEGREES},
-        "top_coverage_15": (squared.gather(1, top[:, None])[:, 0].sqrt() < math.radians(15)).float(),
+        "top_coverage_15": (of_top.sqrt() < math.radians(15)).float(),
         "coverage_15_all_joints": (error.abs().amax(-1).amin(1) < math.radians(15)).float(),
         "diversity": distance.sum((1, 2)) / num_pairs,
-        "selector_accuracy": (top == winner).float(),
+        "selector_accuracy": (logits.argmax(1) == winner).float(),
     }
     return {name: value.double() for name, value in statistics.items()}
 
@@ -209,19 +206,11 @@ def reference_predictions(data, mean, rows):
 # ---------------------------------------------------------------- does the grasp hold?
 
 
-def rows_to_close(data, rows, scenes=HOLD_SCENES, per_scene=HOLD_PER_SCENE):
-    """Positions in `rows` (sorted) of the grasps that are closed: evenly chosen scenes, some grasps of each."""
-    found = np.unique(data.scene[rows])
-    chosen = found[np.unique(np.linspace(0, len(found) - 1, scenes).round().astype(int))]
-    rng = np.random.default_rng(0)
-    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(data.scene[rows] == s))[:per_scene] for s in chosen]))
-
-
 def add_holds(results, predictions, data, rows, quiet=False, seed=0):
     """Shares of grasps that are free, and that hold once closed (synthetic/holds.py), into `summarize`d results.
 
-    results, predictions: equal keys -> `summarize`, arrays of `predict` for the same grasps `rows` (n,). Of at most
-    HOLD_SCENES · HOLD_PER_SCENE grasps; for K > 1 the top logit ("free", "holds"), the hypothesis nearest to the
+    results, predictions: equal keys -> `summarize`, arrays of `predict` for the same grasps `rows` (n,). Of the grasps
+    that `rows_to_close` chooses; for K > 1 the top logit ("free", "holds"), the hypothesis nearest to the
     recorded joints ("…_best_of_k") and the average by probability ("…_average"). For the hand of synthetic/hand.py.
     """
     rows = np.sort(rows)
@@ -240,19 +229,6 @@ def add_holds(results, predictions, data, rows, quiet=False, seed=0):
         shares = {name: torch.from_numpy(values).double() for name, values in shares.items()}
         results[key] |= {name: values.mean().item() for name, values in shares.items()} | {"grasps_closed": len(part)}
         results[key].setdefault("interval_95", {}).update(bootstrap(shares, objects, seed))
-
-
-def candidate_joints(joints_hat, logits, joints):
-    """[(suffix, joints (n, J))] of K hypotheses (n, K, J): top logit, best of K, average; the only one where K is 1."""
-    each = np.arange(len(joints))
-    found = [("", joints_hat[each, logits.argmax(1)])]
-    if joints_hat.shape[1] > 1:
-        probabilities = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities /= probabilities.sum(1, keepdims=True)
-        best = ((joints_hat - joints[:, None]) ** 2).mean(2).argmin(1)
-        average = (joints_hat * probabilities[:, :, None]).sum(1)
-        found += [("_best_of_k", joints_hat[each, best]), ("_average", average)]
-    return found
 
 
 def knows_hand(data):
@@ -354,28 +330,6 @@ def predict_object(model, cloud, poses, device):
         {"pose": p.tolist(), "hypotheses": [{"probability": q.item(), "joints": j.tolist()} for q, j in zip(qs, js)]}
         for p, qs, js in zip(poses.cpu(), probabilities.cpu(), joints.cpu())
     ]
-
-
-def turn_to_z_up(points):
-    """Points (..., 3) of a frame with y up in one with z up: a quarter turn about x."""
-    return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
-
-
-def turn_poses_to_z_up(poses):
-    """Wrist poses (n, 7) of a frame with y up in one with z up."""
-    turned = Rotation.from_euler("x", 90, degrees=True) * Rotation.from_quat(poses[:, 3:])
-    return np.concatenate([turn_to_z_up(poses[:, :3]), turned.as_quat()], axis=1)
-
-
-def check_reach(cloud, poses, name):
-    """Stop where a wrist is so far from the object that no hand could touch it; cloud (N, 3) m, poses (n, 7)."""
-    distance = cdist(poses[:, :3], cloud).min(1)  # (n,) m
-    row = int(distance.argmax())
-    if distance[row] > MAX_REACH:
-        raise UserError(
-            f"{name}: row {row}: the wrist is {distance[row]:.3g} m from the mesh, the limit is {MAX_REACH:g} m; "
-            "positions are in metres in the mesh's frame"
-        )
 
 
 def read_scaled_cloud(path, scale, num_points):

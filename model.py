@@ -10,6 +10,7 @@
     O  clouds in a batch        G  patches = tokens            J  joint angles, rad
     M  target blocks            S  points per patch            D, H  width, heads
     T  tokens per target block  C  context tokens              P  pose (7): xyz m, quaternion xyzw
+    F  features of a point (3)  Q  probes of the surface       D' predictor's width
 
 Where only clouds are in play (encoder, pretraining) their number is written B as well. Clouds and
 poses are in metres in the frame of the mesh, z up; the encoder itself sees normalised clouds.
@@ -25,7 +26,9 @@ ball query); I-JEPA, arXiv 2301.08243.
 
 import copy
 import dataclasses
+import functools
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -33,15 +36,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import variants
 from plumbing.checkpoint import build, check_kind, check_network, check_step, load_strictly, read_checkpoint
 from plumbing.checkpoint import official_config, official_weights
 from plumbing.common import UserError
-from plumbing.fast import Dropout, Linear, attention, linear, max_over_points, smallest, squared_distances, take_rows
-from variants import POINT_FEATURES, PROBES, SPREADS, HandPool, annealed_loss, average, center_weights, hedged_loss
-from variants import mdn_loss, relaxed_loss, surface_features, surface_shape, thinned_neighbours, with_geometry
+from plumbing.fast import (
+    Dropout, Linear, attention, average, linear, max_over_points, smallest, squared_distances, take_rows,
+)  # fmt: skip
 
 POSITION_HIDDEN = 128  # hidden width of the positional encoding, in all published weights
-LENGTH = 0.05  # m: the network's unit of what it sees of the hand, so that wrist positions vary by about one
+LENGTH = 0.05  # m: the head sees lengths divided by this, so that wrist positions vary by about one
 FINE_TUNING = {"dropout": 0.1, "attention_dropout": 0.1, "drop_path": 0.1}
 PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 
@@ -50,7 +54,7 @@ PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 CHOICES = {
     "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
     "target_norm": ("instance", "layer"), "loss": ("wta", "mdn", "hedged", "relaxed", "annealed"),
-    "patching": tuple(SPREADS), "tokenizer": tuple(POINT_FEATURES),
+    "patching": tuple(variants.SPREADS), "tokenizer": tuple(variants.POINT_FEATURES),
 }  # fmt: skip
 
 
@@ -79,7 +83,7 @@ class ModelConfig:
     drop_path: float = FINE_TUNING["drop_path"]
     # pretraining: how targets are normalised, the shares of the free patches that the context may take, the predictor
     target_norm: str = "instance"  # instance or layer (the original), see PointJEPA.make_targets
-    context_low: float = 0.85  # 0.4 and 0.75 in the original
+    context_low: float = 0.85  # DEVIATION: 0.4 and 0.75 in the original, see the lab report
     context_high: float = 1.0
     predictor_width: int = 96
     predictor_depth: int = 4
@@ -89,7 +93,7 @@ class ModelConfig:
     joints: int = 12  # J
     pool: str = "attention"  # a key of POOLS
     loss: str = "wta"
-    # of variants.py, later than the first checkpoints: the defaults are the paper's
+    # added after the first checkpoints: a file without them means the paper's values
     patching: str = dataclasses.field(default="fps", metadata={"later": True})
     tokenizer: str = dataclasses.field(default="pointnet", metadata={"later": True})
 
@@ -174,33 +178,23 @@ def gather_points(points, index):
 
 
 @torch.no_grad()
-def find_neighbours(clouds, centers, size, method="knn", radius=0.0, spreads=(1,)):
-    """Which points make the patch of each center: clouds (B, N, 3), centers (B, G, 3) -> index (B, G, S).
+def group_points(clouds, centers, size, method="knn", radius=0.0):
+    """Gather the patch of each center, in coordinates relative to it.
 
+    clouds (B, N, 3), centers (B, G, 3) -> patches (B, G, S, 3).
     knn (Point-JEPA): the S nearest points. ball (Sec. III-B, PointNet++): the first S points in index
-    order with squared distance under radius², padded with the first one found. spreads: see variants.py.
+    order with squared distance under radius², padded with the first one found; divided by the radius.
     """
     distances = squared_distances(centers, clouds)  # (B, G, N)
-    if spreads != (1,):
-        return thinned_neighbours(distances, size, spreads)
     if method == "knn":
-        return smallest(distances, size)
+        index = smallest(distances, size)  # (B, G, S)
+        return gather_points(clouds, index) - centers[:, :, None]  # (B, G, S, 3)
     num_points = clouds.shape[1]
     order = torch.arange(num_points, device=clouds.device)
     index = order.where(distances < radius**2, num_points)  # (B, G, N): points outside go last
     index = index.topk(size, largest=False, sorted=True).values  # (B, G, S)
-    return index.where(index < num_points, index[..., :1])
-
-
-def relative_points(clouds, centers, index, unit=1.0):
-    """Points (B, G, S, 3) named by index (B, G, S), relative to their centers (B, G, 3), in units of `unit`."""
-    return (gather_points(clouds, index) - centers[:, :, None]) / unit
-
-
-def group_points(clouds, centers, size, method="knn", radius=0.0):
-    """Patches (B, G, S, 3) of centers (B, G, 3) in clouds (B, N, 3), relative to them; a ball divides by its radius."""
-    index = find_neighbours(clouds, centers, size, method, radius)
-    return relative_points(clouds, centers, index, radius if method == "ball" else 1.0)
+    index = index.where(index < num_points, index[..., :1])
+    return (gather_points(clouds, index) - centers[:, :, None]) / radius  # (B, G, S, 3)
 
 
 # ---------------------------------------------------------------- encoder
@@ -296,14 +290,14 @@ def position_encoding(width):
 
 
 class PointEncoder(nn.Module):
-    """Point-JEPA's encoder: normalised clouds (B, N, 3) -> tokens (B, G, D), centers (B, G, 3)."""
-
-    # DEVIATION: the tokenizer trains with the rest, as in Sec. III-C and the published code; Fig. 2 calls it frozen
+    """Point-JEPA's encoder (Sec. III-C): normalised clouds (B, N, 3) -> tokens (B, G, D), centers (B, G, 3)."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.embed = PatchEmbed(config.w1, config.w2, config.w3, config.width, POINT_FEATURES[config.tokenizer])
+        # DEVIATION: the tokenizer trains with the rest, as in Sec. III-C and the published code; Fig. 2 has it frozen
+        features = variants.POINT_FEATURES[config.tokenizer]  # F
+        self.embed = PatchEmbed(config.w1, config.w2, config.w3, config.width, features)
         self.position = position_encoding(config.width)
         self.transformer = TransformerEncoder(config.width, config.depth, config.heads, config.dropout,
                                               config.attention_dropout, (0.0, config.drop_path))  # fmt: skip
@@ -311,14 +305,12 @@ class PointEncoder(nn.Module):
     def group(self, clouds, generator=None):
         """Clouds (B, N, 3) -> patches (B, G, S, F) relative to their centers, centers (B, G, 3); the paper's F is 3."""
         config = self.config
-        shape = surface_shape(clouds, config)  # None in the paper: only variants.py looks at how the surface bends
-        chosen = farthest_point_sample(clouds, config.patches, generator, center_weights(shape, config))  # (B, G)
-        centers = gather_points(clouds, chosen)  # (B, G, 3)
-        radius = config.radius / config.scale if config.normalize == "metric" else config.radius
-        spreads = SPREADS[config.patching]  # (1,) in the paper
-        index = find_neighbours(clouds, centers, config.patch_size, config.group, radius, spreads)  # (B, G, S)
-        patches = relative_points(clouds, centers, index, radius if config.group == "ball" else 1.0)
-        return with_geometry(patches, shape, index, chosen, config), centers
+        sample = functools.partial(farthest_point_sample, count=config.patches, generator=generator)
+        if config.patching != "fps" or config.tokenizer != "pointnet":
+            return variants.group_by_shape(clouds, config, sample)
+        centers = gather_points(clouds, sample(clouds))  # (B, G, 3)
+        radius = config.radius / config.scale if config.normalize == "metric" else config.radius  # in encoder's units
+        return group_points(clouds, centers, config.patch_size, config.group, radius), centers
 
     def forward(self, clouds, generator=None):
         patches, centers = self.group(clouds, generator)
@@ -359,13 +351,28 @@ POOLS = {
     "none": Pool("pose only", None, widths=0, size=False),
     "size": Pool("pose, centroid and radius", None, widths=0),
     # DEVIATION: ours, see variants.py; the paper's embedding does not know where the hand is
-    "hand": Pool("tokens as seen from the hand", lambda width: HandPool(width, LENGTH), by_grasp=True),
+    "hand": Pool("tokens as seen from the hand", lambda width: variants.HandPool(width, LENGTH), by_grasp=True),
     "attention_surface": Pool("attention, and distances from hand to surface", AttentionPool, surface=True),
     "surface": Pool("these distances alone, no encoder", None, widths=0, size=False, surface=True),
 }
 
 
-# ---------------------------------------------------------------- grasp model and loss
+# ---------------------------------------------------------------- loss
+def wta_loss(joints_hat, logits, joints, alpha, weights=None):
+    """Winner takes all: squared error of the best hypothesis + alpha · cross entropy of choosing it (Eq. 1-2).
+
+    joints_hat (B, K, J) rad, logits (B, K), joints (B, J) rad -> scalar, the mean over grasps, or by `weights` (B,),
+    which add up to one: padding has weight zero.
+    """
+    # DEVIATION: the mean over joints where Eq. 2 sums: alpha 0.1 equals 0.1 · J there. alpha is a constant; as a
+    # learned weight, which the published code makes it, it can only shrink.
+    errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
+    winner = errors.argmin(1)  # (B,)
+    error = average(errors.gather(1, winner[:, None])[:, 0], weights)
+    return error + alpha * average(F.cross_entropy(logits, winner, reduction="none"), weights)
+
+
+# ---------------------------------------------------------------- grasp model
 class Encoded(NamedTuple):
     """What `GraspModel.encode` makes of O clouds, once for all grasps of them."""
 
@@ -392,18 +399,17 @@ class GraspModel(nn.Module):
         self.config, self.joint_names, self.joint_range = config, None, None  # the last two: those of its training
         self.encoder = PointEncoder(config) if pool.build else nn.Identity()
         self.pool = pool.build(config.width) if pool.build else None
-        self.sees_size = (
-            pool.size and config.normalize == "unit_sphere"
-        )  # the sphere hides it, and the hand has one size
-        size_in = pool.widths * config.width + 4 * self.sees_size + len(PROBES) * pool.surface + 7
+        # DEVIATION: the head also sees centroid and radius, since the unit sphere hides an object's size
+        self.sees_size = pool.size and config.normalize == "unit_sphere"
+        seen = pool.widths * config.width + 4 * self.sees_size + len(variants.PROBES) * pool.surface + 7
         layers = []
-        for size_in, size_out in zip((size_in, 512, 256), (512, 256, 128)):
+        for size_in, size_out in pairwise((seen, 512, 256, 128)):
             layers += [Linear(size_in, size_out), nn.ReLU(), Dropout(0.1)]
         self.head = nn.Sequential(*layers, Linear(128, config.k * config.joints + config.k))
         mean = torch.zeros(config.joints) if joint_mean is None else torch.as_tensor(joint_mean, dtype=torch.float32)
         self.register_buffer("joint_mean", mean.clone())
-        # of the loss `annealed`, set by the loop; not in a checkpoint
-        self.register_buffer("temperature", torch.tensor(1.0), persistent=False)
+        if config.loss == "annealed":  # set by the loop, not in a checkpoint
+            self.register_buffer("temperature", torch.tensor(1.0), persistent=False)
         if config.loss == "mdn":
             self.log_sigma = nn.Parameter(torch.full((config.joints,), -1.0))  # 0.37 rad, an untrained model's error
 
@@ -429,10 +435,11 @@ class GraspModel(nn.Module):
         if self.sees_size:
             seen.append(torch.cat([encoded.centroid, encoded.radius], 1)[object_index] / LENGTH)  # (B, 4)
         if pool.surface:
-            seen.append(surface_features(encoded.clouds, object_index, poses))  # (B, Q)
+            seen.append(variants.surface_features(encoded.clouds, object_index, poses))  # (B, Q)
         seen += [poses[:, :3] / LENGTH, poses[:, 3:]]  # (B, 3), (B, 4)
         out = self.head(torch.cat(seen, 1)).to(self.joint_mean.dtype)  # (B, K·J + K)
         angles, logits = out.split([config.k * config.joints, config.k], 1)
+        # DEVIATION: the head learns what differs from the training mean
         return angles.unflatten(1, (config.k, -1)) + self.joint_mean, logits
 
     def forward(self, clouds, object_index, poses, generator=None):
@@ -441,25 +448,11 @@ class GraspModel(nn.Module):
     def loss(self, joints_hat, logits, joints, alpha, weights=None):
         """The training loss that the configuration names, a scalar; arguments as in `wta_loss`."""
         if self.config.loss == "mdn":
-            return mdn_loss(joints_hat, logits, joints, self.log_sigma, weights)
+            return variants.mdn_loss(joints_hat, logits, joints, self.log_sigma, weights)
         if self.config.loss == "annealed":
-            return annealed_loss(joints_hat, logits, joints, alpha, self.temperature, weights)
-        loss = {"wta": wta_loss, "hedged": hedged_loss, "relaxed": relaxed_loss}[self.config.loss]
+            return variants.annealed_loss(joints_hat, logits, joints, alpha, self.temperature, weights)
+        loss = {"wta": wta_loss, "hedged": variants.hedged_loss, "relaxed": variants.relaxed_loss}[self.config.loss]
         return loss(joints_hat, logits, joints, alpha, weights)
-
-
-def wta_loss(joints_hat, logits, joints, alpha, weights=None):
-    """Winner takes all: squared error of the best hypothesis + alpha · cross entropy of choosing it (Eq. 1-2).
-
-    joints_hat (B, K, J) rad, logits (B, K), joints (B, J) rad -> scalar, the mean over grasps, or by `weights` (B,),
-    which add up to one: padding has weight zero.
-    """
-    # DEVIATION: the mean over joints where Eq. 2 sums: alpha 0.1 equals 0.1 · J there. alpha is a constant; as a
-    # learned weight, which the published code makes it, it can only shrink.
-    errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
-    winner = errors.argmin(1)  # (B,)
-    error = average(errors.gather(1, winner[:, None])[:, 0], weights)
-    return error + alpha * average(F.cross_entropy(logits, winner, reduction="none"), weights)
 
 
 def load_run(folder, which="best"):
@@ -472,7 +465,8 @@ def load_run(folder, which="best"):
     content = read_checkpoint(path)
     if "model" not in content:
         raise UserError(f"{path}: not the checkpoint of a training run; give a folder that train.py wrote")
-    model = load_strictly(build(GraspModel, ModelConfig, content.get("config"), path), content["model"], path)
+    weights = variants.merged(content["model"])  # last.pt may hold adapters
+    model = load_strictly(build(GraspModel, ModelConfig, content.get("config"), path), weights, path)
     model.joint_names, model.joint_range = content.get("joint_names"), content.get("joint_range")
     return model
 
@@ -523,7 +517,8 @@ def sample_blocks(num_patches, generator=None, blocks=4, target_ratio=(0.15, 0.2
 class Predictor(nn.Module):
     """Predicts target latents from context tokens and target centers, each block by itself.
 
-    context (B, C, D), context_centers (B, C, 3), target_centers (B, M, T, 3) -> (B, M, T, D).
+    context (B, C, D), context_centers (B, C, 3), target_centers (B, M, T, 3) -> (B, M, T, D). Positions are
+    added once, at the input, and stochastic depth is the same in all blocks, both as in Point-JEPA.
     """
 
     def __init__(self, config):
@@ -585,7 +580,11 @@ class PointJEPA(nn.Module):
         return F.instance_norm(latents.float().transpose(1, 2)).transpose(1, 2)
 
     def forward(self, clouds, generator=None, blocks=None):
-        """generator draws patch starts and blocks, or is the starts (B,), drawn like the blocks before."""
+        """clouds (B, N, 3) in encoder's units -> loss, targets and predictions (B, M, T, D).
+
+        generator draws patch starts and blocks; or it is the starts (B,), and blocks are the drawn ones:
+        hidden (M, T) and visible (C,) places in the patch sequence.
+        """
         patches, centers = self.encoder.group(clouds, generator)  # (B, G, S, 3), (B, G, 3)
         order = sequence_patches(centers)  # (B, G)
         centers = gather_points(centers, order)
@@ -595,7 +594,7 @@ class PointJEPA(nn.Module):
         targets = self.make_targets(tokens, position)[:, hidden]  # (B, M, T, D)
         context = self.encoder.transformer(tokens[:, visible], position[:, visible])  # (B, C, D)
         predictions = self.predictor(context, centers[:, visible], centers[:, hidden])  # (B, M, T, D)
-        return F.smooth_l1_loss(predictions, targets, beta=2.0), targets, predictions
+        return F.smooth_l1_loss(predictions, targets, beta=2.0), targets, predictions  # β as in the original
 
     @torch.no_grad()
     def update_target(self, tau):

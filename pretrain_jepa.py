@@ -119,10 +119,8 @@ def folder_pool(folder, num_points, skip_bad, quiet):
 
 
 def draw_augmentation(count, generator, jitter=0.2):
-    """Factors per axis (B, 1, 3) in 1 - jitter … 1 + jitter, and turns about the vertical (B,) in rad, of B clouds.
-
-    # DEVIATION: every sample draws its own; the original draws once per batch.
-    """
+    """Factors per axis (B, 1, 3) in 1 - jitter … 1 + jitter, and turns about the vertical (B,) rad, of B clouds."""
+    # DEVIATION: every sample draws its own; the original draws once per batch
     scale = 1 - jitter + 2 * jitter * torch.rand(count, 1, 3, generator=generator)
     return scale, 2 * torch.pi * torch.rand(count, generator=generator)
 
@@ -243,7 +241,7 @@ def build_parser():
 
     flag = parser.add_argument_group("output").add_argument
     flag("--out", default="runs/pretrained.pt", metavar="FILE", help="the encoder checkpoint")
-    flag("--resume", action="store_true", help="go on from OUT's .last.pt, to the same result")
+    flag("--resume", action="store_true", help="go on from OUT's .last.pt; with one process to the same result")
     flag("--overwrite", action="store_true", help="start anew even if OUT is there")
     flag("--picture", metavar="FILE", help="has become: python walkthrough.py --out FILE")
     return parser
@@ -354,10 +352,10 @@ class Pretraining:
     processes: int = 1
 
     def __post_init__(self):
-        # with several processes: every one sees its share of the batch, and gradients are averaged
         # settings of the flags, and the clouds themselves: a folder may have changed before --resume
         pool = hashlib.sha256(self.clouds.cpu().numpy().tobytes()).hexdigest()[:16]
         self.settings = settings_of(self.args) | {"clouds_sha256": pool}
+        # with several processes every one sees its share of the batch, and gradients are averaged
         self.network = self.jepa if self.processes == 1 else DistributedDataParallel(self.jepa)
 
     @property
@@ -387,7 +385,8 @@ def draw_step(run, index, tau):
     blocks = run.jepa.sample_blocks(run.generator)
     own = slice(run.rank, None, run.processes)  # all processes draw the same and take their clouds
     drawn = torch.from_numpy(index)[own], scale[own], angle[own], starts[own], *blocks
-    tau = torch.tensor(tau, dtype=torch.float64, device=run.device) if run.graph else tau
+    if run.graph:  # filled there: a copy would wait for the step before
+        tau = torch.full((), tau, dtype=torch.float64, device=run.device)
     return *(values.to(run.device, non_blocking=True) for values in drawn), tau
 
 
@@ -395,7 +394,7 @@ def pretraining_step(run, index, scale, angle, starts, hidden, visible, tau):
     """One step on the clouds `index` (B,): predict the targets, learn, move the target encoder by momentum tau.
 
     scale, angle: see `augment`; starts (B,): the points that patches start from; hidden (M, T), visible (C,): places
-    in the patch sequence. -> loss, targets (B, M, T, D), predictions (B, M, T, D), whether all was finite.
+    in the patch sequence. -> loss, `spread` of targets and of predictions, whether all was finite: scalars.
     """
     clouds = augment(run.clouds[index], run.jepa.config, scale, angle)
     with autocast(run.device, run.precision):
@@ -406,7 +405,7 @@ def pretraining_step(run, index, scale, angle, starts, hidden, visible, tau):
     norm = torch.nn.utils.get_total_norm(gradients)
     run.optimizer.step()
     run.jepa.update_target(tau)
-    return loss.detach(), targets, predictions.detach(), torch.isfinite(loss.detach() + norm)
+    return loss.detach(), spread(targets), spread(predictions), torch.isfinite(loss.detach() + norm)
 
 
 def pretraining_loop(run):
@@ -414,10 +413,10 @@ def pretraining_loop(run):
     args, progress = run.args, run.progress
     tau_start = first_tau(args.steps) if args.tau is None else args.tau
     stream = cloud_batches(len(run.clouds), args, progress.step)
-    step = Graphs(functools.partial(pretraining_step, run), run.graph)
+    take_step = Graphs(functools.partial(pretraining_step, run), run.graph)
     bad_step = torch.tensor(-1, device=run.device)
-    started = marked = time.perf_counter()
-    started, marked_step = started - progress.seconds, progress.step
+    marked, marked_step = time.perf_counter(), progress.step
+    started = marked - progress.seconds
     run.jepa.train()
     silent = args.quiet or run.rank > 0 or None
     bar = tqdm(total=args.steps, initial=progress.step, desc="pretraining", unit="step", disable=silent)
@@ -425,26 +424,26 @@ def pretraining_loop(run):
         while progress.step < args.steps:
             rate, tau = rate_at(progress.step, args.steps, args.lr), tau_at(progress.step, args.steps, tau_start)
             set_rate(run.optimizer.param_groups[0], rate)
-            loss, targets, predictions, finite = step(*draw_step(run, next(stream), tau))
+            loss, target_std, prediction_std, finite = take_step(*draw_step(run, next(stream), tau))
             bad_step = first_not_finite(bad_step, finite, progress.step)
             progress.step += 1
             progress.seconds = time.perf_counter() - started
             bar.update()
 
-            stop, done = bool(interrupted), progress.step == args.steps
-            log = done or progress.step % args.log_every == 0
-            save = done or stop or progress.step % args.save_every == 0
-            if log or save or progress.step % LOOK_EVERY == 0:
+            stop, done = bool(interrupted) and run.processes == 1, progress.step == args.steps
+            log_now = done or progress.step % args.log_every == 0
+            save_now = done or stop or progress.step % args.save_every == 0
+            if log_now or save_now or progress.step % LOOK_EVERY == 0:
                 check_finite(run, int(bad_step))
-            if log:
+            if log_now:
                 now = time.perf_counter()
                 speed = (progress.step - marked_step) * args.batch / (now - marked)
                 marked, marked_step = now, progress.step
                 log_row(run, bar, {
                     "step": progress.step, "loss": loss.item(), "tau": tau, "lr": rate, "clouds_per_s": round(speed, 1),
-                    "target_std": spread(targets).item(), "prediction_std": spread(predictions).item(),
+                    "target_std": target_std.item(), "prediction_std": prediction_std.item(),
                 })  # fmt: skip
-            if save:
+            if save_now:
                 save_progress(run)
             if stop:
                 raise KeyboardInterrupt(f"stopped at step {progress.step}; the same command with --resume goes on")
@@ -522,7 +521,7 @@ def main(argv=None):
     if args.batch % processes:
         raise UserError(f"--batch {args.batch}: must be a multiple of the {processes} processes")
     out = Path(args.out)
-    unfinished = check_output(args, out, out.with_suffix(".last.pt"))
+    check_output(args, out, out.with_suffix(".last.pt"))  # says what is wrong before anything is read
     jepa = None
     if args.start:
         jepa, reached = load_start(args)
@@ -540,8 +539,6 @@ def main(argv=None):
     precision = set_precision(args.precision, device, config.width)
     optimizer = build_optimizer(jepa, args, use_graph(device, args, processes))
     run = Pretraining(args, out, device, precision, clouds, jepa, optimizer, generator, Progress(), rank, processes)
-    if unfinished:
-        run.progress = load_last(run.last, run.settings, "jepa", jepa, optimizer, generator, run.progress)
     if rank == 0:
         num_parameters = sum(p.numel() for p in jepa.encoder.parameters())
         print(
@@ -555,6 +552,10 @@ def main(argv=None):
     with writer as mine:
         if not mine:
             raise UserError(f"{out}: another process trains it; wait for it, or give another --out")
+        if check_output(args, out, run.last):  # again: that other process may have just finished
+            run.progress = load_last(run.last, run.settings, "jepa", jepa, optimizer, generator, run.progress)
+            if processes > 1:
+                torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank, run.progress.step))
         pretraining_loop(run)
         card = finish(run, argv)
     if processes > 1:

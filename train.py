@@ -29,7 +29,10 @@ from data import GraspData, add_data_flags, epoch_batches, load_dataset, warn_of
 from evaluate import add_holds, evaluate_suites, knows_hand, metrics_table, reference_predictions, summarize
 from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder, load_run, start_points
 from plumbing.checkpoint import save_checkpoint
-from plumbing.common import Parser, UserError, command, locked, number, read_json, stable_seed, write_csv, write_json
+from plumbing.common import (
+    Parser, UserError, as_flags, command, locked, number, read_json, stable_seed, write_csv, write_json,
+)  # fmt: skip
+from plumbing.fast import exact_products, use_library
 from plumbing.graph import Graphs
 from plumbing.roots import ensure_root
 from plumbing.training import (
@@ -37,24 +40,21 @@ from plumbing.training import (
     deferred_interrupt, first_not_finite, load_last, save_last, set_precision, set_rate, set_up_torch, warmup_cosine,
 )  # fmt: skip
 from splits import Split, add_split_flags, make_split
-from variants import PROBE_REACH, add_lora, merged, surface_distances, temperature_at
+from variants import PROBE_REACH, add_lora, backbone_tiers, merged, surface_distances, temperature_at
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the encoders that ship, one file per preset
-NETWORK_FLAGS = (
-    "group",
-    "radius",
-    "points",
-    "patches",
-    "patch_size",
-    "patching",
-    "tokenizer",
-)  # not given: the preset's or the checkpoint's
-LAYER_DECAY = 0.75  # of the rate, from a block to the one before it
+# of the network; not given, they are the preset's or the checkpoint's
+NETWORK_FLAGS = ("group", "radius", "points", "patches", "patch_size", "patching", "tokenizer")
 MANY_FAR = 0.6  # share of saturated surface distances that is worth a warning: 0.31 on the open benchmark
+# flags that the row "pose and size only" takes over from a run
+SAME_AS_RUN = (
+    "data", "pack", "budget", "held_out", "min_score", "skip_bad", "cache_dir", "steps", "k", "loss", "no_graph",
+)  # fmt: skip
 # what a run is called by and how it is watched; everything else is its identity
-SAME_AS_RUN = ("data", "pack", "budget", "held_out", "min_score", "skip_bad", "cache_dir", "steps", "k", "loss")
-NOT_SETTINGS = ("runs", "name", "resume", "overwrite", "config", "quiet", "keep_last", "no_baseline", "no_graph",
-                "benchmark", "json")  # fmt: skip
+NOT_SETTINGS = (
+    "runs", "name", "resume", "overwrite", "config", "quiet", "keep_last", "no_baseline", "no_graph",
+    "benchmark", "json",
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------- settings
@@ -87,10 +87,11 @@ def build_parser():
 
     flag = parser.add_argument_group("training").add_argument
     losses = (
-        "winner-takes-all; mixture density; hedged: one hypothesis learns the average, logits choose by expected error"
+        "wta: winner takes all; mdn: mixture density; hedged: one hypothesis learns the average, logits choose by "
+        "expected error; relaxed, annealed: the others learn a little too, see variants.py"
     )
     flag("--loss", choices=CHOICES["loss"], default="wta", help=losses)
-    flag("--alpha", type=number(float, 0), default=0.1, help="weight of the logits' part in the losses wta and hedged")
+    flag("--alpha", type=number(float, 0), default=0.1, help="weight of the logits' part in all losses but mdn")
     lora = "freeze the encoder and train adapters of this rank on its attention, at --lr-head"
     flag("--lora", type=number(int, 1), metavar="RANK", help=lora)
     schedule = (
@@ -145,23 +146,13 @@ def parse(argv):
     check_machine_flags(args)
     if args.lora and not POOLS[args.pool].build:
         raise UserError(f"--lora: --pool {args.pool} has no encoder to adapt; leave it out")
+    if args.schedule != "cosine" and (args.lora or args.lr_backbone == 0):
+        raise UserError(f"--schedule {args.schedule}: the backbone is frozen; leave it out")
     if args.resume and args.overwrite:
         raise UserError("--resume goes on, --overwrite starts anew; give one of them")
     if args.jepa_ckpt and args.init != "jepa":
         raise UserError("--jepa-ckpt contradicts --init scratch; add --init jepa or leave it out")
     return args
-
-
-def as_flags(settings):
-    """Settings of a config.json as a command line, so that they are checked as one."""
-    flags = []
-    for name, value in settings.items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        elif value is not None and value is not False:
-            flags.append(flag if value is True else f"{flag}={value}")
-    return flags
 
 
 def settings_of(args):
@@ -236,6 +227,7 @@ class Run:
     folder: Path
     device: torch.device
     precision: str  # fp32, tf32 or bf16
+    graph: bool  # whether steps run as CUDA graphs
     data: GraspData
     split: Split
     model: GraspModel
@@ -247,11 +239,6 @@ class Run:
         arrays = self.data.clouds, self.data.poses, self.data.joints
         # (C, N, 3) m, (n, 7), (n, J) rad, all of the dataset
         self.clouds, self.poses, self.joints = (torch.from_numpy(array).to(self.device) for array in arrays)
-
-    @property
-    def graph(self):
-        """Whether steps run as CUDA graphs."""
-        return self.device.type == "cuda" and not self.args.no_graph
 
 
 def build_optimizer(model, args, graph=False, adapters=()):
@@ -268,20 +255,6 @@ def build_optimizer(model, args, graph=False, adapters=()):
         for share, parameters in backbone_tiers(model.encoder, args.schedule == "layerwise"):
             groups.append({"params": parameters, "peak": share * args.lr_backbone, "schedule": args.schedule})
     return adamw(groups, args.weight_decay, graph)
-
-
-def backbone_tiers(encoder, layerwise):
-    """[(share of the backbone's rate, parameters)]: all alike, or LAYER_DECAY less for every block nearer to the input.
-
-    Layer-wise decay as in BEiT and MAE; tokenizer and positions are the lowest tier, the last norm belongs to the top.
-    """
-    if not layerwise:
-        return [(1.0, list(encoder.parameters()))]
-    blocks = list(encoder.transformer.blocks)
-    tiers = [[encoder.embed, encoder.position], *([block] for block in blocks)]
-    tiers[-1].append(encoder.transformer.norm)
-    shares = [LAYER_DECAY ** (len(tiers) - 1 - depth) for depth in range(len(tiers))]
-    return [(share, [p for part in tier for p in part.parameters()]) for share, tier in zip(shares, tiers)]
 
 
 def set_learning_rates(optimizer, step, args):
@@ -357,7 +330,7 @@ def training_loop(run):
     """Train to the last step; raises KeyboardInterrupt once a Ctrl-C is saved."""
     args, progress = run.args, run.progress
     stream = training_batches(run.data, run.split.rows["train"], args, progress.step, run.device, pad=run.graph)
-    step = Graphs(functools.partial(training_step, run), run.graph)
+    take_step = Graphs(functools.partial(training_step, run), run.graph)
     loss_sum = torch.tensor(progress.loss_sum, device=run.device)  # stays on the device between looks
     bad_step = torch.tensor(-1, device=run.device)
     started = time.perf_counter() - progress.seconds
@@ -366,10 +339,11 @@ def training_loop(run):
     with bar, deferred_interrupt() as interrupted:
         while progress.step < args.steps:
             factor = set_learning_rates(run.optimizer, progress.step, args)
-            run.model.temperature.fill_(temperature_at(progress.step, args.steps))
+            if args.loss == "annealed":
+                run.model.temperature.fill_(temperature_at(progress.step, args.steps))
             scenes, grasps, object_index, weights = next(stream)
             starts = start_points(run.generator, len(scenes), run.clouds.shape[1], run.device)
-            loss, finite = step(scenes, grasps, object_index, weights, starts)
+            loss, finite = take_step(scenes, grasps, object_index, weights, starts)
             bad_step = first_not_finite(bad_step, finite, progress.step)
             loss_sum += loss
             progress.step += 1
@@ -378,17 +352,17 @@ def training_loop(run):
             bar.update()
 
             stop, last = bool(interrupted), progress.step == args.steps
-            evaluate = last or progress.step % (args.eval_every or max(1, args.steps // 20)) == 0
-            save = last or stop or progress.step % args.save_every == 0
-            if evaluate or save or progress.step % LOOK_EVERY == 0:
+            validate_now = last or progress.step % (args.eval_every or max(1, args.steps // 20)) == 0
+            save_now = last or stop or progress.step % args.save_every == 0
+            if validate_now or save_now or progress.step % LOOK_EVERY == 0:
                 check_finite(run, int(bad_step))
-            if evaluate:
+            if validate_now:
                 rmse = validate(run, loss_sum.item() / progress.loss_count, factor)
                 loss_sum.zero_()
                 progress.loss_count = 0
                 bar.set_postfix_str(f"val RMSE {rmse:.4f} rad")
-            if save:
-                progress.eager_steps, step.eager = progress.eager_steps + step.eager, 0
+            if save_now:
+                progress.eager_steps, take_step.eager = progress.eager_steps + take_step.eager, 0
                 progress.loss_sum = loss_sum.item()
                 save_progress(run)
             if stop:
@@ -419,7 +393,8 @@ def validate(run, loss, factor):
     if result["top_logit_rmse"] < progress.best:
         progress.best, progress.best_step = result["top_logit_rmse"], progress.step
         content = model_content(run.model)
-        content["model"] = merged(content["model"])  # adapters become part of the layers that they correct
+        with exact_products():
+            content["model"] = merged(content["model"])  # adapters become part of the layers that they correct
         save_checkpoint(run.folder / "best.pt", content | {"step": progress.step})
     training_mode(run.model, run.args)
     return result["top_logit_rmse"]
@@ -442,7 +417,7 @@ def save_progress(run):
 
 
 def finish(run):
-    """Validate the best step beside what it must beat, write result.json and print the table."""
+    """Evaluate the best step beside what it is to be compared with, write result.json; -> its content."""
     args, split, progress, rows = run.args, run.split, run.progress, run.split.rows["val"]
     model = load_run(run.folder).to(run.device)
     suites, predictions = evaluate_suites(model, run.data, split, ["val"], run.device, args.quiet)
@@ -460,52 +435,50 @@ def finish(run):
     write_json(run.folder / "result.json", result)
     if not args.keep_last:
         (run.folder / "last.pt").unlink(missing_ok=True)
-    print_result(run, result)
     return result
 
 
-def print_result(run, result):
-    """The table of a finished run, and one sentence on how to read it."""
+def pose_and_size(args, device, points, data, split):
+    """The val summary of `--pool size`: pose, centroid and radius, no shape; trained once per data, pack and budget."""
+    key = [
+        data.fingerprint,
+        args.pack,
+        args.budget,
+        args.held_out,
+        args.min_score,
+        args.steps,
+        args.k,
+        args.loss,
+        points,
+    ]
+    name = f"pose-and-size-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}"
+    folder = Path(args.runs) / name
+    if not (folder / "result.json").exists():
+        print("\npose and size only, once for this data and budget:", file=sys.stderr)
+        same = {name: getattr(args, name) for name in SAME_AS_RUN} | {"points": points}
+        more = ["--quiet"] * args.quiet + ["--resume"] * (folder / "config.json").exists()
+        own = parse([*as_flags(same), "--pool", "size", "--runs", args.runs, "--name", name, *more])
+        with contextlib.redirect_stdout(io.StringIO()):
+            train_one(own, device, *resolve_network(own), data, split)
+    return read_json(folder / "result.json", "suites")["suites"]["val"]
+
+
+def print_result(args, folder, result, baseline=None):
+    """The table of a finished run, the row "pose and size only" in it if there is one, and how to read it."""
     mean, own = result["training_mean"], result["suites"]["val"]
-    rows = {"training mean": mean}
-    if not run.args.no_baseline:
-        try:
-            rows["pose and size only"] = pose_and_size(run)
-        except UserError as error:  # this run is done all the same
-            print(f"pose and size only: left out ({error})", file=sys.stderr)
+    rows = {"training mean": mean} | ({"pose and size only": baseline} if baseline else {})
     rows |= {f"this run, step {result['best_step']}": own, "recorded": result["recorded"]}
     print("\n" + metrics_table(rows))
-    print(
-        f"\nval of pack {run.args.pack}, {result['seconds']:.0f} s; brackets: 95 % over objects. Saved in {run.folder}"
-    )
-    if "holds" not in own:
-        print("free and holds: left out, there is a model of the hand of synthetic/hand.py only")
+    print(f"\nval of pack {args.pack}, {result['seconds']:.0f} s; brackets: 95 % over objects. Saved in {folder}")
+    if "holds" in own:
+        print(f"holds: the hand, closed from the prediction, would hold the object; of {own['grasps_closed']} grasps")
     else:
-        print(
-            f"holds: closed from the prediction it would hold the object; of {own['grasps_closed']} grasps, see README"
-        )
+        print("free and holds: left out, there is a model of the hand of synthetic/hand.py only")
     if own["top_logit_rmse"] > mean["top_logit_rmse"]:
         print(
             "The mean's RMSE is hard to beat with few objects: a squared error rewards the average of all grasps that "
             "fit a wrist, which holds nothing, and punishes a choice among them."
         )
-
-
-def pose_and_size(run):
-    """The val summary of `--pool size`: pose, centroid and radius, no shape; trained once per data, pack and budget."""
-    args = run.args
-    key = [run.data.fingerprint, args.pack, args.budget, args.held_out, args.min_score, args.steps, args.k, args.loss]
-    name = f"pose-and-size-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}"
-    folder = Path(args.runs) / name
-    if not (folder / "result.json").exists():
-        same = {name: getattr(args, name) for name in SAME_AS_RUN} | {"points": run.model.config.points}
-        more = ["--quiet"] * args.quiet + ["--resume"] * (folder / "config.json").exists()
-        flags = [*as_flags(same), "--pool", "size", "--runs", args.runs, "--name", name, "--no-baseline", *more]
-        print("\npose and size only, once for this data and budget:", file=sys.stderr)
-        own = parse(flags)
-        with contextlib.redirect_stdout(io.StringIO()):
-            train_one(own, run.device, *resolve_network(own), run.data, run.split)
-    return read_json(folder / "result.json", "suites")["suites"]["val"]
 
 
 # ---------------------------------------------------------------- command line
@@ -518,7 +491,9 @@ def start(run):
         settings = settings_of(args)
         last = folder / "last.pt"
         run.progress = load_last(last, settings, "model", run.model, run.optimizer, run.generator, run.progress)
-        if read_json(folder / "config.json").get("fingerprint") != run.data.fingerprint:
+        started = read_json(folder / "config.json")
+        use_library(started.get("product_library"))  # or the bits would change where another processor goes on
+        if started.get("fingerprint") != run.data.fingerprint:
             raise UserError(
                 f"{run.data.root}: has changed since {folder} was started; restore it or give --overwrite to start anew"
             )
@@ -530,6 +505,7 @@ def start(run):
     write_json(folder / "config.json", {
         "settings": settings_of(args), "network": dataclasses.asdict(run.model.config),
         "fingerprint": run.data.fingerprint, "device": run.device.type, "precision": run.precision,
+        "product_library": use_library(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     })  # fmt: skip
 
@@ -576,15 +552,18 @@ def build_model(config, encoder, data, rows, args):
 
 def train_one(args, device, config, encoder, data, split):
     """Train the network of `config`, its encoder a copy of `encoder` (or None), on a `Split` of data; -> the result."""
-    folder, precision = run_folder(args), set_precision(args.precision, device, config.width)
-    model = build_model(config, encoder, data, split.rows["train"], args).to(device)
+    folder, graph = run_folder(args), device.type == "cuda" and not args.no_graph
+    precision = set_precision(args.precision, device, config.width)
+
+    model = build_model(config, encoder, data, split.rows["train"], args)
     adapters = add_lora(model.encoder.transformer, args.lora) if args.lora else ()
-    optimizer = build_optimizer(model, args, device.type == "cuda" and not args.no_graph, adapters)
+    optimizer = build_optimizer(model.to(device), args, graph, adapters)
     generator = torch.Generator().manual_seed(stable_seed("patches", args.seed))
     if args.compile:
         model.compile()
-    run = Run(args, folder, device, precision, data, split, model, optimizer, generator, Progress())
+    run = Run(args, folder, device, precision, graph, data, split, model, optimizer, generator, Progress())
     warn_of_probes(run)
+
     with locked(folder / ".lock") as mine:
         if not mine:
             raise UserError(f"{folder}: another process trains this run; wait for it, or give another --name")
@@ -603,13 +582,21 @@ def main(argv=None):
 
         return time_training(args, argv)
     device = set_up_torch(args.device, args.threads)
-    run_folder(args)  # says what is wrong with it before anything is read
+    folder = run_folder(args)  # says what is wrong with it before anything is read
     config, encoder = resolve_network(args)
     root = ensure_root(args.data, args.quiet)
     data = load_dataset(root, config.points, args.min_score, args.skip_bad, args.cache_dir, args.quiet)
     split = make_split(data, args.pack, args.budget, args.held_out)
     warn_of_frames(data)
-    return train_one(args, device, config, encoder, data, split)
+
+    result, baseline = train_one(args, device, config, encoder, data, split), None
+    if not args.no_baseline:
+        try:
+            baseline = pose_and_size(args, device, config.points, data, split)
+        except (UserError, KeyboardInterrupt) as error:  # this run is done all the same
+            print(f"pose and size only: left out ({error})", file=sys.stderr)
+    print_result(args, folder, result, baseline)
+    return result
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import nn
 
-from plumbing.fast import Linear, average, smallest, squared_distances, take_rows
+from plumbing.fast import Linear, average, exact_products, smallest, squared_distances, take_rows
 
 # (Q, 3) m, hand frame: a grid in the room that palm and fingers can close on
 PROBES = torch.cartesian_prod(
@@ -82,7 +82,8 @@ def surface_distances(clouds, object_index, poses):
     """
     # DEVIATION: ours; the paper's object embedding does not know where the hand is
     probes, found = probes_on(clouds.device), []
-    with torch.autocast(clouds.device.type, enabled=False):  # bfloat16 would be off by a centimetre
+    # bfloat16 would be off by a centimetre, TF32 by some millimetres
+    with torch.autocast(clouds.device.type, enabled=False), exact_products():
         # on a CPU what fits the cache, three times faster than all at once; a GPU wants few and large pieces
         size = 16 if clouds.device.type == "cpu" else 512
         for rows, pose in zip(object_index.split(size), poses.split(size)):
@@ -177,7 +178,8 @@ def local_shape(clouds):
     rows = torch.arange(len(clouds), device=clouds.device)[:, None, None]
     near = clouds[rows, index]  # (B, N, k, 3)
     near = near - near.mean(2, keepdim=True)
-    covariance = near.transpose(2, 3) @ near  # (B, N, 3, 3)
+    # element by element: a product would be rounded to bfloat16 or TF32, and the smallest eigenvalue with it
+    covariance = (near[..., :, None] * near[..., None, :]).sum(2)  # (B, N, 3, 3)
     total = covariance.diagonal(dim1=2, dim2=3).sum(2).clamp(min=1e-12)  # (B, N)
     value, normal = smallest_eigenpair(covariance / total[..., None, None])
     return normal, value.clamp(0, 1 / 3)
@@ -204,19 +206,8 @@ def smallest_eigenpair(matrices):
     return value, vector / lengths.gather(-1, longest).clamp(min=1e-30)
 
 
-def surface_shape(clouds, config):
-    """`local_shape` of clouds (B, N, 3) where the configuration looks at it, else None."""
-    return local_shape(clouds) if config.patching == "curvature" or config.tokenizer == "geometric" else None
-
-
-def center_weights(shape, config):
-    """Weights (B, N) of squared distances in farthest point sampling: 1 where flat, BENT² where a cloud bends most.
-
-    shape: of `surface_shape`. None, for equal weights, unless --patching is curvature.
-    """
-    if config.patching != "curvature":
-        return None
-    _, variation = shape
+def center_weights(variation):
+    """Weights (B, N) of squared distances in farthest point sampling: 1 where flat, BENT² where a cloud bends most."""
     return (1 + (BENT - 1) * variation / variation.amax(1, keepdim=True).clamp(min=1e-9)).square()
 
 
@@ -255,17 +246,23 @@ def geometric_features(patches, normals, center_normals, variation):
     return torch.cat([patches, told], 3)
 
 
-def with_geometry(patches, shape, index, chosen, config):
-    """Patches (B, G, S, 3) with `geometric_features` if --tokenizer is geometric: (B, G, S, F); else as they are.
+@torch.no_grad()
+def group_by_shape(clouds, config, sample):
+    """What PointEncoder.group does, for the patchings and tokenizers of this file; group knn.
 
-    shape: of `surface_shape`; index (B, G, S) of the patches' points and chosen (B, G) of the centers in the cloud.
+    clouds (B, N, 3); sample: model.farthest_point_sample, but for the weights -> patches (B, G, S, F) relative to their
+    centers, centers (B, G, 3).
     """
-    if config.tokenizer != "geometric":
-        return patches
-    normals, variation = shape
-    clouds = torch.arange(len(patches), device=patches.device)[:, None]
-    around = normals[clouds[:, None], index], normals[clouds, chosen], variation[clouds[:, None], index]
-    return geometric_features(patches, *around)
+    normals, variation = local_shape(clouds)  # (B, N, 3), (B, N)
+    chosen = sample(clouds, weights=center_weights(variation) if config.patching == "curvature" else None)  # (B, G)
+    rows = torch.arange(len(clouds), device=clouds.device)[:, None]
+    centers = clouds[rows, chosen]  # (B, G, 3)
+    index = thinned_neighbours(squared_distances(centers, clouds), config.patch_size, SPREADS[config.patching])
+    rows = rows[:, None]  # (B, 1, 1) beside (B, G, S)
+    patches = clouds[rows, index] - centers[:, :, None]  # (B, G, S, 3)
+    if config.tokenizer == "geometric":
+        patches = geometric_features(patches, normals[rows, index], normals[rows[:, 0], chosen], variation[rows, index])
+    return patches, centers
 
 
 # ---------------------------------------------------------------- low-rank adapters
@@ -305,3 +302,21 @@ def merged(state):
             layer = name.removesuffix("up.weight")
             plain[layer + "layer.weight"] = plain[layer + "layer.weight"] + weights @ state[layer + "down.weight"]
     return {name.replace(".qkv.layer.", ".qkv.").replace(".proj.layer.", ".proj."): w for name, w in plain.items()}
+
+
+# ---------------------------------------------------------------- learning rates by layer
+LAYER_DECAY = 0.75  # of the rate, from a block to the one before it
+
+
+def backbone_tiers(encoder, layerwise):
+    """[(share of the backbone's rate, parameters)]: all alike, or LAYER_DECAY less for every block nearer to the input.
+
+    Layer-wise decay as in BEiT and MAE; tokenizer and positions are the lowest tier, the last norm belongs to the top.
+    """
+    if not layerwise:
+        return [(1.0, list(encoder.parameters()))]
+    blocks = list(encoder.transformer.blocks)
+    tiers = [[encoder.embed, encoder.position], *([block] for block in blocks)]
+    tiers[-1].append(encoder.transformer.norm)
+    shares = [LAYER_DECAY ** (len(tiers) - 1 - depth) for depth in range(len(tiers))]
+    return [(share, [p for part in tier for p in part.parameters()]) for share, tier in zip(shares, tiers)]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from data import MESH_NAMES, read_cloud, sample_surface
 from evaluate import open_run
 from model import POOLS, AttentionPool, PointJEPA, jepa_from, load_encoder, load_run
-from model import farthest_point_sample, from_z_up, gather_points, group_points, normalize_clouds
+from model import from_z_up, gather_points, normalize_clouds
 from model import sequence_patches, to_z_up
 from plumbing.checkpoint import check_kind, read_checkpoint
 from plumbing.common import Parser, UserError, command, number, read_json, stable_seed
@@ -95,16 +95,14 @@ class Seen(NamedTuple):
 def walk_encoder(encoder, cloud):
     """The lines of GraspModel.encode and PointEncoder.forward, cloud (1, N, 3) m -> `Seen`."""
     config = encoder.config
-    print("\nThe encoder (PointEncoder, Sec. III-B)")
+    print("\nThe encoder (PointEncoder, Sec. III-B and III-C)")
     units, centroid, radius = normalize_clouds(cloud, config)
     units = from_z_up(units, config.up)
     centred = "the centroid moves to 0, and " if config.normalize == "unit_sphere" else ""
     say(3, "normalize_clouds", units, f"{centred}{100 * radius.item():.1f} cm become 1")
-    index = farthest_point_sample(units, config.patches)
-    centers = gather_points(units, index)
+    patches, centers = encoder.group(units)
     say(4, "farthest_point_sample", centers, "centers: each is the point farthest from those before it")
     ball = config.radius / config.scale if config.normalize == "metric" else config.radius
-    patches = group_points(units, centers, config.patch_size, config.group, ball)
     near = "nearest each center" if config.group == "knn" else f"within {ball * radius.item():.3f} m of each center"
     say(5, "group_points", patches, f"patches: the {config.patch_size} points {near}, relative to it")
     say(6, "patches[0, 0]", patches[0, 0], "one of them, all that the next stage sees of it")

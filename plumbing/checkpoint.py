@@ -150,9 +150,6 @@ def config_from(config_type, stored):
     return config_type(**stored)
 
 
-NARROW = ("fps", "curvature")  # patchings whose patches are their S nearest points
-
-
 def check_network(config, choices):
     """Stop where a network's configuration contradicts itself; choices: field -> its allowed values."""
     rates = config.dropout, config.attention_dropout, config.drop_path
@@ -166,7 +163,8 @@ def check_network(config, choices):
         "a ball's radius must be positive": config.group != "ball" or 0 < config.radius < math.inf,
         "context_low and context_high must be in order": 0 < config.context_low <= config.context_high <= 1,
         "dropout, attention_dropout and drop_path must be in [0, 1)": all(0 <= rate < 1 for rate in rates),
-        "patches wider than their points need the group knn": config.patching in NARROW or config.group == "knn",
+        "other patchings and tokenizers than the paper's need the group knn":
+            config.group == "knn" or (config.patching, config.tokenizer) == ("fps", "pointnet"),
         "the loss hedged needs a k of at least 2, one for the average": config.loss != "hedged" or config.k > 1,
     }  # fmt: skip
     for name, allowed in choices.items():

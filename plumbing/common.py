@@ -180,3 +180,15 @@ def read_json(path, *objects):
         lacking = f" with {' and '.join(objects)}" if objects else ""
         raise UserError(f"{path}: not a JSON object{lacking}; give a file that these scripts wrote")
     return content
+
+
+def as_flags(settings):
+    """Settings of a config.json as a command line, so that they are checked as one."""
+    flags = []
+    for name, value in settings.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        elif value is not None and value is not False:
+            flags.append(flag if value is True else f"{flag}={value}")
+    return flags

@@ -10,9 +10,11 @@
     take_rows(values, index)        values.index_select(0, index)               its gradient adds up in a fixed order
     average(values, weights)        values.mean(), or (values * weights).sum()  weights add up to one, padding has none
 
-tests/test_fast.py holds each against the call beside it, gradients included. On a GPU all of them are that call.
+tests/test_fast.py holds each against the call beside it, gradients included. On a GPU linear, dropout, attention and
+smallest are that call; the others keep their form.
 """
 
+import contextlib
 import platform
 from pathlib import Path
 
@@ -61,6 +63,17 @@ def use_library(name=None):
 
 
 library = product_library(this_processor())  # of this process
+
+
+@contextlib.contextmanager
+def exact_products():
+    """Products in exact float32 inside the block, whatever precision a training chose; predictions are always so."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def onednn_product(x, weight, bias=None):

@@ -6,10 +6,14 @@ length of 0.96 or more, with the other order about 0.4.
 """
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
+
+from plumbing.common import UserError
 
 FAR = 0.3  # m from the bounding box: no hand reaches so far
 SHARE = 0.1  # of the wrists, inside the box or far from it, is too many
+MAX_REACH = 0.5  # m from the object: no hand is so large
 MIN_GRASPS = 50  # fewer say nothing about the order
 ORDER_GAIN = 0.2  # in length of the mean direction, by which the other order must fit better
 STANDING = 0.01  # m: a mesh may stand so far over or under the plane z = 0
@@ -82,3 +86,28 @@ def describe_frames(figures):
         f"lowest point  z {figures['lowest']:.3f} to {figures['highest']:.3f} m, "
         f"{figures['standing']:.0%} within {STANDING:g} m of 0",
     ]
+
+
+# ---------------------------------------------------------------- one object
+
+
+def turn_to_z_up(points):
+    """Points (..., 3) of a frame with y up in one with z up: a quarter turn about x."""
+    return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
+
+
+def turn_poses_to_z_up(poses):
+    """Wrist poses (n, 7) of a frame with y up in one with z up."""
+    turned = Rotation.from_euler("x", 90, degrees=True) * Rotation.from_quat(poses[:, 3:])
+    return np.concatenate([turn_to_z_up(poses[:, :3]), turned.as_quat()], axis=1)
+
+
+def check_reach(cloud, poses, name):
+    """Stop where a wrist is so far from the object that no hand could touch it; cloud (N, 3) m, poses (n, 7)."""
+    distance = cdist(poses[:, :3], cloud).min(1)  # (n,) m
+    row = int(distance.argmax())
+    if distance[row] > MAX_REACH:
+        raise UserError(
+            f"{name}: row {row}: the wrist is {distance[row]:.3g} m from the mesh, the limit is {MAX_REACH:g} m; "
+            "positions are in metres in the mesh's frame"
+        )

@@ -1,12 +1,11 @@
-"""A training step as CUDA graphs: its thousand small kernels start at once instead of one by one."""
+"""A training step as CUDA graphs: one call launches its thousand small kernels, which by themselves wait for Python."""
 
 import collections
 
 import torch
 
-WARM = (
-    3  # steps of a shape that run one by one before it is captured: libraries and optimiser set themselves up in them
-)
+WARM = 3  # calls with new shapes before they are captured: libraries and the optimiser set themselves up in the first
+MOST = 256  # captured shapes; further ones run as they are
 
 
 class Graphs:
@@ -14,7 +13,8 @@ class Graphs:
 
     With `use` false the step runs as it is, and so do the first WARM calls with inputs (tensors) of new shapes. A
     captured step must not look at a value, draw numbers on the CPU or copy from it; random numbers of the GPU go on
-    as in the step. The tensors that a call returns are overwritten by the next call.
+    as in the step. The tensors that a call returns are overwritten by the next call. All graphs share one pool of
+    memory, which is safe in any order: a graph reads its own inputs and what lies outside, parameters and optimiser.
     """
 
     def __init__(self, step, use):
@@ -29,8 +29,8 @@ class Graphs:
         if not self.use:
             self.eager += 1
             return self.step(*inputs)
-        shapes = tuple(tuple(x.shape) for x in inputs)
-        if shapes not in self.captured and self.seen[shapes] == WARM:
+        shapes = tuple((tuple(x.shape), x.dtype) for x in inputs)
+        if shapes not in self.captured and self.seen[shapes] >= WARM and len(self.captured) < MOST:
             self.captured[shapes] = self.capture(inputs)
         if shapes in self.captured:
             graph, held, outputs = self.captured[shapes]

@@ -81,17 +81,6 @@ def set_precision(precision, device, width):
     return precision
 
 
-@contextlib.contextmanager
-def exact_products():
-    """Products in exact float32 inside the block, whatever `set_precision` chose: predictions do not depend on it."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def join_processes(device):
     """Rank of this process and the number of processes: (0, 1) unless torchrun started several.
 
@@ -163,7 +152,7 @@ def set_rate(group, rate):
 def adamw(groups, weight_decay, graph):
     """AdamW over parameter groups (dicts), fused; with `graph` so that a CUDA graph can hold its step."""
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay, fused=True, capturable=graph)
-    if graph:
+    if graph:  # a tensor each, which `set_rate` fills and the captured step reads
         for group in optimizer.param_groups:
             group["lr"] = torch.zeros((), device=group["params"][0].device)
     return optimizer
@@ -201,7 +190,7 @@ def load_last(path, settings, key, network, optimizer, generator, progress):
     check_same_settings(content["settings"], settings, path)
     load_strictly(network, content[key], path)
     try:
-        kept = [{key: group[key] for key in ("lr", "capturable")} for group in optimizer.param_groups]
+        kept = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
         optimizer.load_state_dict(content["optimizer"])
         for group, of_this_run in zip(optimizer.param_groups, kept):  # whose steps may run as graphs, or no longer
             group.update(of_this_run)

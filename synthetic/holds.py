@@ -28,6 +28,7 @@ from synthetic.grasps import CONTACT, LEVERS, MIN_SCORE, MIN_STEP, RADII, TOUCH
 from synthetic.grasps import DistanceField, link_gaps, score, surface_normals
 
 # What the shares become with other values stands in results/holds/constants.csv.
+SCENES, PER_SCENE = 100, 10  # of so many grasps of a suite it is seen whether they hold: some 12 s
 FREE_DEPTH = 0.003  # m: a link deeper in the object than this is not free (the deepest of a recorded grasp: 0.0015).
 TRAVEL = np.radians(10)  # rad: a finger opens or closes by no more than this. With 0 hardly any but recorded grasps
 # hold; with 90 degrees the controller finds a grasp of its own, and joints drawn at random hold in one case of five.
@@ -131,3 +132,24 @@ def read_scene_mesh(data, scene):
     """Vertices (V, 3) m and faces (F, 3) of scene number `scene` of a `GraspData`, as the file has them."""
     folder = Path(data.root) / data.scenes[scene]
     return read_mesh(next(folder / name for name in MESH_NAMES if (folder / name).exists()))
+
+
+def rows_to_close(data, rows, scenes=SCENES, per_scene=PER_SCENE):
+    """Positions in `rows` (sorted) of the grasps that are closed: evenly chosen scenes, some grasps of each."""
+    found = np.unique(data.scene[rows])
+    chosen = found[np.unique(np.linspace(0, len(found) - 1, scenes).round().astype(int))]
+    rng = np.random.default_rng(0)
+    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(data.scene[rows] == s))[:per_scene] for s in chosen]))
+
+
+def candidate_joints(joints_hat, logits, joints):
+    """[(suffix, joints (n, J))] of K hypotheses (n, K, J): top logit, best of K, average; the only one where K is 1."""
+    each = np.arange(len(joints))
+    found = [("", joints_hat[each, logits.argmax(1)])]
+    if joints_hat.shape[1] > 1:
+        probabilities = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        best = ((joints_hat - joints[:, None]) ** 2).mean(2).argmin(1)
+        average = (joints_hat * probabilities[:, :, None]).sum(1)
+        found += [("_best_of_k", joints_hat[each, best]), ("_average", average)]
+    return found

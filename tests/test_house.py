@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "evaluate": "splits synthetic data model plumbing",
     "train": "evaluate splits data model variants plumbing",
     "walkthrough": "evaluate synthetic data model variants plumbing",
-    "lab": "lab train pretrain_jepa evaluate splits synthetic data model plumbing",
+    "lab": "lab train pretrain_jepa evaluate splits synthetic data model variants plumbing",
     "sweep": "lab train evaluate splits data model plumbing",
 }
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from samples import TINY, seeded
 
-from plumbing import training
+from plumbing import fast, training
 from plumbing.common import UserError
 
 
@@ -37,7 +37,7 @@ def test_precision_by_device_and_width(matmul_precision):
         assert training.set_precision(precision, CUDA, 192) == precision
         assert torch.get_float32_matmul_precision() == products
     training.set_precision("tf32", CUDA, 192)
-    with training.exact_products():
+    with fast.exact_products():
         assert torch.get_float32_matmul_precision() == "highest"
     assert torch.get_float32_matmul_precision() == "high"
     with pytest.raises(UserError, match="--precision tf32"):

@@ -231,8 +231,7 @@ def test_points_that_coincide_have_finite_shape():
 
 def test_curvature_puts_more_centers_where_the_surface_bends():
     clouds = sphere_on_plate()
-    config = dataclasses.replace(PRESETS["tiny"], patching="curvature")
-    weights = variants.center_weights(variants.surface_shape(clouds, config), config)
+    weights = variants.center_weights(variants.local_shape(clouds)[1])
     plain = farthest_point_sample(clouds, 32)
     bent = farthest_point_sample(clouds, 32, weights=weights)
     assert (bent >= 200).sum() > (plain >= 200).sum()

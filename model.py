@@ -37,8 +37,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import variants
-from plumbing.checkpoint import build, check_kind, check_network, check_step, load_strictly, read_checkpoint
-from plumbing.checkpoint import official_config, official_weights
+from plumbing.checkpoint import (
+    build, check_kind, check_network, check_step, check_tensors, load_strictly, official_config, official_weights,
+    read_checkpoint,
+)  # fmt: skip
 from plumbing.common import UserError
 from plumbing.fast import (
     Dropout, Linear, attention, average, linear, max_over_points, smallest, squared_distances, take_rows,
@@ -465,6 +467,7 @@ def load_run(folder, which="best"):
     content = read_checkpoint(path)
     if "model" not in content:
         raise UserError(f"{path}: not the checkpoint of a training run; give a folder that train.py wrote")
+    check_tensors(content["model"], path)
     weights = variants.merged(content["model"])  # last.pt may hold adapters
     model = load_strictly(build(GraspModel, ModelConfig, content.get("config"), path), weights, path)
     model.joint_names, model.joint_range = content.get("joint_names"), content.get("joint_range")

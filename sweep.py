@@ -33,7 +33,7 @@ from lab.rows import DEFAULTS, command_of, differences, read_rows
 from lab.runner import plan_runs, run_all
 from lab.table1 import SUITES, arms, check_alike, keep_details, plan_table1, rates_of_table1, table1_text
 from lab.tables import columns_table, configurations_table
-from model import CHOICES, POOLS
+from model import POOLS
 from plumbing.common import Parser, UserError, atomic, command, number
 from plumbing.training import set_precision, set_up_torch
 
@@ -46,7 +46,7 @@ GRIDS = {  # what each sweep varies: a list of grids
     "lr-grid": [TENTH | {"--init": "jepa,scratch"} | RATES],
     "k": [TENTH | {"--k": "1,2,3,5,8,16"}],
     "pool": [TENTH | {"--pool": ",".join(POOLS)}],
-    "loss": [TENTH | {"--loss": ",".join(CHOICES["loss"])}],
+    "loss": [TENTH | {"--loss": "wta,mdn,hedged"}],
     "budget": [{"--init": "jepa", "--budget": "0.01,0.1,0.25,1"}],
     "init": [{"--budget": "0.1", "--init": "scratch,jepa"}],
     "benchmark": [

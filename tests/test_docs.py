@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import write_box
 from official import official_file
+from test_dexgraspnet import entries_of, write_object
 
 import data
 import evaluate
@@ -142,6 +143,10 @@ def small(name, argv, places, box_root, count, request):
     elif name == "synthesize" and "--card" in argv:
         argv[argv.index("--card") + 1] = str(request.getfixturevalue("generated"))
         argv += ["--out", str(out)]
+    elif name == "synthesize" and "--import" in argv:
+        write_object(folder / "published", "core-mug-1", entries_of(np.random.default_rng(0), 4))
+        argv[argv.index("--import") + 2] = str(folder / "published")
+        argv += f"--out {out} --quiet".split()
     elif name == "synthesize":
         argv += f"--out {out} --grasps 4 --workers 1 --quiet".split()
         argv += [] if "--meshes" in argv else ["--objects", "2"]

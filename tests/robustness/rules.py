@@ -14,8 +14,8 @@ ADVICE = re.compile(r"; |must |needs |see --help")
 
 
 def listing(*folders):
-    """Every file and link under the folders with its size: what must not change."""
-    paths = sorted(path for folder in folders for path in folder.rglob("*"))
+    """Every file and link under the folders with its size: what must not change. Empty files of locks mean nothing."""
+    paths = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix != ".lock")
     return [(str(path), path.lstat().st_size if not path.is_dir() else None) for path in paths]
 
 

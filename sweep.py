@@ -31,7 +31,7 @@ from lab.baselines import add_baselines, probes_text
 from lab.encoders import run_encoders
 from lab.rows import DEFAULTS, command_of, differences, read_rows
 from lab.runner import plan_runs, run_all
-from lab.table1 import SUITES, arms, check_alike, keep_details, plan_table1, rates_of_table1, table1_text
+from lab.table1 import TABLE_SUITES, arms, check_alike, keep_details, plan_table1, rates_of_table1, table1_text
 from lab.tables import columns_table, configurations_table
 from model import POOLS
 from plumbing.common import Parser, UserError, atomic, command, number
@@ -162,7 +162,7 @@ def run(args, files, given):
             return []
         planned = plan_table1(given, rates, args)
         check_alike([*read_rows(path), *({"command": command_of(flags)} for flags in planned)], path)
-        return run_all(planned, path, args, SUITES, functools.partial(keep_details, args.out))
+        return run_all(planned, path, args, TABLE_SUITES, functools.partial(keep_details, args.out))
     planned = plan_runs(grids_of(args), given, args.seeds, args)
     rows = run_all(planned, path, args)
     if args.kind == "benchmark" and not args.list:

@@ -29,7 +29,7 @@ CLOSING_CHANGES = [
     *[("min_score", score) for score in (0.01, 1, 2, 3)],
 ]
 AS_IS = ("none", 0)
-NOISE = (2, 5, 10, 20)  # degrees, standard deviation on every joint
+NOISES = (2, 5, 10, 20)  # degrees, standard deviation on every joint
 
 
 def choose_rows(data, rows, per_scene, seed):
@@ -43,7 +43,7 @@ def joints_without_model(data, split, rows, seed):
     """Kind -> joints (n, 1, 12) rad for grasps `rows`, without a model."""
     rng, recorded, train = np.random.default_rng(seed), data.joints[rows], data.joints[split.rows["train"]]
     kinds = {"recorded": recorded}
-    for degrees in NOISE:
+    for degrees in NOISES:
         noise = rng.normal(0, np.radians(degrees), recorded.shape)
         kinds[f"recorded, noise of {degrees} degrees"] = recorded + noise
     kinds["of another object"] = train[rng.integers(len(train), size=len(rows))]

@@ -269,11 +269,11 @@ def run_one(run, suites):
             raise SystemExit(BUSY)
         with open(run.log, "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             if not run.finished:
-                train_one(run)
+                train_run(run)
             evaluate_one(run, suites)
 
 
-def train_one(run):
+def train_run(run):
     try:
         train.main(run.words)
     except SystemExit:

@@ -16,7 +16,7 @@ from lab.runner import plan_runs, run_all
 from lab.tables import count_runs, markdown, metric_cells
 from plumbing.common import UserError, atomic
 
-SUITES = ("val", "test", "test_grasp", "test_category")
+TABLE_SUITES = ("val", "test", "test_grasp", "test_category")
 SUITES_BY_OBJECT = ("val", "test", "test_category")  # whose errors are kept by object
 PAPER_RATES = ("1e-5", "1e-3")  # of backbone and head, Sec. IV-C
 BUDGETS = {"A": "0.01,0.1,0.25,1", "B": "0.1,0.25,1"}  # by pack
@@ -270,7 +270,7 @@ def table1_text(rows, out, against=None):
     groups, errors = arms(rows), read_errors(out)
     best = "; ".join(f"{init} {', '.join(pair)}" for init, pair in own_best(rows).items())
     sections = [f"Own best rates (backbone, head): {best}\n", *(line + "\n" for line in differences(rows))]
-    sections += [suite_section(groups, suite) for suite in SUITES]
+    sections += [suite_section(groups, suite) for suite in TABLE_SUITES]
 
     sections += comparison_section("jepa over scratch", [], groups, errors, scratch_as_jepa(groups), errors)
     if against:

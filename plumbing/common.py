@@ -21,7 +21,7 @@ except ImportError:  # Windows
 
     fcntl = None
 
-FAR = 2**30  # byte of a file that Windows locks, beyond all content: there a lock keeps others from reading
+LOCK_AT = 2**30  # byte of a file that Windows locks, beyond all content: there a lock keeps others from reading
 
 
 class UserError(Exception):
@@ -146,7 +146,7 @@ def try_lock(file):
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
-            file.seek(FAR)
+            file.seek(LOCK_AT)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     except OSError as error:
         # whatever else goes wrong, say a file system without locks, must not keep anybody from working

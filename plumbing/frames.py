@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from plumbing.common import UserError
 
 FAR = 0.3  # m from the bounding box: no hand reaches so far
-SHARE = 0.1  # of the wrists, inside the box or far from it, is too many
+MANY = 0.1  # of the wrists, inside the box or far from it, is too many
 MAX_REACH = 0.5  # m from the object: no hand is so large
 MIN_GRASPS = 50  # fewer say nothing about the order
 ORDER_GAIN = 0.2  # in length of the mean direction, by which the other order must fit better
@@ -51,12 +51,12 @@ def frame_figures(clouds, poses, scene):
 def frame_warnings(figures, num_grasps, root):
     """Lines that say what does not fit, [] where all does."""
     lines = []
-    if figures["inside"] > SHARE:
+    if figures["inside"] > MANY:
         lines.append(
             f"{root}: {figures['inside']:.0%} of the wrists lie inside the bounding box of their object; are meshes "
             "and positions in one frame and unit (metres), or is the meshes' scale kept elsewhere?"
         )
-    if figures["far"] > SHARE:
+    if figures["far"] > MANY:
         lines.append(
             f"{root}: {figures['far']:.0%} of the wrists are over {FAR:g} m from their object; are meshes and "
             "positions in one frame and unit (metres)?"
@@ -66,7 +66,7 @@ def frame_warnings(figures, num_grasps, root):
             f"{root}: quaternions fit far better as w x y z (mean direction to the object {figures['wxyz']:.2f} long "
             f"instead of {figures['xyzw']:.2f}); columns 3-6 must be x y z w"
         )
-    if figures["standing"] < 1 - SHARE and figures["points"] >= MIN_POINTS:
+    if figures["standing"] < 1 - MANY and figures["points"] >= MIN_POINTS:
         lines.append(
             f"{root}: {1 - figures['standing']:.0%} of the meshes do not stand on z = 0 (lowest points from "
             f"{figures['lowest']:.3f} to {figures['highest']:.3f} m); is z up, and the table plane z = 0?"

@@ -15,7 +15,7 @@ from plumbing.common import atomic
 from synthetic import hand
 from synthetic.grasps import CONTACT, link_gaps
 from synthetic.holds import FREE_DEPTH, grasp_outcomes, solid_field
-from synthetic.photo import Lit, camera, frame, photograph, sample_lit, show
+from synthetic.photo import Lit, axes_of_view, frame, photograph, sample_lit, show
 from synthetic.shapes import CATEGORIES, ball, rod
 
 PALM_COLOUR = (0.75, 0.75, 0.78)
@@ -92,7 +92,7 @@ def view_of_hand(surface, pose, joints):
     best, found = -1, None  # best: the sum of roots of seen areas, so that what is hidden counts for more
     for elevation in (15, 35):
         for azimuth in range(0, 360, 20):
-            view = camera(math.radians(azimuth), math.radians(elevation))
+            view = axes_of_view(math.radians(azimuth), math.radians(elevation))
             index = photograph(lit, view, *frame(lit.points, view), size=80).index
             colours = lit.colours[index[index >= 0]]
             score = sum(math.sqrt((colours == colour).all(1).sum()) for colour in (*FINGER_COLOURS, OBJECT_COLOUR))

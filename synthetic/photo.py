@@ -27,12 +27,12 @@ class Photo(NamedTuple):
     index: np.ndarray  # (H, W) of the nearest point, -1 where there is none
     depth: np.ndarray  # (H, W) m away from the eye, infinite where there is none
     light: np.ndarray  # (H, W)
-    view: np.ndarray  # (3, 3) of `camera`
+    view: np.ndarray  # (3, 3) of `axes_of_view`
     middle: np.ndarray  # (2,) m
     reach: float  # m from the middle to the edge
 
 
-def camera(azimuth, elevation):
+def axes_of_view(azimuth, elevation):
     """The view of an eye that stands there, in radians -> (3, 3), columns right, up and away from the eye."""
     sine, cosine = math.sin(azimuth), math.cos(azimuth)
     low, high = math.cos(elevation), math.sin(elevation)

@@ -12,10 +12,10 @@ from scipy.spatial import cKDTree
 from plumbing.common import atomic
 from synthetic import hand
 from synthetic.draw import FINGER_COLOURS, OBJECT_COLOUR, PALM_COLOUR, lit_grasp, solid_points
-from synthetic.photo import Lit, camera, frame, photograph, project, sample_lit, show
+from synthetic.photo import Lit, axes_of_view, frame, photograph, project, sample_lit, show
 
 COLUMNS, CELL, DPI = 4, (3.7, 4.5), 68  # of the sheet; a cell in inches has title, picture and legend
-VIEW = camera(math.radians(-55), math.radians(22))  # of an object alone
+VIEW = axes_of_view(math.radians(-55), math.radians(22))  # of an object alone
 GREY, BLUE, RED = (0.85, 0.85, 0.87), (0.16, 0.32, 0.6), (0.86, 0.08, 0.24)
 PINK = (0.95, 0.6, 0.62)
 TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.35, 0.7))

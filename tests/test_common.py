@@ -2,10 +2,15 @@
 
 import hashlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from plumbing.common import Parser, UserError, atomic, command, number, read_json, stable_seed, write_json
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_command_turns_user_errors_into_one_line(capsys):
@@ -75,3 +80,42 @@ def test_json_round_trip_and_errors(tmp_path):
 def test_stable_seed_is_sha256():
     digest = hashlib.sha256(b"dataset/0/7").hexdigest()
     assert stable_seed("dataset", 0, 7) == int(digest[:16], 16) // 2
+
+
+# ---------------------------------------------------------------- terminals and pipes
+
+
+def script(code, tmp_path, **environment):
+    """A process whose main prints what `code` says, as a command of ours."""
+    path = tmp_path / "script.py"
+    path.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom plumbing.common import UserError, command\n\n\n"
+        f"@command\ndef main(argv=None):\n    {code}\n\n\nmain()\n"
+    )
+    return [sys.executable, str(path)], os.environ | environment
+
+
+def test_closed_pipe_is_no_error(tmp_path):
+    words, environment = script("print('a line\\n' * 100000)", tmp_path)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process.stdout.readline()
+    process.stdout.close()  # as `| head -1` does
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_poor_terminals_see_question_marks(encoding, tmp_path):
+    words, environment = script(
+        "print('15° α → ✓')\n    raise UserError('größe ✗')", tmp_path, PYTHONIOENCODING=encoding
+    )
+    done = subprocess.run(words, capture_output=True, env=environment)
+    expected = "15° α → ✓".encode(encoding, "replace")
+    assert done.returncode == 2 and done.stdout.strip() == expected
+    assert done.stderr.strip() == "error: größe ✗".encode(encoding, "replace")
+
+
+def test_interrupt_says_what_to_do_now(tmp_path):
+    words, environment = script("raise KeyboardInterrupt('stopped; the same command goes on')", tmp_path)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (130, "stopped; the same command goes on\n")

@@ -23,7 +23,8 @@ STEPS = 50
 def small_run(root, runs, *flags):
     """Flags of a short training on the GPU."""
     flags = [str(flag) for flag in flags]
-    return ["--data", str(root), "--preset", "tiny", "--runs", str(runs), "--quiet", "--device", "cuda", *flags]
+    own = ["--data", str(root), "--preset", "tiny", "--runs", str(runs), "--quiet", "--no-baseline"]
+    return [*own, "--device", "cuda", *flags]
 
 
 def curve(folder):
@@ -52,6 +53,20 @@ def test_gpu_every_precision_trains(gpu, box_root, tmp_path, precision):
 @pytest.mark.parametrize("pool", ["hand", "surface", "attention_surface", "mean_max", "size", "none"])
 def test_gpu_every_pooling_trains(gpu, box_root, tmp_path, pool):
     result = train.main(small_run(box_root, tmp_path, "--steps", 12, "--pool", pool))
+    assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
+
+
+VARIANTS = [
+    "--loss mdn", "--loss hedged", "--loss relaxed", "--loss annealed", "--lora 2", "--lora 2 --precision bf16",
+    "--schedule layerwise", "--schedule constant", "--lr-backbone 0", "--group ball --radius 0.4", "--k 1",
+    "--patching curvature", "--patching multiscale --precision bf16", "--tokenizer geometric --precision bf16",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", VARIANTS)
+def test_gpu_every_variant_trains_as_a_graph(gpu, box_root, tmp_path, flags):
+    result = train.main(small_run(box_root, tmp_path, "--steps", 30, "--objects-per-batch", 4, *flags.split()))
+    assert result["eager_steps"] < 30
     assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
 
 

@@ -282,7 +282,7 @@ def test_near_surfaces_hide_far_ones():
     """From above, a small red square hides the middle of a larger blue one below it."""
     triangles = np.concatenate((square(0.5, 1), square(0, 2)))
     lit = photo.sample_lit(triangles, np.repeat([[1.0, 0, 0], [0, 0, 1]], 2, axis=0), 40_000)
-    view = photo.camera(-np.pi / 2, np.pi / 2)
+    view = photo.axes_of_view(-np.pi / 2, np.pi / 2)
     assert np.allclose(view, [[1, 0, 0], [0, 1, 0], [0, 0, -1]], atol=1e-12)
     taken = photo.photograph(lit, view, np.zeros(2), 1.25, size=100)
     red = np.isin(taken.index, np.flatnonzero(lit.colours[:, 0] == 1))
@@ -292,7 +292,7 @@ def test_near_surfaces_hide_far_ones():
 
 
 def test_cameras_stand_where_they_say():
-    view = photo.camera(0.3, 0.4)
+    view = photo.axes_of_view(0.3, 0.4)
     eye = [np.cos(0.4) * np.cos(0.3), np.cos(0.4) * np.sin(0.3), np.sin(0.4)]
     assert np.allclose(view.T @ view, np.eye(3)) and np.allclose(view[:, 2], -np.array(eye)) and view[2, 1] > 0
     assert np.allclose(np.cross(view[:, 0], view[:, 1]), -view[:, 2])  # right, up, towards the eye: not a mirror

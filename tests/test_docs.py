@@ -30,7 +30,7 @@ README, REPORT = DOCS["README.md"], DOCS["results/README.md"]
 OFFICIAL = "pretrain_pointjepa_epoch=499-step=40500.ckpt"
 FENCE = re.compile(r"```(\w*)\n(.*?)```", flags=re.S)
 COMMAND = re.compile(r"python (?:\w+\.py|-m \w+\.\w+)[^#\n&`]*")
-SLOW = re.compile(r"sweep\.py|lab\.speed|--card|walkthrough\.py|--picture")  # each has quick tests of its own
+SLOW = re.compile(r"sweep\.py|lab\.speed|lab\.holds|--card|walkthrough\.py|--picture")  # each has quick tests of its own
 
 
 def without_code(text):
@@ -136,6 +136,8 @@ def small(name, argv, places, box_root, count, request):
             "--preset tiny --steps 2 --batch 2".split() if argv[0] == "pretrain" else "--preset tiny --steps 2".split()
         )
         argv += "--threads 1 --device cpu --precision fp32 --quiet".split()
+    elif name == "lab.holds":
+        argv = f"{request.getfixturevalue('generated')} --grasps 1 --out {out}.csv".split()
     elif name == "sweep":
         argv += f"--out {out} --smoke --runs {out}_runs --jobs 1 --data {box_root}".split()
         if "--against" in argv:
@@ -180,7 +182,7 @@ def test_command(count, command, places, box_root, request):
 
 def test_every_script_is_shown():
     scripts = {path.stem for path in ROOT.glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
-    assert {split_command(command)[0] for command in commands()} == scripts | {"lab.speed"}
+    assert {split_command(command)[0] for command in commands()} == scripts | {"lab.speed", "lab.holds"}
 
 
 def test_ci_runs_the_set_up_of_the_readme():

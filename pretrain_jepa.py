@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from data import read_cloud
 from model import CHOICES, PRESETS, PRETRAINING, PointJEPA, jepa_from, normalize_clouds, start_points
+from plumbing import fast
 from plumbing.checkpoint import read_checkpoint, save_checkpoint
 from plumbing.common import (
     Parser, UserError, atomic, command, locked, number, stable_seed, write_csv, write_json,
@@ -481,7 +482,7 @@ def save_progress(run):
         return
     content = {
         "config": dataclasses.asdict(run.jepa.config), "jepa": run.jepa.state_dict(),
-        "settings": run.settings, "step": run.progress.step,
+        "settings": run.settings, "step": run.progress.step, "product_library": fast.library,
     }  # fmt: skip
     save_last(run.last, content, run.optimizer, run.generator, dataclasses.asdict(run.progress))
 
@@ -553,6 +554,8 @@ def main(argv=None):
         if not mine:
             raise UserError(f"{out}: another process trains it; wait for it, or give another --out")
         if check_output(args, out, run.last):  # again: that other process may have just finished
+            # or the bits would change where another processor goes on
+            fast.use_library(read_checkpoint(run.last).get("product_library"))
             run.progress = load_last(run.last, run.settings, "jepa", jepa, optimizer, generator, run.progress)
             if processes > 1:
                 torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank, run.progress.step))

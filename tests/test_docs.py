@@ -30,7 +30,7 @@ README, REPORT = DOCS["README.md"], DOCS["results/README.md"]
 OFFICIAL = "pretrain_pointjepa_epoch=499-step=40500.ckpt"
 FENCE = re.compile(r"```(\w*)\n(.*?)```", flags=re.S)
 COMMAND = re.compile(r"python (?:\w+\.py|-m \w+\.\w+)[^#\n&`]*")
-SLOW = re.compile(r"sweep\.py|lab\.speed|lab\.holds|--card|walkthrough\.py|--picture")  # each has quick tests of its own
+SLOW = re.compile(r"sweep\.py|lab\.speed|lab\.holds|--card|walkthrough\.py|--picture")  # each has its own
 
 
 def without_code(text):

@@ -477,7 +477,7 @@ def print_result(args, folder, result, baseline=None):
     if own["top_logit_rmse"] > mean["top_logit_rmse"]:
         print(
             "The mean's RMSE is hard to beat with few objects: a squared error rewards the average of all grasps that "
-            "fit a wrist, which holds nothing, and punishes a choice among them."
+            "fit a wrist, which seldom holds, and punishes a choice among them."
         )
 
 

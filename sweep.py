@@ -4,6 +4,7 @@
     python sweep.py lr-grid                learning rates for both initialisations (Sec. IV-C)
     python sweep.py k | pool | loss | budget | init      one choice, all else equal
     python sweep.py k --quick              the same on data/synthetic in a few minutes: exercises (all five of these)
+    python sweep.py future [VARIANT ...]   the paper's Section VI: losses, patches, tokenizer, adapters, schedules
     python sweep.py benchmark              is the open benchmark a good one? baselines and linear probes
     python sweep.py encoders A.pt B.pt     pretrained encoders: probes, effective ranks, fine-tuning on val
     python sweep.py grid --k 1,5 --pool attention,hand --seeds 0,1,2      any grid of train.py's flags
@@ -29,6 +30,8 @@ from pathlib import Path
 import train
 from lab.baselines import add_baselines, probes_text
 from lab.encoders import run_encoders
+from lab.future import SUITES as FUTURE_SUITES
+from lab.future import future_text, plan_future, pretrain_missing
 from lab.rows import DEFAULTS, command_of, differences, read_rows
 from lab.runner import plan_runs, run_all
 from lab.table1 import TABLE_SUITES, arms, check_alike, keep_details, plan_table1, rates_of_table1, table1_text
@@ -71,7 +74,7 @@ SEEDS = {"table1": "0,1,2", "benchmark": "0,1", "encoders": "0,1"}  # others: 0
 def build_parser():
     parser = Parser(__doc__)
     flag = parser.add_argument
-    flag("kind", choices=("table1", *GRIDS), help="which sweep")
+    flag("kind", choices=("table1", "future", *GRIDS), help="which sweep")
     seeds = "training seeds (default: 0; table1 0,1,2; benchmark and encoders 0,1)"
     flag("--seeds", type=whole_numbers, metavar="N,N", help=seeds)
     flag("--budgets", metavar="F,F", help="the same as --budget F,F")
@@ -111,10 +114,10 @@ def pair_up(words):
 
 
 def parse(argv):
-    """sweep.py's own arguments, the encoders that are named, and the given flags of train.py: flag -> values."""
+    """sweep.py's own arguments, the encoders or variants that are named, and train.py's flags: flag -> values."""
     args, words = build_parser().parse_known_args(argv)
-    files = []
-    if args.kind == "encoders":
+    files = []  # of encoders, or names of variants
+    if args.kind in ("encoders", "future"):
         files = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
     given = pair_up(words[len(files) :])
     if args.kind != "table1" and (args.rates or args.against):
@@ -163,6 +166,12 @@ def run(args, files, given):
         planned = plan_table1(given, rates, args)
         check_alike([*read_rows(path), *({"command": command_of(flags)} for flags in planned)], path)
         return run_all(planned, path, args, TABLE_SUITES, functools.partial(keep_details, args.out))
+    if args.kind == "future":
+        planned = plan_future(files, given, args)
+        if not pretrain_missing(planned, given, args):
+            print("future: these are the pretrainings; after them --list prints the rest", file=sys.stderr)
+            return []
+        return run_all(planned, path, args, FUTURE_SUITES, functools.partial(keep_details, args.out))
     planned = plan_runs(grids_of(args), given, args.seeds, args)
     rows = run_all(planned, path, args)
     if args.kind == "benchmark" and not args.list:
@@ -192,6 +201,8 @@ def publish(rows, args):
     elif args.kind == "table1":
         text = table1_text(rows, out, args.against and Path(args.against))
         draw_table1(arms(rows), read_rows(out / "curves.csv"), out)
+    elif args.kind == "future":
+        text = "\n\n".join([*differences(rows), future_text(rows, out)])
     else:
         text = configurations_table(rows)
         if args.kind == "benchmark":

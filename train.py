@@ -37,7 +37,8 @@ from plumbing.graph import Graphs
 from plumbing.roots import ensure_root
 from plumbing.training import (
     LOOK_EVERY, adamw, add_machine_flags, autocast, check_flags, check_machine_flags, check_same_settings,
-    deferred_interrupt, first_not_finite, load_last, save_last, set_precision, set_rate, set_up_torch, warmup_cosine,
+    deferred_interrupt, first_not_finite, load_last, peak_memory, save_last, set_precision, set_rate, set_up_torch,
+    warmup_cosine,
 )  # fmt: skip
 from splits import Split, add_split_flags, make_split
 from variants import PROBE_REACH, add_lora, backbone_tiers, merged, surface_distances, temperature_at
@@ -215,6 +216,7 @@ class Progress:
     loss_sum: float = 0.0  # of the training loss since the last validation
     loss_count: int = 0
     seconds: float = 0.0
+    validating: float = 0.0  # of these, seconds in validations
     eager_steps: int = 0  # steps that ran operation by operation: all on a CPU, few with CUDA graphs
     history: list = dataclasses.field(default_factory=list)  # rows of metrics.csv
 
@@ -358,6 +360,8 @@ def training_loop(run):
                 check_finite(run, int(bad_step))
             if validate_now:
                 rmse = validate(run, loss_sum.item() / progress.loss_count, factor)
+                before, progress.seconds = progress.seconds, time.perf_counter() - started
+                progress.validating += progress.seconds - before
                 loss_sum.zero_()
                 progress.loss_count = 0
                 bar.set_postfix_str(f"val RMSE {rmse:.4f} rad")
@@ -430,12 +434,24 @@ def finish(run):
         "best_step": progress.best_step, "steps": args.steps, "seed": args.seed,
         "train_objects": len(split.suites["train"]), "train_grasps": len(split.rows["train"]),
         "device": run.device.type, "threads": torch.get_num_threads(), "seconds": round(progress.seconds, 1),
-        "precision": run.precision, "eager_steps": progress.eager_steps,
+        "precision": run.precision, "eager_steps": progress.eager_steps, **costs(run),
     }  # fmt: skip
     write_json(run.folder / "result.json", result)
     if not args.keep_last:
         (run.folder / "last.pt").unlink(missing_ok=True)
     return result
+
+
+def costs(run):
+    """What the run took: parameters, those that trained, time per step without validation, memory of the process."""
+    parameters = list(run.model.parameters())
+    seconds = run.progress.seconds - run.progress.validating
+    return {
+        "parameters": sum(p.numel() for p in parameters),
+        "parameters_trained": sum(p.numel() for p in parameters if p.requires_grad),
+        "ms_per_step": round(1000 * seconds / run.progress.step, 1),
+        "memory_mb": round(peak_memory(run.device) / 1e6),
+    }
 
 
 def pose_and_size(args, device, points, data, split):
@@ -470,6 +486,11 @@ def print_result(args, folder, result, baseline=None):
     rows |= {f"this run, step {result['best_step']}": own, "recorded": result["recorded"]}
     print("\n" + metrics_table(rows))
     print(f"\nval of pack {args.pack}, {result['seconds']:.0f} s; brackets: 95 % over objects. Saved in {folder}")
+    trained, total = result["parameters_trained"] / 1e6, result["parameters"] / 1e6
+    print(
+        f"{trained:.2f} of {total:.2f} M parameters trained; {result['ms_per_step']:.0f} ms per step, "
+        f"{result['memory_mb'] / 1000:.1f} GB of memory at most"
+    )
     if "holds" in own:
         print(f"holds: the hand, closed from the prediction, would hold the object; of {own['grasps_closed']} grasps")
     else:
@@ -529,12 +550,9 @@ def warn_of_probes(run):
 def introduce(run):
     """Print what is trained, on how much."""
     suites, rows = run.split.suites, run.split.rows
-    total = sum(p.numel() for p in run.model.parameters())
-    trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     print(
         f"{run.folder}: {len(suites['train'])} objects, {len(rows['train'])} grasps to train on; "
-        f"{len(suites['val'])} objects to validate on; {trained / 1e6:.2f} of {total / 1e6:.2f} M parameters train; "
-        f"{run.device.type}"
+        f"{len(suites['val'])} objects to validate on; {run.device.type}"
     )
 
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import train
 from plumbing.common import UserError, write_csv
 
-METRICS = ("top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy")
+METRICS = (
+    "top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy", "top_coverage_15",
+)  # fmt: skip
+COSTS = ("parameters_trained", "ms_per_step", "memory_mb")  # of a run; empty in older rows
 HOLDS = ("free", "holds", "holds_best_of_k", "holds_average")  # of val; empty in older rows and for other hands
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
 DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--budget", "--k", "--steps")}

@@ -26,7 +26,9 @@ from tqdm import tqdm
 import evaluate
 import train
 from data import load_dataset
-from lab.rows import DEFAULTS, HOLDS, METRICS, TRAINING, as_words, command_of, dataset_of, read_rows, write_rows
+from lab.rows import (
+    COSTS, DEFAULTS, HOLDS, METRICS, TRAINING, as_words, command_of, dataset_of, read_rows, write_rows,
+)  # fmt: skip
 from model import POOLS, PRESETS, PointEncoder
 from plumbing.checkpoint import save_checkpoint
 from plumbing.common import UserError, locked, read_json, stable_seed
@@ -220,6 +222,7 @@ def finished_row(run, suites):
         row |= {prefix + name: summary[name] for name in METRICS}
         row |= {prefix + "low_95": low, prefix + "high_95": high}
     row |= {name: result["suites"]["val"].get(name, "") for name in HOLDS}
+    row |= {name: result.get(name, "") for name in COSTS}
     return row | {
         "training_mean": result["training_mean"]["top_logit_rmse"],
         "best_step": result["best_step"],

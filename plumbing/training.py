@@ -106,6 +106,17 @@ def keep_freed_memory():
             mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink
 
 
+def peak_memory(device):
+    """The most memory that was in use so far, bytes: of tensors on a GPU, of the whole process where it is a CPU's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows has no such count
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def computes_bf16(device):
     """Whether `device` has instructions for bfloat16; without them a step was measured to take ten times as long."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in builds without oneDNN

@@ -1,5 +1,7 @@
 """--lora, --schedule and the annealed loss in whole trainings: what trains, at which rate, and what is saved."""
 
+import json
+
 import pytest
 import torch
 from conftest import fails
@@ -64,6 +66,20 @@ def test_only_adapters_pooling_and_head_train_with_lora(box_root, tmp_path):
         if name.startswith("encoder."):
             assert torch.equal(last[adapted], weights), name  # BatchNorm's statistics included
     assert not torch.equal(last["head.0.weight"], fresh["head.0.weight"])
+
+
+def test_what_a_run_took_is_said(box_root, tmp_path, capsys):
+    train.main(flags(box_root, tmp_path, "--lora", 2, "--name", "a"))
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    network = load_run(tmp_path / "a")
+    head = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("encoder."))
+    width, depth = network.config.width, network.config.depth
+    adapters = depth * 2 * (width + 3 * width + width + width)  # rank 2: A and B of qkv, then of the projection
+    whole = sum(p.numel() for p in network.parameters())
+    assert (result["parameters_trained"], result["parameters"]) == (head + adapters, whole + adapters)
+    assert 0 < result["ms_per_step"] * result["steps"] / 1000 <= result["seconds"] + 0.1
+    assert 50 < result["memory_mb"] < 20_000
+    assert "parameters trained" in capsys.readouterr().out
 
 
 def test_adapters_need_an_encoder(capsys):

@@ -22,6 +22,7 @@ import train
 from plumbing import checkpoint
 
 BATCHES = "--objects-per-batch 4 --grasps-per-object 3"
+TIMED = ("seconds", "ms_per_step", "memory_mb")  # what differs between equal runs
 TINY = f"--preset tiny --steps 24 {BATCHES} --eval-every 6 --save-every 4 --no-baseline --quiet --threads 1"
 
 
@@ -33,7 +34,7 @@ def outcome(folder):
     """What must not change between equal runs: the curve and the result without times, the best weights."""
     with open(folder / "metrics.csv") as file:
         rows = [row | {"seconds": None} for row in csv.DictReader(file)]
-    result = json.loads((folder / "result.json").read_text()) | {"seconds": None}
+    result = json.loads((folder / "result.json").read_text()) | dict.fromkeys(TIMED)
     weights = checkpoint.read_checkpoint(folder / "best.pt")["model"]
     return rows, result, {name: value.tolist() for name, value in weights.items()}
 

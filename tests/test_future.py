@@ -1,0 +1,86 @@
+"""lab/future.py: which runs there are, the encoders they need, and the table against means made by hand."""
+
+import csv
+import re
+
+import pytest
+from conftest import fails
+
+import sweep
+from lab import future
+from lab.rows import command_of, flags_of, write_rows
+from lab.table1 import write_errors
+
+
+def parsed(*words):
+    return sweep.parse(["future", *words])
+
+
+def planned(*words):
+    args, names, given = parsed(*words)
+    return future.plan_future(names, given, args)
+
+
+def test_every_variant_runs_from_scratch_and_pretrained():
+    flags = planned("--seeds", "0,1")
+    assert len(flags) == 2 * (2 * len(future.VARIANTS) + 1)  # the default has two pretrained encoders
+    assert [own["--seed"] for own in flags] == sorted(own["--seed"] for own in flags)
+    for own in flags:
+        other = {own.get("--patching"), own.get("--tokenizer")} - {None}
+        if own["--init"] == "jepa" and other:
+            assert own["--jepa-ckpt"] == f"runs/sweep/encoders/{other.pop()}.pt"
+        elif "--jepa-ckpt" in own:
+            assert own["--jepa-ckpt"] == "runs/sweep/encoders/default.pt" and own["--init"] == "jepa"
+    assert len({command_of(own) for own in flags}) == len(flags)
+
+
+def test_named_variants_come_with_the_default(capsys):
+    found = {future.variant_of({"command": command_of(own)}) for own in planned("lora", "geometric")}
+    assert found == {"default", "lora", "geometric"}
+    assert "no variant loras" in fails(sweep.main, ["future", "loras"], capsys)
+
+
+def row(flags, seed, rmse):
+    named = future.SHARED | flags | {"--seed": str(seed)}
+    values = {"top_logit_rmse": rmse, "best_of_k_rmse": 0.1, "coverage_15": 0.9, "top_coverage_15": 0.5, "holds": 0.2}
+    tests = {f"{suite}_top_logit_rmse": rmse + 0.01 for suite in future.SUITES[1:]}
+    costs = {"parameters_trained": 2.5e6, "ms_per_step": 50 + seed, "memory_mb": 900}
+    return {"command": command_of(named)} | values | tests | costs
+
+
+def test_the_table_compares_equal_seeds(tmp_path):
+    scratch = {"--init": "scratch"}
+    rows = [row(scratch, seed, rmse) for seed, rmse in ((0, 0.30), (1, 0.50))]  # seed 1 has no partner
+    rows += [row(scratch | {"--loss": "relaxed"}, 0, 0.27)]
+    write_rows(tmp_path / "rows.csv", rows)
+    errors = {
+        (one["command"], suite): (names := [f"o{i}" for i in range(10)], [4] * 10, [one["top_logit_rmse"] ** 2] * 10)
+        for one in rows
+        for suite in ("val", "test", "test_category")
+    }
+    write_errors(tmp_path, errors)
+    text = future.future_text(rows, tmp_path)
+    (line,) = re.findall(r"\| scratch \| relaxed \| 1 \|.*", text)
+    assert "0.2700 | 10.0 (10.0 to 10.0) | 0.1000 | 0.900 | 0.500 | 0.200" in line
+    assert "| scratch | default | 2 | 0.4000 ± 0.1414 |  |" in text
+    assert "| scratch | default | 2.50 | 50 ± 1 | 900 ± 0 |" in text or "| 2.50 | 50 ± 1" in text
+
+
+@pytest.mark.slow
+def test_smoke(box_root, tmp_path, capsys):
+    """Pretrainings that are missing, trainings, all suites, the table; then nothing is made again."""
+    places = ["--out", tmp_path / "table", "--runs", tmp_path / "runs", "--data", box_root]
+    argv = [str(word) for word in ("future", "curvature", "lora", "--smoke", "--jobs", 2, *places)]
+    assert sweep.main([*argv, "--list"]) == []
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 2 and all(line.startswith("python pretrain_jepa.py") for line in listed)
+    rows = sweep.main(argv)
+    assert len(rows) == 3 + 2 + 2
+    assert {path.stem for path in (tmp_path / "runs" / "encoders").glob("*.pt")} >= {"default", "curvature"}
+    assert len({one["encoder"] for one in rows}) == 4  # none, random, and two short ones
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "| jepa, short | curvature |" in text and "test_category" in text
+    assert sweep.main(argv) == rows
+    with open(tmp_path / "table" / "rows.csv") as file:
+        assert all(one["test_category_top_logit_rmse"] for one in csv.DictReader(file))
+    assert {flags_of(one).get("--lora") for one in rows} == {None, "8"}

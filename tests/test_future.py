@@ -54,7 +54,7 @@ def test_the_table_compares_equal_seeds(tmp_path):
     rows += [row(scratch | {"--loss": "relaxed"}, 0, 0.27)]
     write_rows(tmp_path / "rows.csv", rows)
     errors = {
-        (one["command"], suite): (names := [f"o{i}" for i in range(10)], [4] * 10, [one["top_logit_rmse"] ** 2] * 10)
+        (one["command"], suite): ([f"o{i}" for i in range(10)], [4] * 10, [one["top_logit_rmse"] ** 2] * 10)
         for one in rows
         for suite in ("val", "test", "test_category")
     }

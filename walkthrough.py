@@ -3,6 +3,7 @@
     python walkthrough.py                    a mug through the encoder that ships, and how that was pretrained
     python walkthrough.py --shape hammer     another object; --mesh FILE: one of your own
     python walkthrough.py --encoder FILE     another encoder; FILE.last.pt and the official file hold its predictor too
+    python walkthrough.py --patchings        instead: what --patching of train.py does with the object (variants.py)
     python walkthrough.py RUN                an object of a run that train.py wrote, and one of its recorded grasps
 
 Read it beside model.py: it calls what PointEncoder, PointJEPA and GraspModel call, in the same order. A stage has the
@@ -10,6 +11,7 @@ same number in the text and in the pictures.
 """
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 
 from data import MESH_NAMES, read_cloud, sample_surface
 from evaluate import open_run
-from model import POOLS, AttentionPool, PointJEPA, jepa_from, load_encoder, load_run
+from model import POOLS, AttentionPool, PointEncoder, PointJEPA, jepa_from, load_encoder, load_run
 from model import from_z_up, gather_points, normalize_clouds
 from model import sequence_patches, to_z_up
 from plumbing.checkpoint import check_kind, read_checkpoint
@@ -30,7 +32,7 @@ from synthetic import sheet
 from synthetic.draw import view_of_hand
 from synthetic.hand import JOINT_NAMES
 from synthetic.shapes import CATEGORIES, procedural_mesh
-from variants import HandPool
+from variants import SPREADS, HandPool, local_shape
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "small.pt"
 SHAPES = {maker.__name__: synset for synset, (maker, *_) in CATEGORIES.items()}
@@ -114,6 +116,31 @@ def walk_encoder(encoder, cloud):
     say(9, "TransformerEncoder", features, f"features: in {config.depth} blocks every patch has looked at all others")
     centers_m = to_z_up(centers, config.up) * radius[:, None] + centroid[:, None]
     return Seen(centers, patches, tokens, position, features, centers_m[0])
+
+
+@torch.no_grad()
+def walk_patchings(config, cloud):
+    """Where centers lie and how far patches reach with every --patching, for an encoder of that configuration.
+
+    cloud (1, N, 3) m -> surface variation (N,), {patching: (centers (G, 3) m, patches (G, S, 3) m)}.
+    """
+    print("\nPatches that know the surface (variants.py)")
+    units, centroid, radius = normalize_clouds(cloud, config)
+    _, variation = local_shape(units)
+    say(3, "local_shape", variation, f"surface variation: 0 where flat, here up to {variation.max():.2f}")
+    about = {
+        "fps": "the paper's: farthest points and their nearest neighbours",
+        "curvature": "centers are up to four times as dense where the surface bends",
+        "overlap": "patches reach as far as twice their points, every other one is taken",
+        "multiscale": "every other patch reaches as far as four times its points",
+    }
+    found = {}
+    for number, name in enumerate(about, 4):
+        encoder = PointEncoder(dataclasses.replace(config, patching=name, group="knn", tokenizer="pointnet"))
+        patches, centers = encoder.group(units)
+        say(number, name, patches, about[name])
+        found[name] = centers[0] * radius + centroid, patches[0] * radius
+    return variation[0], found
 
 
 # ---------------------------------------------------------------- how it is pretrained
@@ -258,6 +285,8 @@ def build_parser():
     flag("run", nargs="?", metavar="RUN", help="folder of a run, as train.py printed it")
     flag("--shape", choices=tuple(SHAPES), metavar="NAME", help=f"the object, of {', '.join(SHAPES)} (default: mug)")
     flag("--mesh", metavar="FILE", help="an object of your own: a mesh or .npy cloud (n, 3), in metres, z up")
+    patchings = "draw what the patchings of variants.py make of the object, and nothing else"
+    flag("--patchings", action="store_true", help=patchings)
     flag("--encoder", metavar="FILE", help="a pretrained encoder (default: the one that ships)")
     flag("--out", metavar="FILE", default="walkthrough.png", help="where the pictures go (.png)")
     flag("--seed", type=number(int, 0), default=13, help="of the object's form, of the blocks, of the run's grasp")
@@ -269,6 +298,8 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.run and (args.shape or args.mesh or args.encoder):
         raise UserError("a RUN has its own encoder and objects; leave out --shape, --mesh and --encoder")
+    if args.run and args.patchings:
+        raise UserError("--patchings goes with an object of its own; leave RUN out")
     if args.shape and args.mesh:
         raise UserError("--shape does not go with --mesh; leave one out")
     if args.run:
@@ -283,7 +314,9 @@ def main(argv=None):
     view = view_of_hand(surface, pose[0], joints[0]) if has_hand else sheet.VIEW
     walk_object(thing)
     photo, panels = sheet.object_panels(surface, thing.cloud[0], view)
-    if jepa:
+    if args.patchings:
+        panels = sheet.patching_panels(photo, surface, thing.cloud[0], *walk_patchings(jepa.config, thing.cloud))
+    elif jepa:
         seen = walk_encoder(jepa.encoder, thing.cloud)
         panels += sheet.encoder_panels(photo, surface, seen)
         blocks = walk_pretraining(jepa, seen, trained, args.seed)

@@ -106,6 +106,40 @@ def encoder_panels(photo, surface, seen):
     ]
 
 
+def patching_panels(photo, surface, points, variation, found):
+    """Stages of walk_patchings: variation (N,) of the cloud's points (N, 3), {patching: (centers, patches) in m}."""
+    from matplotlib import colormaps
+
+    share = variation / variation.max().clamp(min=1e-9)
+    nearest = cKDTree(points.numpy()).query(surface.points)[1]
+    bent = colormaps["inferno"](0.15 + 0.85 * share.numpy())[nearest, :3]
+
+    def centers(name):
+        def draw_centers(ax):
+            show(ax, photo, 0.35 + 0.65 * bent)
+            where, visible = project(photo, found[name][0].numpy())
+            ax.scatter(*where[~visible].T, s=36, facecolors="none", edgecolors=[BLUE], alpha=0.5)
+            ax.scatter(*where[visible].T, s=55, color=BLUE, edgecolors="white", linewidths=0.7)
+
+        return draw_centers
+
+    def patches(ax):
+        show(ax, photo, np.tile(GREY, (len(surface.points), 1)))
+        sizes = {"multiscale": (BLUE, 75), "overlap": (TARGETS[1], 40), "fps": (RED, 14)}
+        for name, (colour, size) in sizes.items():
+            center, patch = (array.numpy() for array in found[name])
+            where, _ = project(photo, center[1] + patch[1])
+            ax.scatter(*where.T, s=size, color=colour, linewidths=0)
+        legend(ax, {name: colour for name, (colour, _) in sizes.items()})
+
+    return [
+        ("3  surface variation\n(bright: the surface bends)", lambda ax: show(ax, photo, bent)),
+        ("4  fps: farthest points\n(rings: on the far side)", centers("fps")),
+        ("5  curvature: centers denser\nwhere the surface bends", centers("curvature")),
+        ("6, 7  one patch: how far its points lie\nfrom center 2", patches),
+    ]
+
+
 def pretraining_panels(photo, surface, seen, order, targets, context):
     """Stages 10 and 11: order (G,) of the patches, targets (M, T) and context (C,) as places in it."""
     from matplotlib import colormaps

@@ -15,6 +15,7 @@ from model import POOLS, PRESETS, GraspModel, PointEncoder, PointJEPA, from_z_up
 from plumbing.checkpoint import read_checkpoint, save_checkpoint
 from synthetic import draw, photo, sheet
 from synthetic.hand import JOINT_NAMES
+from variants import SPREADS
 
 TINY = PRESETS["tiny"]
 
@@ -130,6 +131,26 @@ def test_features_are_the_encoders_to_the_bit(changes, capsys):
     assert torch.equal(seen.features, features) and torch.equal(seen.centers, centers)
     index = (seen.centers_m[:, None] - cloud).norm(dim=2).min(1)
     assert index.values.max() < 1e-6 and len(index.indices.unique()) == config.patches  # points of the cloud, in metres
+
+
+def test_patchings_of_an_object(encoder, drawn, coarse, capsys):
+    stages, _ = walk(["--encoder", encoder, "--patchings", "--shape", "camera"], capsys)
+    size = str((1, TINY.patches, TINY.patch_size, 3))
+    names = ["fps", "curvature", "overlap", "multiscale"]
+    assert set(names) == set(SPREADS) and len(drawn[0]) == 4
+    assert stages[3][:2] == ("local_shape", str((1, TINY.points)))
+    assert [stages[number][:2] for number in range(4, 8)] == [(name, size) for name in names]
+    cloud = walkthrough.made_thing("camera", TINY.points, 13).cloud
+    variation, found = walkthrough.walk_patchings(TINY, cloud)
+    assert variation.shape == (TINY.points,) and variation.min() >= 0
+    reach = {}
+    for name, (centers, patches) in found.items():
+        points = (centers[:, None] + patches).flatten(0, 1)  # of the cloud, in metres
+        assert (points[:, None] - cloud).norm(dim=2).amin(1).max() < 1e-6, name
+        reach[name] = patches.norm(dim=2).amax(1)  # (G,)
+    assert torch.equal(found["fps"][0], found["overlap"][0]) and not torch.equal(found["fps"][0], found["curvature"][0])
+    assert (reach["overlap"] > reach["fps"]).all() and (reach["multiscale"][1::2] > reach["overlap"][1::2]).all()
+    assert torch.equal(found["multiscale"][1][::2].norm(dim=2).amax(1), reach["fps"][::2])
 
 
 def test_objects_of_ones_own(encoder, drawn, coarse, tmp_path, capsys):

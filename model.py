@@ -57,6 +57,7 @@ CHOICES = {
     "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
     "target_norm": ("instance", "layer"), "loss": ("wta", "mdn", "hedged", "relaxed", "annealed"),
     "patching": tuple(variants.SPREADS), "tokenizer": tuple(variants.POINT_FEATURES),
+    "embedding": ("raw", "standard"),
 }  # fmt: skip
 
 
@@ -98,6 +99,8 @@ class ModelConfig:
     # added after the first checkpoints: a file without them means the paper's values
     patching: str = dataclasses.field(default="fps", metadata={"later": True})
     tokenizer: str = dataclasses.field(default="pointnet", metadata={"later": True})
+    embedding: str = dataclasses.field(default="raw", metadata={"later": True})
+    embedding_scale: float = dataclasses.field(default=variants.EMBEDDING_SCALE, metadata={"later": True})
 
     def __post_init__(self):
         check_network(self, CHOICES)
@@ -319,6 +322,18 @@ class PointEncoder(nn.Module):
         return self.transformer(self.embed(patches), self.position(centers)), centers
 
 
+class Centers(nn.Module):
+    """The control `--pool centers`: where the patches are and nothing else; tokens (B, G, D) are zero."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def forward(self, clouds, generator=None):
+        centers = gather_points(clouds, farthest_point_sample(clouds, self.config.patches, generator))  # (B, G, 3)
+        return clouds.new_zeros(*centers.shape[:2], self.config.width), centers
+
+
 # ---------------------------------------------------------------- pooling
 class AttentionPool(nn.Module):
     """One learnable query attends to the tokens (Sec. III-B), (O, G, D) -> (O, D); no norm, no residual."""
@@ -337,7 +352,8 @@ class Pool(NamedTuple):
     """What the head sees of the object with one value of --pool."""
 
     about: str  # for --help
-    build: Callable | None  # width D -> what makes the embedding of tokens (O, G, D); None: there is no encoder
+    build: Callable | None  # width D -> what makes the embedding of tokens (O, G, D); None: there is no embedding
+    encoder: bool = True  # whether tokens come from a PointEncoder
     widths: int = 1  # length of the embedding, in D
     size: bool = True  # whether centroid and radius stand beside it where a unit sphere hides them
     by_grasp: bool = False  # whether every grasp has an embedding of its own, which needs its pose
@@ -350,12 +366,13 @@ POOLS = {
     "mean": Pool("mean over tokens", lambda width: lambda tokens: tokens.mean(1)),
     "max": Pool("maximum over tokens", lambda width: lambda tokens: tokens.amax(1)),
     "mean_max": Pool("both", lambda width: lambda tokens: torch.cat([tokens.mean(1), tokens.amax(1)], 1), widths=2),
-    "none": Pool("pose only", None, widths=0, size=False),
-    "size": Pool("pose, centroid and radius", None, widths=0),
+    "none": Pool("pose only", None, False, widths=0, size=False),
+    "size": Pool("pose, centroid and radius", None, False, widths=0),
     # DEVIATION: ours, see variants.py; the paper's embedding does not know where the hand is
     "hand": Pool("tokens as seen from the hand", lambda width: variants.HandPool(width, LENGTH), by_grasp=True),
     "attention_surface": Pool("attention, and distances from hand to surface", AttentionPool, surface=True),
-    "surface": Pool("these distances alone, no encoder", None, widths=0, size=False, surface=True),
+    "surface": Pool("these distances alone, no encoder", None, False, widths=0, size=False, surface=True),
+    "centers": Pool("hand without features", lambda width: variants.HandPool(width, LENGTH), False, by_grasp=True),
 }
 
 
@@ -398,9 +415,15 @@ class GraspModel(nn.Module):
         if config.pool not in POOLS:
             raise UserError(f"pool must be one of {', '.join(POOLS)}, not {config.pool}")
         pool = POOLS[config.pool]
+        if config.embedding == "standard" and (pool.by_grasp or not pool.encoder):
+            raise UserError(f"--embedding standard: --pool {config.pool} has no embedding of the object; leave it out")
         self.config, self.joint_names, self.joint_range = config, None, None  # the last two: those of its training
-        self.encoder = PointEncoder(config) if pool.build else nn.Identity()
+        without = Centers(config) if pool.build else nn.Identity()
+        self.encoder = PointEncoder(config) if pool.encoder else without
         self.pool = pool.build(config.width) if pool.build else None
+        self.standardise = nn.Identity()
+        if config.embedding == "standard":
+            self.standardise = variants.Standardise(pool.widths * config.width, config.embedding_scale)
         # DEVIATION: the head also sees centroid and radius, since the unit sphere hides an object's size
         self.sees_size = pool.size and config.normalize == "unit_sphere"
         seen = pool.widths * config.width + 4 * self.sees_size + len(variants.PROBES) * pool.surface + 7
@@ -431,7 +454,7 @@ class GraspModel(nn.Module):
         if pool.by_grasp:
             seen.append(self.pool(encoded.tokens, encoded.centers, object_index, poses))  # (B, D)
         elif pool.build:
-            seen.append(take_rows(self.pool(encoded.tokens), object_index))  # (O, D) -> (B, D)
+            seen.append(take_rows(self.standardise(self.pool(encoded.tokens)), object_index))  # (O, D) -> (B, D)
         # DEVIATION: lengths enter the head in units of LENGTH, not metres: positions of some 0.05 among embedding
         # values of order one are hardly learnt, and models with an embedding then fall behind pose-only ones
         if self.sees_size:
@@ -621,7 +644,7 @@ def jepa_from(content, path):
         jepa = build(PointJEPA, ModelConfig, content.get("config"), path)
         weights, step = content["jepa"], content.get("step", 0)
     else:
-        raise UserError(f"{path}: holds an encoder alone; give a run's .last.pt or the official file")
+        raise UserError(f"{path}: holds an encoder alone; give a pretraining's .last.pt or the official file")
     jepa.step = check_step(step, path)
     return load_strictly(jepa, weights, path)
 
@@ -632,8 +655,19 @@ def load_jepa(path):
 
 
 def load_encoder(path):
-    """The pretrained PointEncoder of an encoder or pretraining checkpoint or of the official file, in eval mode."""
+    """The PointEncoder of an encoder, pretraining or run's checkpoint or of the official file, in eval mode."""
     content = read_checkpoint(path)
-    if check_kind(content, path) != "encoder":
+    kind = check_kind(content, path)
+    if kind in ("jepa", "official"):
         return jepa_from(content, path).encoder
-    return load_strictly(build(PointEncoder, ModelConfig, content.get("config"), path), content["encoder"], path)
+    weights = content["encoder"] if kind == "encoder" else encoder_weights(content, path)
+    return load_strictly(build(PointEncoder, ModelConfig, content.get("config"), path), weights, path)
+
+
+def encoder_weights(content, path):
+    """The encoder's tensors in what `read_checkpoint` made of a run's checkpoint."""
+    check_tensors(content["model"], path)
+    inside = {name: weights for name, weights in variants.merged(content["model"]).items() if name[:8] == "encoder."}
+    if not inside:
+        raise UserError(f"{path}: its run had no encoder; give one with --pool attention or another that has")
+    return {name.removeprefix("encoder."): weights for name, weights in inside.items()}

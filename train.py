@@ -25,6 +25,7 @@ import plumbing  # noqa: F401 - before torch, which reads the environment that i
 import torch
 from tqdm import tqdm
 
+from controls import calibrate, check_oracle, standardise
 from data import GraspData, add_data_flags, epoch_batches, load_dataset, warn_of_frames
 from evaluate import add_holds, evaluate_suites, knows_hand, metrics_table, reference_predictions, summarize
 from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder, load_run, start_points
@@ -41,11 +42,13 @@ from plumbing.training import (
     warmup_cosine,
 )  # fmt: skip
 from splits import Split, add_split_flags, make_split
-from variants import PROBE_REACH, add_lora, backbone_tiers, merged, surface_distances, temperature_at
+from variants import EMBEDDING_SCALE, PROBE_REACH, add_lora, backbone_tiers, merged, surface_distances, temperature_at
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the encoders that ship, one file per preset
 # of the network; not given, they are the preset's or the checkpoint's
-NETWORK_FLAGS = ("group", "radius", "points", "patches", "patch_size", "patching", "tokenizer")
+NETWORK_FLAGS = (
+    "group", "radius", "normalize", "scale", "points", "patches", "patch_size", "patching", "tokenizer",
+)  # fmt: skip
 MANY_FAR = 0.6  # share of saturated surface distances that is worth a warning: 0.31 on the open benchmark
 # flags that the row "pose and size only" takes over from a run
 SAME_AS_RUN = (
@@ -67,8 +70,13 @@ def build_parser():
     add_split_flags(parser)
 
     flag = parser.add_argument_group("network").add_argument
-    flag("--init", choices=("scratch", "jepa"), default="scratch", help="random weights, or a Point-JEPA encoder")
-    flag("--jepa-ckpt", metavar="FILE", help="encoder for --init jepa (default: the one that ships for the preset)")
+    inits = (
+        "scratch: random weights; jepa: a Point-JEPA encoder; and two controls, random: random weights that stay, "
+        "BatchNorm calibrated on the training pool; oracle: the encoder of a run with all labels"
+    )
+    flag("--init", choices=("scratch", "jepa", "random", "oracle"), default="scratch", help=inits)
+    encoder = "encoder for --init jepa (default: the one that ships for the preset); best.pt of a run for oracle"
+    flag("--jepa-ckpt", metavar="FILE", help=encoder)
     flag("--preset", choices=tuple(PRESETS), help="network size (default: small, or the checkpoint's)")
     flag("--k", type=number(int, 1), default=5, metavar="N", help="hypotheses per grasp; 1 is plain regression")
     pools = "; ".join(f"{name}: {pool.about}" for name, pool in POOLS.items())
@@ -77,6 +85,9 @@ def build_parser():
     flag("--group", choices=CHOICES["group"], help=f"how a patch gathers its points {of_preset}")
     metres = "ball radius, in m if clouds are metric, else in cloud radii"
     flag("--radius", type=number(float, above=0), metavar="M", help=f"{metres} {of_preset}")
+    flag("--normalize", choices=CHOICES["normalize"], help=f"what the encoder sees {of_preset}")
+    unit = f"metres per unit of the encoder, with --normalize metric {of_preset}"
+    flag("--scale", type=number(float, above=0), metavar="M", help=unit)
     flag("--points", type=number(int, 1), metavar="N", help=f"points per cloud {of_preset}")
     flag("--patches", type=number(int, 1), metavar="N", help=f"patches, that is tokens, per cloud {of_preset}")
     flag("--patch-size", type=number(int, 1), metavar="N", help=f"points per patch {of_preset}")
@@ -85,6 +96,11 @@ def build_parser():
     flag("--patching", choices=CHOICES["patching"], help=f"{patching} {of_preset}")
     tokenizer = "geometric: points come with normals, angles and surface variation"
     flag("--tokenizer", choices=CHOICES["tokenizer"], help=f"{tokenizer} {of_preset}")
+
+    embedding = "standard: embeddings of training objects are given mean zero and the SD --embedding-scale, once"
+    flag("--embedding", choices=CHOICES["embedding"], default="raw", help=embedding)
+    scale = "SD of a standard embedding's features"
+    flag("--embedding-scale", type=number(float, above=0), default=EMBEDDING_SCALE, metavar="SD", help=scale)
 
     flag = parser.add_argument_group("training").add_argument
     losses = (
@@ -145,14 +161,20 @@ def parse(argv):
         except UserError as error:
             raise UserError(f"{args.config}, or a flag beside it: {error}") from None
     check_machine_flags(args)
-    if args.lora and not POOLS[args.pool].build:
+    if args.init == "random":
+        args.lr_backbone = 0.0
+    if args.lora and not POOLS[args.pool].encoder:
         raise UserError(f"--lora: --pool {args.pool} has no encoder to adapt; leave it out")
     if args.schedule != "cosine" and (args.lora or args.lr_backbone == 0):
         raise UserError(f"--schedule {args.schedule}: the backbone is frozen; leave it out")
     if args.resume and args.overwrite:
         raise UserError("--resume goes on, --overwrite starts anew; give one of them")
-    if args.jepa_ckpt and args.init != "jepa":
-        raise UserError("--jepa-ckpt contradicts --init scratch; add --init jepa or leave it out")
+    if args.jepa_ckpt and args.init not in ("jepa", "oracle"):
+        raise UserError(f"--jepa-ckpt contradicts --init {args.init}; add --init jepa or leave it out")
+    if args.init == "oracle" and not args.jepa_ckpt:
+        raise UserError("--init oracle: name a run that saw all labels, --jepa-ckpt RUN/best.pt")
+    if args.scale and args.normalize != "metric":
+        raise UserError("--scale goes with --normalize metric; add that or leave it out")
     return args
 
 
@@ -194,8 +216,8 @@ def resolve_network(args):
     error: the published code reads a checkpoint with another head count, grouping and scale, silently.
     """
     given = {name: getattr(args, name) for name in NETWORK_FLAGS if getattr(args, name) is not None}
-    head = {"k": args.k, "pool": args.pool, "loss": args.loss}
-    if args.init == "scratch" or not POOLS[args.pool].build:  # nothing to initialise
+    head = {name: getattr(args, name) for name in ("k", "pool", "loss", "embedding", "embedding_scale")}
+    if args.init in ("scratch", "random") or not POOLS[args.pool].encoder:  # nothing to initialise
         return dataclasses.replace(PRESETS[args.preset or "small"], **given, **head), None
     path = args.jepa_ckpt or shipped_encoder(args.preset or "small")
     encoder = load_encoder(path)
@@ -574,6 +596,10 @@ def train_one(args, device, config, encoder, data, split):
     precision = set_precision(args.precision, device, config.width)
 
     model = build_model(config, encoder, data, split.rows["train"], args)
+    if args.init == "random":
+        calibrate(model.encoder, torch.from_numpy(data.clouds[np.isin(data.objects, split.pool)]))
+    if config.embedding == "standard":
+        standardise(model, torch.from_numpy(data.clouds[np.unique(data.scene[split.rows["train"]])]))
     adapters = add_lora(model.encoder.transformer, args.lora) if args.lora else ()
     optimizer = build_optimizer(model.to(device), args, graph, adapters)
     generator = torch.Generator().manual_seed(stable_seed("patches", args.seed))
@@ -606,6 +632,8 @@ def main(argv=None):
     data = load_dataset(root, config.points, args.min_score, args.skip_bad, args.cache_dir, args.quiet)
     split = make_split(data, args.pack, args.budget, args.held_out)
     warn_of_frames(data)
+    if args.init == "oracle":
+        check_oracle(args, data)
 
     result, baseline = train_one(args, device, config, encoder, data, split), None
     if not args.no_baseline:

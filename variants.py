@@ -3,6 +3,7 @@
     --pool hand               each grasp attends to the tokens through their centers in its own hand frame
     --pool surface            80 distances from the hand to the surface, and no encoder at all
     --pool attention_surface  the paper's object embedding with these distances beside it
+    --embedding standard      a control: embeddings start with the same spread, whatever the encoder starts from
     --loss mdn                a mixture of K Gaussians instead of winner takes all
     --loss hedged             one hypothesis learns the average, the logits learn whose error is lowest
     --loss relaxed, annealed  the others learn a little too: a fixed share, or less and less of it
@@ -66,6 +67,32 @@ class HandPool(nn.Module):
         hidden = self.mix(hidden + self.from_rotation(rotation.flatten(1))[:, None])  # (B, G, 64)
         weights = self.score(hidden).softmax(1)  # (B, G, heads)
         return self.out((weights.transpose(1, 2) @ hidden).flatten(1))  # (B, D)
+
+
+EMBEDDING_SCALE = 0.15  # SD of every feature of a standardised embedding, over the training objects
+
+
+class Standardise(nn.Module):
+    """--embedding standard: every feature has mean zero and SD `scale` over the training objects, (O, E) -> (O, E).
+
+    `fit` sets the statistics, once, before step 1: then no initialisation starts with larger numbers than another.
+    """
+
+    # DEVIATION: a control, not the paper's; raw embeddings of random weights vary by a fifth of what pretrained ones do
+
+    def __init__(self, width, scale):
+        super().__init__()
+        self.scale = scale
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("factor", torch.ones(width))
+
+    def fit(self, embeddings):
+        """embeddings (O, E) of the training objects."""
+        self.mean.copy_(embeddings.mean(0))
+        self.factor.copy_(self.scale / embeddings.std(0).clamp(min=1e-6))
+
+    def forward(self, embedding):
+        return (embedding - self.mean) * self.factor
 
 
 @functools.cache

@@ -207,6 +207,8 @@ def loss_terms(run, joints_hat, logits, joints, alpha):
     errors, chances = (joints_hat - joints[:, None]).square().mean(2)[0], logits.softmax(1)[0]  # (K,) each
     if run.config.loss == "mdn":
         return [(run.loss(joints_hat, logits, joints, alpha), "-log of the mixture's density, per joint")]
+    if run.config.loss in ("relaxed", "annealed"):
+        return [(run.loss(joints_hat, logits, joints, alpha), "errors of all hypotheses, weighted, and of the choice")]
     if run.config.loss == "hedged":
         expected = alpha * (chances * errors).sum()
         first, rest = (errors[0], "error of 0, the average"), (errors[1:].min(), "least error of the others")
@@ -304,7 +306,7 @@ def main(argv=None):
         raise UserError("--shape does not go with --mesh; leave one out")
     if args.run:
         run, alpha, thing, pose, joints, joint_names = open_grasp(args.run, args.seed)
-        jepa, trained = POOLS[run.config.pool].build and jepa_around(run.encoder, args.seed), False
+        jepa, trained = POOLS[run.config.pool].encoder and jepa_around(run.encoder, args.seed), False
     else:
         jepa, trained = open_jepa(args.encoder or SHIPPED, args.seed)
         size = jepa.config.points
@@ -325,7 +327,7 @@ def main(argv=None):
         grasp = walk_grasp(run, thing.cloud, pose, joints, alpha)
         hands = sheet.hand_panels(surface, view, pose[0], joints[0], grasp) if has_hand else []
         panels += hands[:1]
-        if grasp.weights is not None:
+        if grasp.weights is not None and jepa:
             panels += sheet.weights_panels(photo, surface, seen, grasp.weights[0])
         panels += hands[1:] + sheet.loss_panels(grasp)
         if not has_hand:

@@ -38,6 +38,7 @@ from splits import make_split
 
 SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--threads": "1"}
 DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
+PRETRAINED = ("jepa", "oracle")  # values of --init that start from a file
 INTERRUPTED, BUSY = 130, 75  # exit codes of a run: after Ctrl-C; another process has it
 PAUSE = 2  # s between looks at whether another sweep has ended a run
 BUSY_PAUSE = 30  # s before a run is tried again that somebody trains without a sweep
@@ -65,7 +66,7 @@ def plan_runs(grids, given, seeds, args):
         for flags in expand(smoke | args.own | grid | given | smoke, args.smoke):
             if args.smoke and flags.get("--init") == "jepa":
                 flags.setdefault("--jepa-ckpt", str(random_encoder(PRESETS["tiny"], args.runs)))
-            if flags.get("--init") != "jepa":
+            if flags.get("--init") not in PRETRAINED:
                 flags.pop("--jepa-ckpt", None)
             planned += [flags | {"--seed": seed} for seed in seeds]
     return planned
@@ -97,7 +98,7 @@ def file_tag(path):
 def encoder_tag(flags):
     """`file_tag` of the encoder that a run starts from; "" for scratch, and for poolings without an encoder."""
     pool = POOLS[flags.get("--pool", "attention")]
-    if flags.get("--init") != "jepa" or pool.build is None:
+    if flags.get("--init") not in PRETRAINED or not pool.encoder:
         return ""
     return file_tag(encoder_file(flags))
 

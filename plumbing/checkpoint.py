@@ -165,6 +165,7 @@ def check_network(config, choices):
         "dropout, attention_dropout and drop_path must be in [0, 1)": all(0 <= rate < 1 for rate in rates),
         "other patchings and tokenizers than the paper's need the group knn":
             config.group == "knn" or (config.patching, config.tokenizer) == ("fps", "pointnet"),
+        "embedding_scale must be positive": 0 < config.embedding_scale < math.inf,
         "the loss hedged needs a k of at least 2, one for the average": config.loss != "hedged" or config.k > 1,
     }  # fmt: skip
     for name, allowed in choices.items():
@@ -176,8 +177,8 @@ def check_network(config, choices):
 
 
 def check_kind(content, path):
-    """Which checkpoint of an encoder `read_checkpoint` returned: "jepa", "official" or "encoder"."""
-    for key, kind in (("jepa", "jepa"), ("state_dict", "official"), ("encoder", "encoder")):
+    """Which checkpoint with an encoder `read_checkpoint` returned: "jepa", "official", "encoder" or "run"."""
+    for key, kind in (("jepa", "jepa"), ("state_dict", "official"), ("encoder", "encoder"), ("model", "run")):
         if key in content:
             return kind
     raise UserError(

@@ -22,9 +22,10 @@ MAY_IMPORT = {
     "synthesize": "synthetic data plumbing",
     "pretrain_jepa": "synthetic.shapes data model plumbing",
     "evaluate": "splits synthetic data model plumbing",
-    "train": "evaluate splits data model variants plumbing",
+    "controls": "model plumbing",
+    "train": "controls evaluate splits data model variants plumbing",
     "walkthrough": "evaluate synthetic data model variants plumbing",
-    "lab": "lab train pretrain_jepa evaluate splits synthetic data model variants plumbing",
+    "lab": "lab controls train pretrain_jepa evaluate splits synthetic data model variants plumbing",
     "sweep": "lab train evaluate splits data model plumbing",
 }
 

@@ -199,7 +199,7 @@ def run_with(run, folder, **changes):
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_run_of_each_pooling(pool, run, tmp_path, drawn, coarse, capsys):
-    loss = {"hand": "mdn", "surface": "hedged"}.get(pool, "wta")
+    loss = {"hand": "mdn", "surface": "hedged", "mean": "relaxed", "max": "annealed"}.get(pool, "wta")
     folder = run_with(run, tmp_path / "run", pool=pool, loss=loss)
     stages, text = walk([folder, "--seed", 4], capsys)
     model, alpha, thing, pose, joints, _ = walkthrough.open_grasp(folder, 4)
@@ -212,12 +212,12 @@ def test_a_run_of_each_pooling(pool, run, tmp_path, drawn, coarse, capsys):
     assert all(f"{value:.4f}  {what}" in text for value, what in terms)
     assert stages[19][1] == shape(joints_hat) and stages[19.5][1] == shape(logits)
     assert stages[18][1] == f"(1, {sum(int(part.split()[0]) for part in stages[18][2].split(' + '))})"
-    attends = pool in ("attention", "attention_surface", "hand")
-    assert (17 in stages) == attends and (9 in stages) == bool(POOLS[pool].build)
+    attends = pool in ("attention", "attention_surface", "hand", "centers")
+    assert (17 in stages) == attends and (9 in stages) == POOLS[pool].encoder
     (panels,) = drawn
     numbers = [int(title.split()[0]) for title, _ in panels]
     assert numbers == sorted(numbers) and set(numbers) <= set(stages)
-    assert numbers.count(19) == 3 and (17 in numbers) == attends
+    assert numbers.count(19) == 3 and (17 in numbers) == (attends and POOLS[pool].encoder)
     hands = [title for title, _ in panels if title.startswith("19")]
     chances = [float(re.search(r"probability ([\d.]+)", title)[1]) for title in hands]
     assert chances == sorted(chances, reverse=True)

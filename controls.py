@@ -1,0 +1,58 @@
+"""Controls that stand beside a comparison of initialisations. Skip it at a first reading.
+
+    --init random           no pretraining, no training: frozen random weights, BatchNorm calibrated
+    --init oracle           what all labels would give: the encoder of a run that saw those of the whole training pool
+    --embedding standard    no initialisation starts with larger embeddings than another
+
+`--pool size` and `--pool centers`, which do without an encoder, are in model.POOLS.
+"""
+
+import sys
+from pathlib import Path
+
+import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
+import torch
+
+from model import from_z_up, normalize_clouds
+from plumbing.common import UserError, read_json
+
+
+def check_oracle(args, data):
+    """Stop where the run that --init oracle names did not see all labels, or those of another split."""
+    path = Path(args.jepa_ckpt).parent / "config.json"
+    config = read_json(path, "settings")
+    theirs = config["settings"]
+    wanted = {"budget": 1.0} | {name: getattr(args, name) for name in ("pack", "held_out", "min_score")}
+    for name, value in wanted.items():
+        if theirs.get(name) != value:
+            raise UserError(f"{path}: an oracle's {name} must be {value}, not {theirs.get(name)}; give another run")
+    if config.get("fingerprint") != data.fingerprint:
+        raise UserError(f"{path}: was trained on other data than {data.root}; give another run")
+    print(f"oracle: the encoder of {path.parent}, {theirs.get('steps')} steps with all labels", file=sys.stderr)
+
+
+@torch.no_grad()
+def calibrate(encoder, clouds, batch=16):
+    """Set the BatchNorm statistics of a random encoder to those of clouds (C, N, 3) m, a tensor; -> it, in eval mode.
+
+    At their initial values, mean 0 and variance 1, features are small beside their biases, and tokens tell positions
+    and little else.
+    """
+    layers = [layer for layer in encoder.modules() if isinstance(layer, torch.nn.BatchNorm1d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain average over batches
+    encoder.eval().embed.train()
+    for part in clouds.split(batch):
+        encoder(from_z_up(normalize_clouds(part, encoder.config)[0], encoder.config.up))
+    for layer, momentum in zip(layers, momenta):
+        layer.momentum = momentum
+    return encoder.eval()
+
+
+@torch.no_grad()
+def standardise(model, clouds, batch=64):
+    """Fit the statistics of --embedding standard to clouds (C, N, 3) m, a tensor."""
+    model.eval()
+    model.standardise.fit(torch.cat([model.pool(model.encode(part).tokens) for part in clouds.split(batch)]))

@@ -1,0 +1,205 @@
+"""controls.py, `--pool centers` and the input of the paper itself, each against what it says to be."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import fails
+
+import controls
+import model
+import train
+from data import load_dataset
+from plumbing.checkpoint import read_checkpoint, save_checkpoint
+from plumbing.common import read_json
+from splits import make_split
+
+TINY = model.PRESETS["tiny"]
+
+
+def flags(box_root, runs, *more):
+    own = "--preset tiny --steps 8 --eval-every 4 --quiet --no-baseline --threads 1".split()
+    return [*own, "--data", str(box_root), "--runs", str(runs), *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def boxes(box_root):
+    data = load_dataset(box_root, TINY.points, quiet=True)
+    return data, make_split(data)
+
+
+@pytest.fixture(scope="module")
+def labelled(box_root, tmp_path_factory):
+    """A run with all labels."""
+    runs = tmp_path_factory.mktemp("runs")
+    train.main(flags(box_root, runs, "--name", "all", "--budget", 1, "--lr-backbone", 1e-2))
+    return runs / "all"
+
+
+def random_encoder(seed=0):
+    torch.manual_seed(seed)
+    return model.PointEncoder(TINY)
+
+
+# ---------------------------------------------------------------- random
+
+
+def test_calibrated_statistics_are_those_of_the_points(boxes):
+    """Against the mean and variance over all points of one batch that holds every cloud."""
+    data, _ = boxes
+    clouds = torch.from_numpy(data.clouds[:12])
+    encoder = controls.calibrate(random_encoder(), clouds, batch=12)
+    patches, _ = encoder.group(model.normalize_clouds(clouds, TINY)[0])
+    first = encoder.embed.first[0](patches.flatten(0, 2))  # what the first BatchNorm sees
+    layer = encoder.embed.first[1]
+    torch.testing.assert_close(layer.running_mean, first.mean(0))
+    torch.testing.assert_close(layer.running_var, first.var(0))
+    assert layer.momentum == 0.1 and not encoder.training and not layer.training
+
+
+def test_calibrated_tokens_tell_more_than_positions(boxes):
+    data, _ = boxes
+    clouds = torch.from_numpy(data.clouds)
+    units = model.normalize_clouds(clouds, TINY)[0]
+    plain, calibrated = random_encoder().eval(), controls.calibrate(random_encoder(), clouds)
+
+    def spread(encoder):
+        """Of a token's features over points, against their offset: what shape can change in them."""
+        tokens = encoder.embed(encoder.group(units)[0]).flatten(0, 1)
+        return (tokens.std(0).mean() / tokens.mean(0).abs().mean()).item()
+
+    assert spread(calibrated) > 3 * spread(plain)
+
+
+def test_a_random_encoder_stays_as_it_was_calibrated(box_root, boxes, tmp_path):
+    data, split = boxes
+    train.main(flags(box_root, tmp_path, "--init", "random", "--name", "a", "--budget", 0.5))
+    trained = model.load_run(tmp_path / "a").encoder
+    own = train.parse(flags(box_root, tmp_path, "--init", "random", "--budget", 0.5))
+    assert own.lr_backbone == 0
+    fresh = train.build_model(train.resolve_network(own)[0], None, data, split.rows["train"], own).encoder
+    pool = [place for place, name in enumerate(data.objects) if name in set(split.pool)]
+    controls.calibrate(fresh, torch.from_numpy(data.clouds[pool]))
+    for name, weights in fresh.state_dict().items():
+        assert torch.equal(weights, trained.state_dict()[name]), name
+
+
+# ---------------------------------------------------------------- oracle
+
+
+def test_an_oracle_starts_from_the_labelled_runs_encoder(box_root, labelled, tmp_path, capsys):
+    frozen = ("--lr-backbone", 0, "--budget", 0.5)
+    train.main(
+        flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", labelled / "best.pt", "--name", "a", *frozen)
+    )
+    assert "8 steps with all labels" in capsys.readouterr().err
+    theirs, ours = model.load_run(labelled).encoder, model.load_run(tmp_path / "a").encoder
+    for name, weights in theirs.state_dict().items():
+        assert torch.equal(weights, ours.state_dict()[name]), name
+    loaded = model.load_encoder(labelled / "best.pt")
+    clouds = torch.randn(2, TINY.points, 3)
+    assert torch.equal(loaded(clouds)[0], theirs(clouds)[0]) and not loaded.training
+
+
+def test_an_oracle_must_have_seen_all_labels_of_the_same_split(box_root, labelled, tmp_path, capsys):
+    def refused(*more, folder=labelled):
+        argv = flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", folder / "best.pt", *more)
+        return fails(train.main, argv, capsys)
+
+    assert "pack" in refused("--pack", "B")
+    assert "held_out" in refused("--held-out")
+    assert "min_score" in refused("--min-score", 0.5)
+    assert "--jepa-ckpt" in fails(train.main, flags(box_root, tmp_path, "--init", "oracle"), capsys)
+    train.main(flags(box_root, tmp_path, "--name", "half", "--budget", 0.5))
+    assert "budget" in refused(folder=tmp_path / "half")
+    train.main(flags(box_root, tmp_path, "--name", "none", "--pool", "size"))
+    assert "no encoder" in refused(folder=tmp_path / "none")
+    shutil.copytree(labelled, tmp_path / "other")
+    content = (tmp_path / "other" / "config.json").read_text()
+    (tmp_path / "other" / "config.json").write_text(
+        content.replace(read_json(labelled / "config.json")["fingerprint"], "x")
+    )
+    assert "other data" in refused(folder=tmp_path / "other")
+
+
+def test_adapters_are_part_of_an_oracle(box_root, tmp_path):
+    train.main(flags(box_root, tmp_path, "--name", "a", "--lora", 2, "--keep-last"))
+    merged, last = (model.load_encoder(tmp_path / "a" / f"{which}.pt") for which in ("best", "last"))
+    for name, weights in model.load_run(tmp_path / "a").encoder.state_dict().items():
+        assert torch.equal(weights, merged.state_dict()[name])
+        assert weights.shape == last.state_dict()[name].shape
+
+
+# ---------------------------------------------------------------- centers
+
+
+def test_centers_are_the_hand_pooling_with_features_of_zero(boxes):
+    data, split = boxes
+    torch.manual_seed(0)
+    network = model.GraspModel(dataclasses.replace(TINY, pool="centers", joints=data.joints.shape[1])).eval()
+    clouds, poses = torch.from_numpy(data.clouds[:2]), torch.from_numpy(data.poses[:5])
+    index = torch.tensor([0, 0, 1, 1, 0])
+    encoder = random_encoder().eval()
+    units, centroid, radius = model.normalize_clouds(clouds, TINY)
+    _, centers = encoder(units)
+    encoded = model.Encoded(torch.zeros(2, TINY.patches, TINY.width), centers * radius[:, None] + centroid[:, None],
+                            centroid, radius, clouds)  # fmt: skip
+    for ours, theirs in zip(network(clouds, index, poses), network.decode(encoded, index, poses)):
+        torch.testing.assert_close(ours, theirs)
+    assert not any(name.startswith("encoder") for name in network.state_dict())
+
+
+# ---------------------------------------------------------------- embedding
+
+
+@pytest.mark.parametrize("pool", ["attention", "mean", "mean_max", "attention_surface"])
+def test_a_standard_embedding_has_mean_zero_and_the_given_spread(box_root, boxes, pool, tmp_path, monkeypatch):
+    data, split = boxes
+    fitted = []
+    real = controls.standardise
+
+    def keep(network, clouds, *more):
+        real(network, clouds, *more)
+        fitted.append((network.standardise(network.pool(network.encode(clouds).tokens)), len(clouds)))
+
+    monkeypatch.setattr(train, "standardise", keep)
+    more = ("--embedding", "standard", "--embedding-scale", 0.4, "--pool", pool, "--name", "a", "--budget", 0.5)
+    train.main(flags(box_root, tmp_path, *more))
+    ((embedding, count),) = fitted
+    half = make_split(data, budget=0.5)
+    assert count == len(np.unique(data.scene[half.rows["train"]]))
+    torch.testing.assert_close(embedding.mean(0), torch.zeros(embedding.shape[1]), atol=1e-5, rtol=0)
+    moves = embedding.std(0) > 1e-3  # all but features that are the same for every object
+    torch.testing.assert_close(embedding.std(0)[moves], torch.full((int(moves.sum()),), 0.4), atol=1e-3, rtol=1e-3)
+    assert moves.float().mean() > 0.9
+    kept = read_checkpoint(tmp_path / "a" / "best.pt")["model"]
+    assert {"standardise.mean", "standardise.factor"} <= set(kept)
+    model.load_run(tmp_path / "a")
+
+
+def test_a_raw_embedding_is_the_papers_model(box_root, tmp_path):
+    assert not [name for name in model.GraspModel(TINY).state_dict() if "standardise" in name]
+    content = {"config": vars(TINY) | {}, "encoder": random_encoder().state_dict()}
+    for name in ("embedding", "embedding_scale"):  # a file from before
+        content["config"].pop(name)
+    save_checkpoint(tmp_path / "old.pt", content)
+    assert model.load_encoder(tmp_path / "old.pt").config == TINY
+
+
+def test_what_has_no_embedding_of_the_object_cannot_be_standardised(box_root, tmp_path, capsys):
+    for pool in ("hand", "centers", "none", "surface"):
+        message = fails(train.main, flags(box_root, tmp_path, "--embedding", "standard", "--pool", pool), capsys)
+        assert "--embedding standard" in message and pool in message
+
+
+# ---------------------------------------------------------------- the paper's own input
+
+
+def test_the_papers_own_input_trains_from_scratch(box_root, tmp_path, capsys):
+    own = "--normalize metric --scale 0.1 --group ball --radius 0.05".split()
+    train.main(flags(box_root, tmp_path, *own, "--name", "a"))
+    config = model.load_run(tmp_path / "a").config
+    assert (config.normalize, config.scale, config.group, config.radius) == ("metric", 0.1, "ball", 0.05)
+    assert "--normalize metric" in fails(train.main, flags(box_root, tmp_path, "--scale", 0.1), capsys)

@@ -5,6 +5,8 @@
     python sweep.py k | pool | loss | budget | init      one choice, all else equal
     python sweep.py k --quick              the same on data/synthetic in a few minutes: exercises (all five of these)
     python sweep.py future [VARIANT ...]   the paper's Section VI: losses, patches, tokenizer, adapters, schedules
+    python sweep.py controls [ARM ...]     the initialisations between controls: no shape, random, all labels
+    python sweep.py published              the published code's protocol: how far does an improvement scatter?
     python sweep.py benchmark              is the open benchmark a good one? baselines and linear probes
     python sweep.py encoders A.pt B.pt     pretrained encoders: probes, effective ranks, fine-tuning on val
     python sweep.py grid --k 1,5 --pool attention,hand --seeds 0,1,2      any grid of train.py's flags
@@ -29,9 +31,11 @@ from pathlib import Path
 
 import train
 from lab.baselines import add_baselines, probes_text
+from lab.controls import controls_text, run_controls
 from lab.encoders import run_encoders
 from lab.future import SUITES as FUTURE_SUITES
 from lab.future import future_text, plan_future, pretrain_missing
+from lab.published import published_text, run_published
 from lab.rows import DEFAULTS, command_of, differences, read_rows
 from lab.runner import plan_runs, run_all
 from lab.table1 import TABLE_SUITES, arms, check_alike, keep_details, plan_table1, rates_of_table1, table1_text
@@ -40,6 +44,7 @@ from model import POOLS
 from plumbing.common import Parser, UserError, atomic, command, number
 from plumbing.training import set_precision, set_up_torch
 
+ERRORS = "results/table1_long"  # errors by object, whose scatter `published` looks at
 TABLES = "runs/tables"  # of all tables that no --out places elsewhere; the committed ones lie in results/
 TENTH = {"--budget": "0.1", "--init": "jepa"}
 RATES = {"--lr-backbone": "0,1e-5,7e-5,1e-4,3e-4,1e-3", "--lr-head": "1e-3,2e-3"}
@@ -65,7 +70,7 @@ QUICK = {  # what --quick makes of a sweep: fewer values and steps, so that two 
     "budget": {"--budget": "0.01,0.1,1", "--steps": "500"},
     "init": {"--init": "scratch,jepa", "--steps": "500"},
 }
-SEEDS = {"table1": "0,1,2", "benchmark": "0,1", "encoders": "0,1"}  # others: 0
+SEEDS = {"table1": "0,1,2", "controls": "0,1,2", "benchmark": "0,1", "encoders": "0,1"}  # others: 0
 
 
 # ---------------------------------------------------------------- command line
@@ -74,8 +79,8 @@ SEEDS = {"table1": "0,1,2", "benchmark": "0,1", "encoders": "0,1"}  # others: 0
 def build_parser():
     parser = Parser(__doc__)
     flag = parser.add_argument
-    flag("kind", choices=("table1", "future", *GRIDS), help="which sweep")
-    seeds = "training seeds (default: 0; table1 0,1,2; benchmark and encoders 0,1)"
+    flag("kind", choices=("table1", "future", "controls", "published", *GRIDS), help="which sweep")
+    seeds = "training seeds (default: 0; table1 and controls 0,1,2; benchmark and encoders 0,1)"
     flag("--seeds", type=whole_numbers, metavar="N,N", help=seeds)
     flag("--budgets", metavar="F,F", help="the same as --budget F,F")
     out = f"folder of rows.csv, table.md and figures (default: {TABLES}/KIND; runs/smoke/KIND with --smoke)"
@@ -85,7 +90,10 @@ def build_parser():
     flag("--jobs", type=number(int, 1), default=1, metavar="N", help=jobs)
     rates = "table1: take the trials of its learning rates from this sweep (default: OUT/trials.csv)"
     flag("--rates", metavar="FOLDER", help=rates)
-    flag("--against", metavar="FOLDER", help="table1: another table1, to be compared with object by object")
+    against = (
+        f"table1: another table1, to be compared with object by object; published: whose errors it takes ({ERRORS})"
+    )
+    flag("--against", metavar="FOLDER", help=against)
     flag("--tables", action="store_true", help="run nothing: tables and figures from the rows that are there")
     flag("--list", action="store_true", help="run nothing: print the commands of the runs that are left, one a line")
     quick = f"{', '.join(QUICK)}: fewer values and steps, on {DEFAULTS['--data']}, one seed: an exercise of minutes"
@@ -114,14 +122,16 @@ def pair_up(words):
 
 
 def parse(argv):
-    """sweep.py's own arguments, the encoders or variants that are named, and train.py's flags: flag -> values."""
+    """sweep.py's own arguments, the files, variants or arms that are named, and train.py's flags: flag -> values."""
     args, words = build_parser().parse_known_args(argv)
-    files = []  # of encoders, or names of variants
-    if args.kind in ("encoders", "future"):
+    files = []  # of encoders, or names of variants or arms
+    if args.kind in ("encoders", "future", "controls"):
         files = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
     given = pair_up(words[len(files) :])
-    if args.kind != "table1" and (args.rates or args.against):
-        raise UserError("--rates and --against go with table1; leave them out")
+    if (args.rates and args.kind != "table1") or (args.against and args.kind not in ("table1", "published")):
+        raise UserError("--rates goes with table1, --against with table1 and published; leave them out")
+    if args.list and args.kind == "published":
+        raise UserError("--list: the runs of published are no commands of train.py; leave it out")
     if args.budgets:
         given["--budget"] = args.budgets
     if args.tables and args.list:
@@ -166,6 +176,10 @@ def run(args, files, given):
         planned = plan_table1(given, rates, args)
         check_alike([*read_rows(path), *({"command": command_of(flags)} for flags in planned)], path)
         return run_all(planned, path, args, TABLE_SUITES, functools.partial(keep_details, args.out))
+    if args.kind == "controls":
+        return run_controls(files, given, args, functools.partial(keep_details, args.out))
+    if args.kind == "published":
+        return run_published(given, args)
     if args.kind == "future":
         planned = plan_future(files, given, args)
         if not pretrain_missing(planned, given, args):
@@ -192,7 +206,7 @@ def found_rows(args):
 
 def publish(rows, args):
     """Write and print the table, and draw the figures, from rows alone."""
-    from lab.figures import NUMBERS, draw_configurations, draw_numbers, draw_table1  # here: only these need matplotlib
+    from lab import figures  # here: only these need matplotlib
 
     out = args.out
     if args.kind == "encoders":
@@ -200,17 +214,22 @@ def publish(rows, args):
         text = "\n\n".join([*notes, columns_table(rows, hidden=["encoder"])])
     elif args.kind == "table1":
         text = table1_text(rows, out, args.against and Path(args.against))
-        draw_table1(arms(rows), read_rows(out / "curves.csv"), out)
+        figures.draw_table1(arms(rows), read_rows(out / "curves.csv"), out)
+    elif args.kind == "controls":
+        text = "\n\n".join([*differences(rows), controls_text(rows, out)])
+    elif args.kind == "published":
+        text = published_text(rows, args.against or ERRORS)
+        figures.draw_published(rows, out / "figure.png")
     elif args.kind == "future":
         text = "\n\n".join([*differences(rows), future_text(rows, out)])
     else:
         text = configurations_table(rows)
         if args.kind == "benchmark":
             text += probes_text(out)
-        if args.kind in NUMBERS:
-            draw_numbers(args.kind, rows, out / "figure.png")
+        if args.kind in figures.NUMBERS:
+            figures.draw_numbers(args.kind, rows, out / "figure.png")
         else:
-            draw_configurations(rows, out / "figure.png")
+            figures.draw_configurations(rows, out / "figure.png")
     with atomic(out / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)

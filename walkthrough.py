@@ -32,7 +32,7 @@ from synthetic import sheet
 from synthetic.draw import view_of_hand
 from synthetic.hand import JOINT_NAMES
 from synthetic.shapes import CATEGORIES, procedural_mesh
-from variants import SPREADS, HandPool, local_shape
+from variants import HandPool, local_shape
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "small.pt"
 SHAPES = {maker.__name__: synset for synset, (maker, *_) in CATEGORIES.items()}
@@ -135,10 +135,10 @@ def walk_patchings(config, cloud):
         "multiscale": "every other patch reaches as far as four times its points",
     }
     found = {}
-    for number, name in enumerate(about, 4):
+    for stage, name in enumerate(about, 4):
         encoder = PointEncoder(dataclasses.replace(config, patching=name, group="knn", tokenizer="pointnet"))
         patches, centers = encoder.group(units)
-        say(number, name, patches, about[name])
+        say(stage, name, patches, about[name])
         found[name] = centers[0] * radius + centroid, patches[0] * radius
     return variation[0], found
 

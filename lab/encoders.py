@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from controls import calibrate
 from lab.rows import command_of, read_rows, write_rows
 from lab.runner import DATA_FLAGS, file_tag, open_data, plan_runs, random_encoder, run_all
 from model import from_z_up, load_encoder, normalize_clouds
+from plumbing.checkpoint import save_checkpoint
 from plumbing.common import UserError, read_json, stable_seed
 
 # ---------------------------------------------------------------- features
@@ -171,14 +173,29 @@ def pretraining_columns(file):
     return {name: content.get(name, "") for name in ("clouds_seen", "seconds", "command")}
 
 
+def calibrated_encoder(config, flags, runs):
+    """Path of the encoder of `random_encoder`, BatchNorm calibrated on the training pool; made where missing."""
+    of_data = {flag: value for flag, value in flags.items() if flag in DATA_FLAGS and "," not in value}
+    data, split = open_data(of_data, config.points)
+    random = random_encoder(config, runs)
+    path = random.with_stem(f"{random.stem}-calibrated-{data.fingerprint[:6]}")
+    if not path.exists():
+        pool = torch.from_numpy(data.clouds[np.isin(data.objects, split.pool)])
+        encoder = calibrate(load_encoder(random), pool)
+        save_checkpoint(path, {"config": vars(config), "encoder": encoder.state_dict()})
+    return path
+
+
 def run_encoders(files, grids, given, args):
-    """Probe and fine-tune every given encoder and a random one; a row of OUT/rows.csv each, their runs in runs.csv."""
+    """Probe and fine-tune every given encoder and two random ones; rows in OUT/rows.csv, their runs in runs.csv."""
     if not files:
         raise UserError("encoders: name at least one pretrained encoder, FILE.pt")
     out = args.out
-    random = str(random_encoder(load_encoder(files[0]).config, args.runs))
-    for file in [random, *files]:
-        name = file if file in files else "random"
+    config = load_encoder(files[0]).config
+    controls = {str(random_encoder(config, args.runs)): "random"}
+    controls |= {str(calibrated_encoder(config, grids[0] | args.own | given, args.runs)): "random, calibrated"}
+    for file in [*controls, *files]:
+        name = controls.get(file, file)
         planned = plan_runs(grids, given | {"--jepa-ckpt": file}, args.seeds, args)
         for flags in planned:
             flags.pop("--preset", None)  # the file's own

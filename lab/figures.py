@@ -6,6 +6,7 @@ import textwrap
 
 from matplotlib.figure import Figure
 
+from lab.published import PAPER, improvements
 from lab.rows import DEFAULTS, differences, flags_of, is_training
 from lab.table1 import BOTH_PACKS
 from lab.tables import by_configuration
@@ -252,5 +253,34 @@ def draw_curves(groups, curves, path):
     for axes in panels.flat:
         axes.set_visible(axes.has_data())
     figure.suptitle(title_of("", all_rows(groups)), fontsize=8)
+    add_legend(figure)
+    save_figure(figure, path)
+
+
+# ---------------------------------------------------------------- the published protocol
+
+
+def draw_published(rows, path):
+    """Relative improvements of every draw, by budget: scratch against itself, jepa over scratch, and Table I."""
+    looks = {
+        "scratch again": ("scratch against itself, other seed", "0.5", -0.17),
+        "jepa": ("jepa over scratch", "C0", 0.17),
+    }
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    budgets = sorted({float(row["budget"]) for row in rows})
+    for arm, (label, color, shift) in looks.items():
+        for budget, values in improvements(rows, arm, "scratch").items():
+            x = budgets.index(budget) + shift
+            axes.plot([x] * len(values), values, "o", color=color, alpha=0.5, label=label)
+            axes.plot([x - 0.1, x + 0.1], [statistics.mean(values)] * 2, color=color, linewidth=3)
+    axes.plot(range(len(budgets)), [PAPER[budget] for budget in budgets], "*", markersize=14, color="C3", label="paper")
+    axes.axhline(0, color="black", linewidth=0.8)
+    names = {
+        float(row["budget"]): f"{100 * float(row['budget']):g} %\n{row['val_objects']} objects validate" for row in rows
+    }
+    axes.set_xticks(range(len(budgets)), [names[budget] for budget in budgets])
+    axes.set(ylabel="relative improvement (%), bars: means")
+    axes.grid(axis="y", alpha=0.3)
     add_legend(figure)
     save_figure(figure, path)

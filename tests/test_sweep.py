@@ -366,14 +366,14 @@ def test_encoders_and_their_cards(box_root, tmp_path):
     path.with_suffix(".json").write_text(card)
     argv = ["encoders", str(path), *arguments(box_root, tmp_path, "--seeds", "0,1", "--budgets", "1")[1:]]
     rows = sweep.main(argv)
-    assert [row["file"] for row in rows] == ["random", str(path)]
-    assert [row["command"] for row in rows] == ["", "python pretrain_jepa.py --out mine.pt"]
-    assert rows[1]["seconds"] == "7"
+    assert [row["file"] for row in rows] == ["random", "random, calibrated", str(path)]
+    assert [row["command"] for row in rows] == ["", "", "python pretrain_jepa.py --out mine.pt"]
+    assert rows[2]["seconds"] == "7"
     runs = read_rows(tmp_path / "table" / "runs.csv")
     values = [float(run["top_logit_rmse"]) for run in runs if "mine.pt" in run["command"]]
-    assert len(runs) == 4 and float(rows[1]["rmse_1"]) == pytest.approx(sum(values) / 2)
-    assert float(rows[1]["rmse_1_sd"]) == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
-    assert 1 <= float(rows[1]["rank_tokens"]) <= 32 and rows[1]["probe_2"]
+    assert len(runs) == 6 and float(rows[2]["rmse_1"]) == pytest.approx(sum(values) / 2)
+    assert float(rows[2]["rmse_1_sd"]) == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
+    assert 1 <= float(rows[2]["rank_tokens"]) <= 32 and rows[2]["probe_2"]
     table = tmp_path / "table" / "rows.csv"
     before = table.read_text()
     assert sweep.main(argv) == rows and table.read_text() == before

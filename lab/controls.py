@@ -1,0 +1,220 @@
+"""Initialisations between their controls: what no shape, bare centers, random features and all labels would give.
+
+A comparison of pretraining with random weights says something about pretraining only where features that know more
+would help. The oracle, an encoder that saw all labels of the training pool, tells whether they would: pretraining's
+place between random (0) and oracle (1) is its share of what labels would give.
+"""
+
+import numpy as np
+
+from evaluate import resample
+from lab.rows import flags_of
+from lab.runner import plan_runs, run_all, with_origins
+from lab.table1 import read_errors
+from lab.tables import count_runs, markdown, mean_and_sd
+from plumbing.common import UserError, stable_seed
+
+ARMS = {  # name -> flags
+    "pose": {"--pool": "none"},
+    "size": {"--pool": "size"},
+    "centers": {"--pool": "centers"},
+    "scratch": {"--init": "scratch"},
+    "random": {"--init": "random"},
+    "jepa": {"--init": "jepa"},
+    "oracle": {"--init": "oracle"},
+}
+TRAINED = ("scratch", "jepa", "oracle")  # whose encoder trains, at one of BACKBONES
+BACKBONES, HEADS = "1e-5,1e-4", "1e-3,2e-3"
+BUDGETS = "0.1,0.01,1"
+SHARED = {"--pack": "A", "--steps": "1000"}
+RATES = {"--lr-backbone": "1e-4", "--lr-head": "2e-3"}
+ORACLE = {"--pack": "A", "--budget": "1", "--steps": "8000", "--init": "scratch"} | RATES  # the run whose encoder it is
+SUITES = ("val", "test")
+DRAWS = 2000
+
+
+# ---------------------------------------------------------------- runs
+
+
+def run_controls(names, given, args, keep):
+    """Train the oracle's encoder, the trials of rates, then all arms at the rates that were best on val; -> rows.
+
+    names: of arms, all for none. [] where --list has printed the commands of a stage that later ones wait for.
+    """
+    arms = choose(names)
+    if "oracle" in arms:
+        folder = train_oracle(given, args)
+        if folder is None:
+            return []
+        arms["oracle"]["--jepa-ckpt"] = str(folder / "best.pt")
+    trials = plan_trials(arms, given, args)
+    rows = run_all(trials, args.out / "trials.csv", args)
+    best = best_rates(rows)
+    if not {place_of(flags) for flags in trials} <= set(best):
+        return []
+    planned = plan_arms(arms, best, given, args)
+    return run_all(planned, args.out / "rows.csv", args, SUITES, keep)
+
+
+def choose(names):
+    """The arms of these names, all for none."""
+    unknown = set(names) - set(ARMS)
+    if unknown:
+        raise UserError(f"controls: no arm {', '.join(sorted(unknown))}; there are {', '.join(ARMS)}")
+    return {name: dict(flags) for name, flags in ARMS.items() if not names or name in names}
+
+
+def train_oracle(given, args):
+    """The folder of the run with all labels whose encoder the oracle starts from; None where --list printed it."""
+    kept = {flag: value for flag, value in given.items() if flag in ("--data", "--precision", "--threads", "--device")}
+    planned, path = plan_runs([ORACLE], kept, ["0"], args), args.out / "oracle.csv"
+    done = {row["command"] for row in run_all(planned, path, args)}
+    (run,) = with_origins(planned, path, args)
+    if run.command not in done:
+        return None
+    if not (run.folder / "best.pt").exists():
+        raise UserError(f"{run.folder}: this run has a row in {path}, but is gone; remove that file to train it again")
+    return run.folder
+
+
+def plan_trials(arms, given, args):
+    """One run per arm, budget and pair of rates, at K = 5 and the first seed."""
+    own = {flag: value for flag, value in given.items() if flag not in ("--k", "--lr-backbone", "--lr-head")}
+    planned = []
+    for name, flags in arms.items():
+        rates = {"--lr-head": given.get("--lr-head", HEADS)}
+        if name in TRAINED:
+            rates |= {"--lr-backbone": given.get("--lr-backbone", BACKBONES)}
+        grid = SHARED | {"--budget": BUDGETS, "--k": "5"} | flags | rates
+        planned += plan_runs([grid], own, args.seeds[:1], args)
+    return planned
+
+
+def place_of(flags):
+    """Arm and budget of a run's flags."""
+    return arm_of(flags), flags["--budget"]
+
+
+def arm_of(flags):
+    pool = {"none": "pose", "size": "size", "centers": "centers"}.get(flags.get("--pool"))
+    return pool or flags.get("--init", "scratch")
+
+
+def best_rates(rows):
+    """(arm, budget) -> the rates of its trial with the lowest RMSE on val, a dict of flags."""
+    best = {}
+    for row in rows:
+        flags = flags_of(row)
+        rates = {flag: flags[flag] for flag in ("--lr-backbone", "--lr-head") if flag in flags}
+        if row["top_logit_rmse"]:
+            place = place_of(flags)
+            best[place] = min(
+                best.get(place, (9.0, {})), (float(row["top_logit_rmse"]), rates), key=lambda pair: pair[0]
+            )
+    return {place: rates for place, (_, rates) in best.items()}
+
+
+def plan_arms(arms, best, given, args):
+    """Every arm at each budget with its own best rates, K = 5 and 1, all of a seed before the next."""
+    own = {flag: value for flag, value in given.items() if flag not in ("--lr-backbone", "--lr-head")}
+    planned = []
+    for name, flags in arms.items():
+        for budget in own.get("--budget", BUDGETS).split(","):
+            if (name, budget) in best:
+                grid = SHARED | {"--budget": budget, "--k": "5,1"} | flags | best[name, budget]
+                planned += plan_runs([grid], own | {"--budget": budget}, args.seeds, args)
+    return sorted(planned, key=lambda flags: args.seeds.index(flags["--seed"]))
+
+
+# ---------------------------------------------------------------- shares with intervals
+
+
+def resampled(runs, name, draws=DRAWS):
+    """RMSE of an arm, and of `draws` resamplings of its objects and seeds together: a float and (draws,).
+
+    runs: [(objects, grasps, mean squared errors by object)] of its seeds. Every arm has the same draws of objects, so
+    that what makes an object hard cancels in comparisons; its seeds are drawn by its name, each arm's for itself.
+    """
+    grasps = runs[0][1]
+    squared = np.stack([errors for _, _, errors in runs])  # (S, O)
+    objects = resample(len(grasps), 0, draws)  # (draws, O)
+    by_seed = (objects * grasps) @ squared.T / (objects @ grasps)[:, None]  # (draws, S)
+    seeds = resample(len(runs), stable_seed("seeds", name), draws) / len(runs)  # (draws, S)
+    whole = float(np.sqrt((squared @ grasps).mean() / grasps.sum()))
+    return whole, np.sqrt((by_seed * seeds).sum(1))
+
+
+def share_cells(random, oracle, pretrained):
+    """By how much oracle beats random in %, its interval, and pretraining's share of that; arguments: of `resampled`.
+
+    The share is left out where the interval has zero in it: then the benchmark cannot tell encoders apart.
+    """
+    gain = 100 * (1 - oracle[0] / random[0])
+    low, high = np.percentile(100 * (1 - oracle[1] / random[1]), (2.5, 97.5))
+    cells = [f"{gain:.1f} ({low:.1f} to {high:.1f})"]
+    if low <= 0 <= high:
+        return [*cells, "cannot tell"]
+    share = (random[0] - pretrained[0]) / (random[0] - oracle[0])
+    interval = np.percentile((random[1] - pretrained[1]) / (random[1] - oracle[1]), (2.5, 97.5))
+    return [*cells, f"{share:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"]
+
+
+# ---------------------------------------------------------------- the table
+
+
+def grouped(rows):
+    """(budget, K, arm) -> rows, in the order of ARMS."""
+    groups = {}
+    for row in rows:
+        flags = flags_of(row)
+        groups.setdefault((float(flags["--budget"]), -int(flags.get("--k", 5)), arm_of(flags)), []).append(row)
+    places = [*ARMS]
+    return dict(sorted(groups.items(), key=lambda item: (*item[0][:2], places.index(item[0][2]))))
+
+
+def cell(rows, name, digits):
+    return mean_and_sd([float(row[name]) for row in rows if row.get(name)], digits)
+
+
+def controls_text(rows, out):
+    """Markdown: all arms on val and test, then what labels would give and pretraining's share of it."""
+    groups, errors = grouped(rows), read_errors(out)
+    sections = []
+    for suite in SUITES:
+        prefix = "" if suite == "val" else f"{suite}_"
+        header = ["budget", "K", "arm", "seeds", "top-logit RMSE (rad)", "best-of-K", "coverage@15°"]
+        header += ["holds"] * (suite == "val") + ["rates (backbone, head)"]
+        lines = []
+        for (budget, k, arm), group in groups.items():
+            flags = flags_of(group[0])
+            shown = [cell(group, prefix + name, 4) for name in ("top_logit_rmse", "best_of_k_rmse")]
+            shown.append(cell(group, prefix + "coverage_15", 3))
+            shown += [cell(group, "holds", 3)] * (suite == "val")
+            rates = ", ".join(flags[flag] for flag in ("--lr-backbone", "--lr-head") if flag in flags)
+            lines.append([f"{budget:g}", -k, arm, count_runs(group), *shown, rates])
+        sections.append(f"## {suite}\n\n" + markdown(header, lines))
+    sections.append(shares_section(groups, errors))
+    return "\n".join(sections)
+
+
+def shares_section(groups, errors):
+    """Markdown: the oracle over random weights, and pretraining's share, on both suites."""
+    header = ["suite", "budget", "K", "random", "oracle better by, % (95 %)", "jepa's share (95 %)", "scratch's share"]
+    lines = []
+    for suite in SUITES:
+        for budget, k in dict.fromkeys(key[:2] for key in groups):
+            arms = {}
+            for name in ("random", "oracle", "jepa", "scratch"):
+                found = [errors[row["command"], suite] for row in groups.get((budget, k, name), ())
+                         if (row["command"], suite) in errors]  # fmt: skip
+                if found:
+                    arms[name] = resampled(found, name)
+            if len(arms) == 4:
+                gain, share = share_cells(arms["random"], arms["oracle"], arms["jepa"])
+                _, other = share_cells(arms["random"], arms["oracle"], arms["scratch"])
+                lines.append([suite, f"{budget:g}", -k, f"{arms['random'][0]:.4f}", gain, share, other])
+    return (
+        "## What labels would give, and pretraining's share of it\n\n"
+        "Shares: 0 is a random encoder that stays as it is, 1 the oracle; intervals resample objects and seeds.\n\n"
+        + markdown(header, lines)
+    )

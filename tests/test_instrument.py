@@ -1,0 +1,103 @@
+"""lab/controls.py: which runs, rates per arm and budget, shares against plain resampling, the sweep as a whole."""
+
+import numpy as np
+import pytest
+from conftest import fails
+
+import sweep
+from lab import controls
+from lab.rows import command_of, flags_of
+
+
+def parsed(*words):
+    return sweep.parse(["controls", *words])
+
+
+def test_trials_are_of_every_arm_and_budget():
+    args, _, given = parsed()
+    trials = controls.plan_trials(controls.choose([]), given, args)
+    rates = {}
+    for flags in trials:
+        assert flags["--k"] == "5" and flags["--seed"] == "0"
+        rates.setdefault(controls.place_of(flags), set()).add((flags.get("--lr-backbone"), flags["--lr-head"]))
+    assert len(rates) == 7 * 3
+    for (arm, _), tried in rates.items():
+        assert len(tried) == (4 if arm in ("scratch", "jepa", "oracle") else 2)
+
+
+def test_arms_run_at_the_rates_that_were_best_for_them_at_that_budget():
+    args, _, given = parsed("size", "scratch", "--budget", "0.1,1", "--seeds", "0,1")
+    arms = controls.choose(["size", "scratch"])
+    rows = []
+    for flags in controls.plan_trials(arms, given, args):
+        wanted = ("2e-3", "1e-4") if flags["--budget"] == "0.1" else ("1e-3", "1e-5")
+        good = (flags["--lr-head"], flags.get("--lr-backbone", wanted[1])) == wanted
+        rows.append({"command": command_of(flags), "top_logit_rmse": "0.2" if good else "0.3"})
+    rows[0]["top_logit_rmse"] = ""  # diverged
+    best = controls.best_rates(rows)
+    assert best["scratch", "0.1"] == {"--lr-backbone": "1e-4", "--lr-head": "2e-3"}
+    assert best["size", "1"] == {"--lr-head": "1e-3"}
+    planned = controls.plan_arms(arms, best, given, args)
+    assert len(planned) == 2 * 2 * 2 * 2  # arms, budgets, K, seeds
+    assert [flags["--seed"] for flags in planned] == ["0"] * 8 + ["1"] * 8
+    for flags in planned:
+        assert {f: flags[f] for f in ("--lr-backbone", "--lr-head") if f in flags} == best[controls.place_of(flags)]
+    assert {flags["--k"] for flags in planned} == {"1", "5"}
+
+
+def test_unknown_arms(capsys):
+    assert "no arm posed" in fails(sweep.main, ["controls", "posed"], capsys)
+
+
+def runs_of(rng, level, seeds=3, objects=40):
+    """Errors of some seeds that differ in level and by object."""
+    names, grasps = [f"o{i}" for i in range(objects)], np.arange(1, objects + 1)
+    hard = np.random.default_rng(7).uniform(0.5, 1.5, objects)
+    return [(names, grasps, level * rng.uniform(0.9, 1.1) * hard) for _ in range(seeds)]
+
+
+def test_resampling_objects_and_seeds_against_a_loop():
+    runs = runs_of(np.random.default_rng(1), 0.1)
+    whole, drawn = controls.resampled(runs, "jepa")
+    grasps, squared = runs[0][1], np.stack([errors for _, _, errors in runs])
+    assert whole == pytest.approx(np.sqrt(np.mean([(grasps * one).sum() / grasps.sum() for one in squared])))
+    rng, loop = np.random.default_rng(2), []
+    for _ in range(4000):
+        objects, seeds = rng.integers(0, 40, 40), rng.integers(0, 3, 3)
+        means = [(grasps[objects] * squared[seed][objects]).sum() / grasps[objects].sum() for seed in seeds]
+        loop.append(np.sqrt(np.mean(means)))
+    assert np.percentile(drawn, (5, 50, 95)) == pytest.approx(np.percentile(loop, (5, 50, 95)), rel=0.02)
+    other = controls.resampled(runs, "scratch")[1]
+    assert not np.allclose(drawn, other)  # seeds of two arms are drawn each for itself
+    one_seed = [controls.resampled(runs[:1], name)[1] for name in ("jepa", "scratch")]
+    assert np.allclose(*one_seed)  # objects are the same
+
+
+def test_shares():
+    rng = np.random.default_rng(3)
+    random, oracle, middle = (controls.resampled(runs_of(rng, level), name)
+                              for level, name in ((0.4, "random"), (0.1, "oracle"), (0.225, "jepa")))  # fmt: skip
+    gain, share = controls.share_cells(random, oracle, middle)
+    assert 45 < float(gain.split()[0]) < 55
+    expected = (random[0] - middle[0]) / (random[0] - oracle[0])
+    assert float(share.split()[0]) == pytest.approx(expected, abs=0.006) and 0.4 < expected < 0.6
+    alike = controls.resampled(runs_of(rng, 0.4), "oracle")
+    assert controls.share_cells(random, alike, middle)[1] == "cannot tell"
+
+
+@pytest.mark.slow
+def test_smoke(box_root, tmp_path, capsys):
+    """The oracle's run, trials, arms, the table; then nothing is trained again."""
+    places = ["--out", tmp_path / "table", "--runs", tmp_path / "runs", "--data", box_root]
+    argv = [str(word) for word in ("controls", "size", "random", "jepa", "oracle", "scratch", "--smoke", *places)]
+    argv += ["--budget", "0.5,1"]
+    assert sweep.main([*argv, "--list"]) == []
+    assert len(capsys.readouterr().out.splitlines()) == 1  # everything else waits for the oracle
+    rows = sweep.main(argv)
+    assert len(rows) == 5 * 2 * 2
+    assert {controls.arm_of(flags_of(row)) for row in rows} == {"size", "random", "jepa", "oracle", "scratch"}
+    assert all(row["test_top_logit_rmse"] and row["encoder"] for row in rows if "--jepa-ckpt" in row["command"])
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "## test" in text and "jepa's share" in text
+    assert sweep.main(argv) == rows
+    assert "20 rows found, 0 to run" in capsys.readouterr().err

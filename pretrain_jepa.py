@@ -38,8 +38,9 @@ from plumbing.parallel import map_in_processes
 from plumbing.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
 from plumbing.roots import VERSION
 from plumbing.training import (
-    LOOK_EVERY, adamw, add_machine_flags, autocast, check_flags, check_machine_flags, deferred_interrupt,
-    first_not_finite, join_processes, load_last, save_last, set_precision, set_rate, set_up_torch, warmup_cosine,
+    LOOK_EVERY, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
+    deferred_interrupt, first_not_finite, join_processes, load_last, save_last, set_precision, set_rate,
+    set_up_torch, warmup_cosine,
 )  # fmt: skip
 from synthetic.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
 
@@ -206,17 +207,9 @@ def build_parser():
     width = "features per token, a multiple of the preset's heads"
     flag("--width", type=number(int, 1), metavar="N", help=f"{width} {of_preset}")
     flag("--depth", type=number(int, 1), metavar="N", help=f"blocks of the encoder {of_preset}")
-    flag("--normalize", choices=CHOICES["normalize"], help=f"what the encoder sees {of_preset}")
     up = "vertical axis of the clouds, which the augmentation rotates about"
     flag("--up", choices=CHOICES["up"], help=f"{up} {of_preset}")
-    flag("--points", type=number(int, 1), metavar="N", help=f"points per cloud {of_preset}")
-    flag("--patches", type=number(int, 2), metavar="N", help=f"patches per cloud {of_preset}")
-    flag("--patch-size", type=number(int, 1), metavar="N", help=f"points per patch {of_preset}")
-
-    patching = "where centers lie and how wide patches are, see variants.py"
-    flag("--patching", choices=CHOICES["patching"], help=f"{patching} {of_preset}")
-    tokenizer = "geometric: points come with normals, angles and surface variation"
-    flag("--tokenizer", choices=CHOICES["tokenizer"], help=f"{tokenizer} {of_preset}")
+    add_encoder_flags(flag, CHOICES, of_preset, least_patches=2)
 
     flag = parser.add_argument_group("objective").add_argument
     norm = "targets are normalised over features, with 'instance' then over the tokens of a cloud too; the original "

@@ -37,9 +37,9 @@ from plumbing.fast import exact_products, use_library
 from plumbing.graph import Graphs
 from plumbing.roots import ensure_root
 from plumbing.training import (
-    LOOK_EVERY, adamw, add_machine_flags, autocast, check_flags, check_machine_flags, check_same_settings,
-    deferred_interrupt, first_not_finite, load_last, peak_memory, save_last, set_precision, set_rate, set_up_torch,
-    warmup_cosine,
+    LOOK_EVERY, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
+    check_same_settings, deferred_interrupt, first_not_finite, load_last, peak_memory, save_last, set_precision,
+    set_rate, set_up_torch, warmup_cosine,
 )  # fmt: skip
 from splits import Split, add_split_flags, make_split
 from variants import EMBEDDING_SCALE, PROBE_REACH, add_lora, backbone_tiers, merged, surface_distances, temperature_at
@@ -85,17 +85,9 @@ def build_parser():
     flag("--group", choices=CHOICES["group"], help=f"how a patch gathers its points {of_preset}")
     metres = "ball radius, in m if clouds are metric, else in cloud radii"
     flag("--radius", type=number(float, above=0), metavar="M", help=f"{metres} {of_preset}")
-    flag("--normalize", choices=CHOICES["normalize"], help=f"what the encoder sees {of_preset}")
     unit = f"metres per unit of the encoder, with --normalize metric {of_preset}"
     flag("--scale", type=number(float, above=0), metavar="M", help=unit)
-    flag("--points", type=number(int, 1), metavar="N", help=f"points per cloud {of_preset}")
-    flag("--patches", type=number(int, 1), metavar="N", help=f"patches, that is tokens, per cloud {of_preset}")
-    flag("--patch-size", type=number(int, 1), metavar="N", help=f"points per patch {of_preset}")
-
-    patching = "where centers lie and how wide patches are, see variants.py"
-    flag("--patching", choices=CHOICES["patching"], help=f"{patching} {of_preset}")
-    tokenizer = "geometric: points come with normals, angles and surface variation"
-    flag("--tokenizer", choices=CHOICES["tokenizer"], help=f"{tokenizer} {of_preset}")
+    add_encoder_flags(flag, CHOICES, of_preset)
 
     embedding = "standard: embeddings of training objects are given mean zero and the SD --embedding-scale, once"
     flag("--embedding", choices=CHOICES["embedding"], default="raw", help=embedding)

@@ -20,6 +20,22 @@ LOOK_EVERY = 20  # steps between looks at whether the loss is finite: on a GPU e
 # ---------------------------------------------------------------- the machine
 
 
+def add_encoder_flags(flag, choices, of_preset, least_patches=1):
+    """The flags about what an encoder sees, the same in both training scripts; flag: a group's add_argument.
+
+    choices: model.CHOICES; of_preset: whose the default is, for --help.
+    """
+    flag("--normalize", choices=choices["normalize"], help=f"what the encoder sees {of_preset}")
+    flag("--points", type=number(int, 1), metavar="N", help=f"points per cloud {of_preset}")
+    patches = f"patches, that is tokens, per cloud {of_preset}"
+    flag("--patches", type=number(int, least_patches), metavar="N", help=patches)
+    flag("--patch-size", type=number(int, 1), metavar="N", help=f"points per patch {of_preset}")
+    patching = "where centers lie and how wide patches are, see variants.py"
+    flag("--patching", choices=choices["patching"], help=f"{patching} {of_preset}")
+    tokenizer = "geometric: points come with normals, angles and surface variation"
+    flag("--tokenizer", choices=choices["tokenizer"], help=f"{tokenizer} {of_preset}")
+
+
 def add_machine_flags(parser):
     """The flags about the machine, the same in both training scripts; `parser`: an argparse parser."""
     group = parser.add_argument_group("machine")

@@ -27,7 +27,7 @@ VARIANTS = {  # name -> what differs from the default
     "geometric": {"--tokenizer": "geometric"},
 }
 SHARED = {"--pack": "A", "--budget": "0.1", "--steps": "1000", "--lr-backbone": "1e-4", "--lr-head": "2e-3"}
-SHORT = {"--steps": "1500"}  # of the pretrainings
+SHORT = {"--steps": "1000"}  # of the pretrainings
 TINY = {"--preset": "tiny", "--steps": "2", "--num-clouds": "16", "--batch": "8"}  # the same with --smoke
 OWN_ENCODER = ("--patching", "--tokenizer")  # what an encoder must have been pretrained with
 SUITES = ("val", "test", "test_grasp", "test_category")

@@ -1,6 +1,6 @@
 """Controls that stand beside a comparison of initialisations. Skip it at a first reading.
 
-    --init random           no pretraining, no training: frozen random weights, BatchNorm calibrated
+    --init random           an encoder of random weights that stay, its BatchNorm calibrated; the head trains
     --init oracle           what all labels would give: the encoder of a run that saw those of the whole training pool
     --embedding standard    no initialisation starts with larger embeddings than another
 
@@ -14,7 +14,17 @@ import plumbing  # noqa: F401 - before torch, which reads the environment that i
 import torch
 
 from model import from_z_up, normalize_clouds
+from plumbing.checkpoint import check_kind
 from plumbing.common import UserError, read_json
+
+
+def check_start(args, content, path):
+    """Stop where --init oracle starts from a file without labels, or --init jepa from one with; content: of `path`."""
+    labelled = check_kind(content, path) == "run"
+    if labelled and args.init == "jepa":
+        raise UserError(f"{path}: this encoder was trained with labels; give --init oracle, or a pretrained one")
+    if not labelled and args.init == "oracle":
+        raise UserError(f"{path}: this encoder saw no labels; give --init jepa, or best.pt of a run with all of them")
 
 
 def check_oracle(args, data):
@@ -26,6 +36,8 @@ def check_oracle(args, data):
     for name, value in wanted.items():
         if theirs.get(name) != value:
             raise UserError(f"{path}: an oracle's {name} must be {value}, not {theirs.get(name)}; give another run")
+    if not (path.parent / "result.json").exists():
+        raise UserError(f"{path.parent}: this run has not finished; go on with it by --resume first")
     if config.get("fingerprint") != data.fingerprint:
         raise UserError(f"{path}: was trained on other data than {data.root}; give another run")
     print(f"oracle: the encoder of {path.parent}, {theirs.get('steps')} steps with all labels", file=sys.stderr)
@@ -52,7 +64,13 @@ def calibrate(encoder, clouds, batch=16):
 
 
 @torch.no_grad()
-def standardise(model, clouds, batch=64):
-    """Fit the statistics of --embedding standard to clouds (C, N, 3) m, a tensor."""
+def standardise(model, clouds, pretrained, batch=64):
+    """Fit the statistics of --embedding standard to clouds (C, N, 3) m, a tensor.
+
+    Where nothing is pretrained BatchNorm is calibrated first: embeddings of random weights in eval mode, with its
+    initial statistics, are far from those that training meets.
+    """
+    if not pretrained:
+        calibrate(model.encoder, clouds)
     model.eval()
     model.standardise.fit(torch.cat([model.pool(model.encode(part).tokens) for part in clouds.split(batch)]))

@@ -15,9 +15,9 @@
 Where only clouds are in play (encoder, pretraining) their number is written B as well. Clouds and
 poses are in metres in the frame of the mesh, z up; the encoder itself sees normalised clouds.
 
-A reader of the method may skip variants.py (our own poolings and losses), synthetic/ (how the open
-benchmark is made), lab/ (sweeps, tables, timing) and plumbing/ (reading files, checkpoints, and
-fast.py: Linear, Dropout, attention and a max in forms that a processor likes, equal to PyTorch's).
+A reader of the method may skip variants.py and controls.py (our own poolings, losses and controls),
+synthetic/ (how the open benchmark is made), lab/ (sweeps, tables, timing) and plumbing/ (reading files, checkpoints,
+and fast.py: Linear, Dropout, attention and a max in forms that a processor likes, equal to PyTorch's).
 
 References: "Label-Efficient Grasp Joint Prediction with Point-JEPA" (the paper: Sec., Eq., Fig.);
 Point-JEPA, arXiv 2404.16432 (encoder and pretraining); PointNet++, arXiv 1706.02413 (sampling,
@@ -415,11 +415,12 @@ class GraspModel(nn.Module):
         if config.pool not in POOLS:
             raise UserError(f"pool must be one of {', '.join(POOLS)}, not {config.pool}")
         pool = POOLS[config.pool]
+        if config.pool == "size" and config.normalize == "metric":
+            raise UserError("--pool size: metric clouds have no size to be told; leave --normalize metric out")
         if config.embedding == "standard" and (pool.by_grasp or not pool.encoder):
             raise UserError(f"--embedding standard: --pool {config.pool} has no embedding of the object; leave it out")
         self.config, self.joint_names, self.joint_range = config, None, None  # the last two: those of its training
-        without = Centers(config) if pool.build else nn.Identity()
-        self.encoder = PointEncoder(config) if pool.encoder else without
+        self.encoder = (PointEncoder if pool.encoder else Centers)(config) if pool.build else nn.Identity()
         self.pool = pool.build(config.width) if pool.build else None
         self.standardise = nn.Identity()
         if config.embedding == "standard":
@@ -644,7 +645,7 @@ def jepa_from(content, path):
         jepa = build(PointJEPA, ModelConfig, content.get("config"), path)
         weights, step = content["jepa"], content.get("step", 0)
     else:
-        raise UserError(f"{path}: holds an encoder alone; give a pretraining's .last.pt or the official file")
+        raise UserError(f"{path}: holds no predictor; give a pretraining's .last.pt or the official file")
     jepa.step = check_step(step, path)
     return load_strictly(jepa, weights, path)
 
@@ -652,6 +653,16 @@ def jepa_from(content, path):
 def load_jepa(path):
     """The PointJEPA of a pretraining checkpoint or of the official file, in eval mode; `.step` is its last step."""
     return jepa_from(read_checkpoint(path), path)
+
+
+def encoder_weights(content, path):
+    """The encoder's tensors in what `read_checkpoint` made of a run's checkpoint."""
+    check_tensors(content["model"], path)
+    weights = variants.merged(content["model"])
+    inside = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
+    if not inside:
+        raise UserError(f"{path}: its run had no encoder; give one with --pool attention or another that has")
+    return {name.removeprefix("encoder."): tensor for name, tensor in inside.items()}
 
 
 def load_encoder(path):
@@ -663,11 +674,3 @@ def load_encoder(path):
     weights = content["encoder"] if kind == "encoder" else encoder_weights(content, path)
     return load_strictly(build(PointEncoder, ModelConfig, content.get("config"), path), weights, path)
 
-
-def encoder_weights(content, path):
-    """The encoder's tensors in what `read_checkpoint` made of a run's checkpoint."""
-    check_tensors(content["model"], path)
-    inside = {name: weights for name, weights in variants.merged(content["model"]).items() if name[:8] == "encoder."}
-    if not inside:
-        raise UserError(f"{path}: its run had no encoder; give one with --pool attention or another that has")
-    return {name.removeprefix("encoder."): weights for name, weights in inside.items()}

@@ -14,9 +14,9 @@
 Any flag of train.py may follow, with values separated by commas; it beats the sweep's own. A finished run is one row
 of OUT/rows.csv, and what has a row is not run again; a run that diverges keeps its row, marked as failed. OUT/table.md
 and the figures beside it are made from the rows alone (`--tables` does only that). The sweeps' own data is data/full,
-grid's is train.py's. Everything is chosen on val; table1 also evaluates the best step of every run once on the test
-suites. `--list` prints the commands that are left, for several machines; the same sweep without it then takes what
-they leave behind into its rows:
+grid's is train.py's. Everything is chosen on val; table1, future and controls also evaluate the best step of every run
+once on test suites. `--list` prints the commands that are left, for several machines; the same sweep without it then
+takes what they leave behind into its rows:
 
     python sweep.py k --list | tr '\\n' '\\0' | xargs -0 -n 1 -P 4 sh -c       or GNU parallel, or an array of jobs
 """
@@ -31,7 +31,7 @@ from pathlib import Path
 
 import train
 from lab.baselines import add_baselines, probes_text
-from lab.controls import controls_text, run_controls
+from lab.control_table import controls_text, run_controls
 from lab.encoders import run_encoders
 from lab.future import SUITES as FUTURE_SUITES
 from lab.future import future_text, plan_future, pretrain_missing
@@ -70,7 +70,7 @@ QUICK = {  # what --quick makes of a sweep: fewer values and steps, so that two 
     "budget": {"--budget": "0.01,0.1,1", "--steps": "500"},
     "init": {"--init": "scratch,jepa", "--steps": "500"},
 }
-SEEDS = {"table1": "0,1,2", "controls": "0,1,2", "benchmark": "0,1", "encoders": "0,1"}  # others: 0
+SEEDS = {"table1": "0,1,2", "future": "0,1,2", "controls": "0,1,2", "benchmark": "0,1", "encoders": "0,1"}  # others: 0
 
 
 # ---------------------------------------------------------------- command line
@@ -80,7 +80,7 @@ def build_parser():
     parser = Parser(__doc__)
     flag = parser.add_argument
     flag("kind", choices=("table1", "future", "controls", "published", *GRIDS), help="which sweep")
-    seeds = "training seeds (default: 0; table1 and controls 0,1,2; benchmark and encoders 0,1)"
+    seeds = "training seeds (default: 0; table1, future and controls 0,1,2; benchmark and encoders 0,1)"
     flag("--seeds", type=whole_numbers, metavar="N,N", help=seeds)
     flag("--budgets", metavar="F,F", help="the same as --budget F,F")
     out = f"folder of rows.csv, table.md and figures (default: {TABLES}/KIND; runs/smoke/KIND with --smoke)"

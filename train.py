@@ -25,11 +25,11 @@ import plumbing  # noqa: F401 - before torch, which reads the environment that i
 import torch
 from tqdm import tqdm
 
-from controls import calibrate, check_oracle, standardise
+from controls import calibrate, check_oracle, check_start, standardise
 from data import GraspData, add_data_flags, epoch_batches, load_dataset, warn_of_frames
 from evaluate import add_holds, evaluate_suites, knows_hand, metrics_table, reference_predictions, summarize
 from model import CHOICES, FINE_TUNING, POOLS, PRESETS, GraspModel, load_encoder, load_run, start_points
-from plumbing.checkpoint import save_checkpoint
+from plumbing.checkpoint import read_checkpoint, save_checkpoint
 from plumbing.common import (
     Parser, UserError, as_flags, command, locked, number, read_json, stable_seed, write_csv, write_json,
 )  # fmt: skip
@@ -38,8 +38,8 @@ from plumbing.graph import Graphs
 from plumbing.roots import ensure_root
 from plumbing.training import (
     LOOK_EVERY, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
-    check_same_settings, deferred_interrupt, first_not_finite, load_last, peak_memory, save_last, set_precision,
-    set_rate, set_up_torch, warmup_cosine,
+    check_same_settings, deferred_interrupt, first_not_finite, load_last, peak_memory, reset_peak_memory, save_last,
+    set_precision, set_rate, set_up_torch, warmup_cosine,
 )  # fmt: skip
 from splits import Split, add_split_flags, make_split
 from variants import EMBEDDING_SCALE, PROBE_REACH, add_lora, backbone_tiers, merged, surface_distances, temperature_at
@@ -155,8 +155,11 @@ def parse(argv):
     check_machine_flags(args)
     if args.init == "random":
         args.lr_backbone = 0.0
-    if args.lora and not POOLS[args.pool].encoder:
-        raise UserError(f"--lora: --pool {args.pool} has no encoder to adapt; leave it out")
+    if not POOLS[args.pool].encoder:
+        for flag, given in (("--lora", args.lora), ("--schedule", args.schedule != "cosine"),
+                            ("--init random", args.init == "random")):  # fmt: skip
+            if given:
+                raise UserError(f"{flag}: --pool {args.pool} has no encoder for that; leave it out")
     if args.schedule != "cosine" and (args.lora or args.lr_backbone == 0):
         raise UserError(f"--schedule {args.schedule}: the backbone is frozen; leave it out")
     if args.resume and args.overwrite:
@@ -165,6 +168,8 @@ def parse(argv):
         raise UserError(f"--jepa-ckpt contradicts --init {args.init}; add --init jepa or leave it out")
     if args.init == "oracle" and not args.jepa_ckpt:
         raise UserError("--init oracle: name a run that saw all labels, --jepa-ckpt RUN/best.pt")
+    if args.embedding_scale != EMBEDDING_SCALE and args.embedding != "standard":
+        raise UserError("--embedding-scale goes with --embedding standard; add that or leave it out")
     if args.scale and args.normalize != "metric":
         raise UserError("--scale goes with --normalize metric; add that or leave it out")
     return args
@@ -212,6 +217,7 @@ def resolve_network(args):
     if args.init in ("scratch", "random") or not POOLS[args.pool].encoder:  # nothing to initialise
         return dataclasses.replace(PRESETS[args.preset or "small"], **given, **head), None
     path = args.jepa_ckpt or shipped_encoder(args.preset or "small")
+    check_start(args, read_checkpoint(path), path)
     encoder = load_encoder(path)
     check_flags(given, encoder.config, path, args.preset and (args.preset, PRESETS[args.preset]))
     return dataclasses.replace(encoder.config, **FINE_TUNING, **head), encoder
@@ -373,6 +379,7 @@ def training_loop(run):
             if validate_now or save_now or progress.step % LOOK_EVERY == 0:
                 check_finite(run, int(bad_step))
             if validate_now:
+                progress.seconds = time.perf_counter() - started  # again: on a GPU the look waited for the steps
                 rmse = validate(run, loss_sum.item() / progress.loss_count, factor)
                 before, progress.seconds = progress.seconds, time.perf_counter() - started
                 progress.validating += progress.seconds - before
@@ -584,6 +591,7 @@ def build_model(config, encoder, data, rows, args):
 
 def train_one(args, device, config, encoder, data, split):
     """Train the network of `config`, its encoder a copy of `encoder` (or None), on a `Split` of data; -> the result."""
+    reset_peak_memory(device)
     folder, graph = run_folder(args), device.type == "cuda" and not args.no_graph
     precision = set_precision(args.precision, device, config.width)
 
@@ -591,7 +599,8 @@ def train_one(args, device, config, encoder, data, split):
     if args.init == "random":
         calibrate(model.encoder, torch.from_numpy(data.clouds[np.isin(data.objects, split.pool)]))
     if config.embedding == "standard":
-        standardise(model, torch.from_numpy(data.clouds[np.unique(data.scene[split.rows["train"]])]))
+        scenes = np.unique(data.scene[split.rows["train"]])
+        standardise(model, torch.from_numpy(data.clouds[scenes]), pretrained=encoder is not None)
     adapters = add_lora(model.encoder.transformer, args.lora) if args.lora else ()
     optimizer = build_optimizer(model.to(device), args, graph, adapters)
     generator = torch.Generator().manual_seed(stable_seed("patches", args.seed))

@@ -1,4 +1,4 @@
-"""Beyond the paper: what --pool, --loss, --patching, --tokenizer and --lora can be besides. Skip it at a first reading.
+"""Beyond the paper: what some flags can be besides what the paper has. Skip it at a first reading.
 
     --pool hand               each grasp attends to the tokens through their centers in its own hand frame
     --pool surface            80 distances from the hand to the surface, and no encoder at all
@@ -78,7 +78,7 @@ class Standardise(nn.Module):
     `fit` sets the statistics, once, before step 1: then no initialisation starts with larger numbers than another.
     """
 
-    # DEVIATION: a control, not the paper's; raw embeddings of random weights vary by a fifth of what pretrained ones do
+    # DEVIATION: a control, not the paper's, whose raw embeddings of random weights vary less than pretrained ones
 
     def __init__(self, width, scale):
         super().__init__()
@@ -88,8 +88,9 @@ class Standardise(nn.Module):
 
     def fit(self, embeddings):
         """embeddings (O, E) of the training objects."""
+        spread = embeddings.std(0, correction=0)
         self.mean.copy_(embeddings.mean(0))
-        self.factor.copy_(self.scale / embeddings.std(0).clamp(min=1e-6))
+        self.factor.copy_((self.scale / spread).where(spread > 1e-6, 1.0))  # a feature that never varies stays
 
     def forward(self, embedding):
         return (embedding - self.mean) * self.factor
@@ -185,7 +186,7 @@ def temperature_at(step, steps):
 
 # ---------------------------------------------------------------- patches and points that know the surface
 NEIGHBOURS = 16  # points whose covariance tells normal and surface variation
-BENT = 4.0  # how many times denser centers may lie where the surface bends most, compared with where it is flat
+BENT = 4.0  # how many times closer centers may lie where the surface bends most, compared with where it is flat
 SPREADS = {
     "fps": (1,),
     "curvature": (1,),

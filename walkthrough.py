@@ -32,7 +32,7 @@ from synthetic import sheet
 from synthetic.draw import view_of_hand
 from synthetic.hand import JOINT_NAMES
 from synthetic.shapes import CATEGORIES, procedural_mesh
-from variants import HandPool, local_shape
+from variants import TEMPERATURES, HandPool, local_shape
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "small.pt"
 SHAPES = {maker.__name__: synset for synset, (maker, *_) in CATEGORIES.items()}
@@ -130,7 +130,7 @@ def walk_patchings(config, cloud):
     say(3, "local_shape", variation, f"surface variation: 0 where flat, here up to {variation.max():.2f}")
     about = {
         "fps": "the paper's: farthest points and their nearest neighbours",
-        "curvature": "centers are up to four times as dense where the surface bends",
+        "curvature": "centers lie up to four times closer where the surface bends",
         "overlap": "patches reach as far as twice their points, every other one is taken",
         "multiscale": "every other patch reaches as far as four times its points",
     }
@@ -263,6 +263,8 @@ def walk_grasp(run, cloud, pose, joints, alpha):
 def open_grasp(folder, seed):
     """A run and one grasp of its validation: model, alpha, `Thing`, pose (1, 7), joints (1, J) rad, joint names."""
     run, path = load_run(folder), Path(folder) / "config.json"
+    if run.config.loss == "annealed":
+        run.temperature.fill_(TEMPERATURES[-1])  # as at the end of its training
     alpha = read_json(path, "settings")["settings"].get("alpha")
     if not isinstance(alpha, (int, float)):
         raise UserError(f"{path}: names no alpha; give a folder that train.py wrote")

@@ -3,6 +3,7 @@
 The probes' features are the mean and the maximum over tokens. Nothing here looks at the test suites.
 """
 
+import hashlib
 import math
 import statistics
 from pathlib import Path
@@ -175,10 +176,11 @@ def pretraining_columns(file):
 
 def calibrated_encoder(config, flags, runs):
     """Path of the encoder of `random_encoder`, BatchNorm calibrated on the training pool; made where missing."""
-    of_data = {flag: value for flag, value in flags.items() if flag in DATA_FLAGS and "," not in value}
+    of_data = {flag: value.split(",")[0] for flag, value in flags.items() if flag in DATA_FLAGS}
     data, split = open_data(of_data, config.points)
     random = random_encoder(config, runs)
-    path = random.with_stem(f"{random.stem}-calibrated-{data.fingerprint[:6]}")
+    seen = hashlib.sha256(" ".join([data.fingerprint, *split.pool]).encode()).hexdigest()[:6]  # these objects
+    path = random.with_stem(f"{random.stem}-calibrated-{seen}")
     if not path.exists():
         pool = torch.from_numpy(data.clouds[np.isin(data.objects, split.pool)])
         encoder = calibrate(load_encoder(random), pool)

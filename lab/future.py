@@ -4,14 +4,15 @@ Another tokenizer or other patches want an encoder that was pretrained with them
 they are missing, all equally short, and so is one with the default's patches, to which they are compared.
 """
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from lab.rows import flags_of, split_command
-from lab.runner import plan_runs
+from lab.rows import as_words, check_one_setting, flags_of, split_command
+from lab.runner import choose, plan_runs, refuse_flags
 from lab.table1 import averaged_errors, improvement_cells, read_errors
-from lab.tables import count_runs, markdown, mean_and_sd
+from lab.tables import column_cell, count_runs, markdown
 from plumbing.common import UserError
 
 VARIANTS = {  # name -> what differs from the default
@@ -27,8 +28,9 @@ VARIANTS = {  # name -> what differs from the default
     "geometric": {"--tokenizer": "geometric"},
 }
 SHARED = {"--pack": "A", "--budget": "0.1", "--steps": "1000", "--lr-backbone": "1e-4", "--lr-head": "2e-3"}
-SHORT = {"--steps": "1000"}  # of the pretrainings
+SHORT = "1000"  # steps of the pretrainings
 TINY = {"--preset": "tiny", "--steps": "2", "--num-clouds": "16", "--batch": "8"}  # the same with --smoke
+VARIED = ("--loss", "--lora", "--schedule", "--patching", "--tokenizer", "--init", "--jepa-ckpt")
 OWN_ENCODER = ("--patching", "--tokenizer")  # what an encoder must have been pretrained with
 SUITES = ("val", "test", "test_grasp", "test_category")
 
@@ -36,32 +38,29 @@ SUITES = ("val", "test", "test_grasp", "test_category")
 # ---------------------------------------------------------------- runs
 
 
-def choose(names):
-    """The variants of these names, all for none; the default is always among them."""
-    unknown = set(names) - set(VARIANTS)
-    if unknown:
-        raise UserError(f"future: no variant {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
-    return {name: flags for name, flags in VARIANTS.items() if not names or name in ("default", *names)}
-
-
-def short_encoder(flags, args):
-    """Path of the short pretraining with the tokenizer and patches that `flags` name."""
+def short_encoder(flags, given, args):
+    """Path of the short pretraining with the tokenizer and patches that `flags` name; it tells how it was made."""
     name = next((flags[flag] for flag in OWN_ENCODER if flag in flags), "default")
-    return Path(args.runs) / "encoders" / f"{name}.pt"
+    made = "smoke" if args.smoke else f"{SHORT}-{given.get('--precision', 'auto')}"
+    return Path(args.runs) / "encoders" / f"{name}-{made}.pt"
 
 
 def plan_future(names, given, args):
     """Flags of all runs, all of a seed before the next: every variant from scratch and with a pretrained encoder.
 
-    The default has both pretrained encoders, the one that ships and a short one.
+    The default is always there, with both pretrained encoders, the one that ships and a short one. Adapters from
+    scratch start from random weights whose BatchNorm is calibrated, since they leave them as they are.
     """
+    refuse_flags(given, (*VARIED, "--preset"), "future")
+    if "," in given.get("--precision", ""):
+        raise UserError("future: one --precision at a time")
     planned = []
-    for flags in choose(names).values():
-        starts = [{"--init": "scratch"}]
+    for flags in choose(names and ["default", *names], VARIANTS, "future").values():
+        starts = [{"--init": "random" if "--lora" in flags else "scratch"}]
         if not any(flag in flags for flag in OWN_ENCODER):
             starts.append({"--init": "jepa"})
         if not flags or any(flag in flags for flag in OWN_ENCODER):
-            starts.append({"--init": "jepa", "--jepa-ckpt": str(short_encoder(flags, args))})
+            starts.append({"--init": "jepa", "--jepa-ckpt": str(short_encoder(flags, given, args))})
         for start in starts:
             planned += plan_runs([SHARED | flags | start], given, args.seeds, args)
     return sorted(planned, key=lambda flags: args.seeds.index(flags["--seed"]))
@@ -76,18 +75,18 @@ def pretrain_missing(planned, given, args):
     for flags in planned:
         path = flags.get("--jepa-ckpt", "")
         if Path(path).parent == Path(args.runs) / "encoders" and not Path(path).exists():
-            own = {flag: flags[flag] for flag in (*OWN_ENCODER, "--threads") if flag in flags}
-            precision = {"--precision": given["--precision"]} if "--precision" in given else {}
-            waiting[path] = own | precision | (TINY if args.smoke else SHORT) | {"--out": path}
-    commands = [["pretrain_jepa.py", *(word for pair in flags.items() for word in pair)] for flags in waiting.values()]
+            kept = (*OWN_ENCODER, "--threads", "--precision", "--device")
+            own = {flag: flags[flag] for flag in kept if flag in flags}
+            waiting[path] = own | (TINY if args.smoke else {"--steps": SHORT}) | {"--out": path}
+    commands = [["pretrain_jepa.py", *as_words(flags)] for flags in waiting.values()]
     if args.list:
         for command in commands:
-            print("python", *command)
+            print("python", shlex.join(command))
         return not commands
     for first in range(0, len(commands), args.jobs):
         started = []
         for command in commands[first : first + args.jobs]:
-            print("future: python", *command, file=sys.stderr)
+            print("future: python", shlex.join(command), file=sys.stderr)
             words = [sys.executable, Path(__file__).parent.parent / command[0], *command[1:], "--resume"]
             started.append(subprocess.Popen(words))  # Ctrl-C reaches it too
         if any([process.wait() for process in started]):
@@ -108,7 +107,8 @@ def variant_of(row):
 def start_of(row):
     """What a row's run started from: scratch, jepa (the encoder that ships) or jepa, short."""
     flags = flags_of(row)
-    return flags["--init"] + (", short" if "--jepa-ckpt" in flags and "/encoders/" in flags["--jepa-ckpt"] else "")
+    short = "/encoders/" in flags.get("--jepa-ckpt", "")
+    return flags["--init"].replace("random", "scratch") + ", short" * short
 
 
 def seed_of(row):
@@ -120,49 +120,47 @@ def arms(rows):
     groups = {}
     for row in rows:
         groups.setdefault((start_of(row), variant_of(row)), []).append(row)
-    places = [*VARIANTS]
+    places = list(VARIANTS)
     return dict(sorted(groups.items(), key=lambda item: (item[0][0], places.index(item[0][1]))))
 
 
 def better_than_default(groups, errors, suite, key):
     """By how many % an arm's RMSE is lower than the default's of the same start and seeds, and the interval."""
-    default = groups.get((key[0], "default"), [])
-    seeds = set(map(seed_of, groups[key]))
-    same = [row for row in default if seed_of(row) in seeds]
-    cells = improvement_cells(averaged_errors(errors, groups[key], suite), averaged_errors(errors, same, suite))
+    runs = {seed_of(row): row for row in groups[key] if row["top_logit_rmse"]}
+    others = {seed_of(row): row for row in groups.get((key[0], "default"), []) if row["top_logit_rmse"]}
+    both = sorted(runs.keys() & others.keys())
+    new, old = (averaged_errors(errors, [found[seed] for seed in both], suite) for found in (runs, others))
+    cells = improvement_cells(new, old)
     return f"{cells[0]} ({cells[1]})" if cells and key[1] != "default" else ""
 
 
 def future_text(rows, out):
     """Markdown: what each variant gives on val and on the test suites, and what it costs."""
+    check_one_setting(rows, VARIED, out / "rows.csv")
     groups, errors = arms(rows), read_errors(out)
-    header = ["init", "variant", "seeds", "top-logit RMSE (rad)", "better than the default, % (95 %)", "best-of-K"]
-    header += ["coverage@15°", "top logit within 15°", "holds"]
+    header = ["init", "variant", "seeds", "top-logit RMSE (rad)", "better than the default, % (95 % over objects)"]
+    header += ["best-of-K", "coverage@15°", "top logit within 15°", "holds"]
     shown = {"best_of_k_rmse": 4, "coverage_15": 3, "top_coverage_15": 3, "holds": 3}
     lines = [
-        [*key, count_runs(group), cell(group, "top_logit_rmse", 4), better_than_default(groups, errors, "val", key)]
-        + [cell(group, name, digits) for name, digits in shown.items()]
+        [*key, count_runs(group), column_cell(group, "top_logit_rmse", 4)]
+        + [better_than_default(groups, errors, "val", key)]
+        + [column_cell(group, name, digits) for name, digits in shown.items()]
         for key, group in groups.items()
     ]
     sections = ["## val\n\n" + markdown(header, lines)]
     suites = SUITES[1:]
     header = ["init", "variant", *suites, *(f"better on {suite}, %" for suite in ("test", "test_category"))]
     lines = [
-        [*key, *(cell(group, f"{suite}_top_logit_rmse", 4) for suite in suites)]
+        [*key, *(column_cell(group, f"{suite}_top_logit_rmse", 4) for suite in suites)]
         + [better_than_default(groups, errors, suite, key) for suite in ("test", "test_category")]
         for key, group in groups.items()
     ]
     sections.append("## Other suites, top-logit RMSE (rad)\n\n" + markdown(header, lines))
     header = ["init", "variant", "M parameters trained", "ms per step", "memory, MB"]
     lines = [
-        [*key, f"{float(group[0]['parameters_trained']) / 1e6:.2f}", cell(group, "ms_per_step", 0),
-         cell(group, "memory_mb", 0)]
+        [*key, f"{float(group[0]['parameters_trained']) / 1e6:.2f}", column_cell(group, "ms_per_step", 0),
+         column_cell(group, "memory_mb", 0)]
         for key, group in groups.items() if group[0].get("parameters_trained")
     ]  # fmt: skip
     sections.append("## Costs\n\n" + markdown(header, lines))
     return "\n".join(sections)
-
-
-def cell(rows, name, digits):
-    """Mean ± SD of a column over the runs that have it."""
-    return mean_and_sd([float(row[name]) for row in rows if row.get(name)], digits)

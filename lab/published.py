@@ -4,34 +4,46 @@ It draws p % of the objects first and splits those: a tenth validates, a tenth t
 1 % is scored on 2 objects, one of 10 % on 15, one of 25 % on 36, each on others, once, after the last step. Here that
 is drawn twenty times, for two runs from scratch that differ in their seed alone and for one from the pretrained
 encoder; and the errors per object that a table1 holds tell how much validation sets of these sizes scatter.
+
+Not the published protocol: preset small, 1,000 steps for 25,000 (with the warm-up shortened alike), no fp16, and the
+64 grasps of a batch are of 16 clouds, since drawn one by one they would be of up to 64, at four times the cost.
 """
 
 import contextlib
 import functools
+import itertools
 import math
+import shlex
+import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 import train
-from lab.rows import as_words, read_rows, split_command, write_rows
-from lab.runner import open_data
+from lab.rows import as_words, check_one_setting, read_rows, split_command, write_rows
+from lab.runner import DATA_FLAGS, encoder_tag, identify, open_data, random_encoder, refuse_flags
 from lab.table1 import read_errors
 from lab.tables import markdown
-from plumbing.common import UserError, read_json, stable_seed
+from model import PRESETS
+from plumbing.common import UserError, locked, stable_seed
 from plumbing.parallel import map_in_processes
 from splits import HELD_OUT, Split, suite_rows, synset_of
 
 BUDGETS = (0.01, 0.1, 0.25)
 DRAWS = 20
 ARMS = {"scratch": ("scratch", 0), "scratch again": ("scratch", 1), "jepa": ("jepa", 0)}  # --init, --seed
-STEPS = 1000
-PUBLISHED = {"steps": 25000, "batch": 64, "warmup_epochs": 10}
-# 64 grasps a batch, of 16 clouds: drawn one by one they would be of up to 64, at four times the cost
-FLAGS = {"--lr-backbone": "1.5e-5", "--lr-head": "1.5e-3", "--objects-per-batch": "16", "--grasps-per-object": "4"}
+PUBLISHED_STEPS, BATCH, WARMUP_EPOCHS = 25_000, 64, 10
+VALIDATED = {"0.01": 2, "0.1": 15, "0.25": 36}  # objects that validate there, by budget
+FLAGS = {
+    "--steps": "1000", "--lr-backbone": "1.5e-5", "--lr-head": "1.5e-3", "--objects-per-batch": "16",
+    "--grasps-per-object": "4",
+}  # fmt: skip
+OWN = ("--init", "--pack", "--budget", "--held-out", "--warmup", "--eval-every")  # what the protocol decides
 PAPER = {0.01: 7.7, 0.1: 9.6, 0.25: 25.9}  # %, Table I
+RATE_FLAGS = ("--lr-backbone", "--lr-head")
 SUBSETS = 10_000  # random validation sets of each size
 
 
@@ -60,39 +72,74 @@ def published_split(data, budget, draw):
     return Split(f"draw {draw}", budget, data.fingerprint, suites, suites["train"], {}, [], rows)
 
 
-def warmup_share(grasps, steps):
-    """Ten epochs of the published 25,000 steps, by the same factor as the steps: share of a run of `steps`."""
-    epoch = math.ceil(grasps / PUBLISHED["batch"])
-    return min(1.0, PUBLISHED["warmup_epochs"] * epoch / PUBLISHED["steps"])
+def warmup_share(grasps):
+    """Ten epochs as a share of the published 25,000 steps; over 1 where the rate never comes to its peak."""
+    return WARMUP_EPOCHS * math.ceil(grasps / BATCH) / PUBLISHED_STEPS
 
 
 # ---------------------------------------------------------------- runs
 
 
+class Draw(NamedTuple):
+    """One run: an arm on one draw of the objects."""
+
+    flags: dict  # of train.py, all that its numbers depend on but the split
+    arm: str
+    budget: float
+    draw: int
+    runs: str
+    origins: str  # encoder and dataset
+
+    @property
+    def command(self):
+        """What tells its row from all others."""
+        words = shlex.join(as_words(self.flags))
+        return f"python sweep.py published {words}: draw {self.draw}, budget {self.budget:g}, {self.arm}"
+
+    @property
+    def folder(self):
+        return Path(self.runs) / f"published-{stable_seed(self.command, self.origins):016x}"
+
+
+def plan_published(given, args):
+    """All runs, draw by draw: with --smoke two draws of the largest budget."""
+    refuse_flags(given, OWN, "published")
+    draws, budgets = (2, BUDGETS[-1:]) if args.smoke else (DRAWS, BUDGETS)
+    shared = FLAGS | args.own | {flag: value for flag, value in given.items() if flag != "--jepa-ckpt"}
+    if any("," in value for value in shared.values()):
+        raise UserError("published: one value per flag; give each of several its own --out")
+    if args.smoke:
+        shared |= {"--preset": "tiny", "--steps": "2"}
+    file = given.get("--jepa-ckpt") or (args.smoke and str(random_encoder(PRESETS["tiny"], args.runs)))
+    dataset, planned = identify(opened(tuple(shared.items()))), []
+    for draw, budget, arm in itertools.product(range(draws), budgets, ARMS):
+        init, seed = ARMS[arm]
+        flags = shared | {"--init": init, "--seed": str(seed)}
+        flags |= {"--jepa-ckpt": file} if init == "jepa" and file else {}
+        origins = f"{encoder_tag(flags)} {dataset.name} {dataset.fingerprint}"
+        planned.append(Draw(flags, arm, budget, draw, args.runs, origins))
+    return planned
+
+
 def run_published(given, args):
     """Train what OUT/rows.csv lacks, `args.jobs` at a time; -> all rows, one per draw, budget and arm."""
-    path = args.out / "rows.csv"
-    draws, budgets = (2, BUDGETS[-1:]) if args.smoke else (DRAWS, BUDGETS)
-    given = args.own | given
-    if args.smoke:
-        given |= {"--preset": "tiny", "--steps": "2"}
-    items = [(given, args.runs, args.smoke, draw, budget, arm)
-             for draw in range(draws) for budget in budgets for arm in ARMS]  # fmt: skip
-    rows = {row["command"]: row for row in read_rows(path)}
-    waiting = [item for item in items if command_of(item) not in rows]
-    print(f"published: {len(items) - len(waiting)} rows found, {len(waiting)} to run", file=sys.stderr)
-    ended = map_in_processes(train_draw, waiting, min(args.jobs, len(waiting)) or 1)
-    for row in tqdm(ended, desc="published", total=len(items), initial=len(items) - len(waiting), disable=None):
-        rows[row["command"]] = row
-        write_rows(path, list(rows.values()))
+    path, planned = args.out / "rows.csv", plan_published(given, args)
+    with locked(args.out / "rows.lock") as mine:
+        if not mine:
+            raise UserError(f"{args.out}: another sweep writes here; wait for it, or give another --out")
+        rows = {row["command"]: row for row in read_rows(path)}
+        for run in planned:
+            there = rows.get(run.command, {}).get("origins", run.origins)
+            if there != run.origins:
+                raise UserError(f"{path}: was made with another encoder or dataset ({there}); give another --out")
+        waiting = [run for run in planned if run.command not in rows]
+        print(f"published: {len(planned) - len(waiting)} rows found, {len(waiting)} to run", file=sys.stderr)
+        ended = map_in_processes(train_draw, waiting, min(args.jobs, len(waiting)) or 1)
+        done = len(planned) - len(waiting)
+        for row in tqdm(ended, desc="published", total=len(planned), initial=done, disable=None):
+            rows[row["command"]] = row
+            write_rows(path, list(rows.values()))
     return read_rows(path)
-
-
-def command_of(item):
-    """What tells a row from all others: this sweep's command with what it was given, and which run of it this is."""
-    given, _, _, draw, budget, arm = item
-    words = " ".join(as_words(given))
-    return f"python sweep.py published {words}: draw {draw}, budget {budget:g}, {arm}"
 
 
 @functools.cache
@@ -101,38 +148,35 @@ def opened(words):
     return open_data(dict(words))[0]
 
 
-def train_draw(item):
+def train_draw(run):
     """Train one arm on one draw; -> its row. RMSE is of the last step, on the draw's own validation objects."""
-    given, runs, smoke, draw, budget, arm = item
-    init, seed = ARMS[arm]
-    flags = {"--steps": str(STEPS)} | FLAGS | given | {"--init": init, "--seed": str(seed)}
-    data = opened(tuple(given.items()))
-    split = published_split(data, budget, draw)
-    args = train.parse([*as_words(flags), "--budget", str(budget), "--quiet", "--no-baseline", "--runs", str(runs)])
-    args.name = f"published-{stable_seed(command_of(item)):016x}"
-    args.warmup, args.eval_every = warmup_share(len(split.rows["train"]), args.steps), args.steps
-    folder = Path(args.runs) / args.name
-    args.resume = (folder / "config.json").exists()
-    if not (folder / "result.json").exists():
-        device = train.set_up_torch(args.device, args.threads)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{folder}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            train.train_one(args, device, *network_of(args, smoke), data, split)
-    result = read_json(folder / "result.json", "suites")
-    return {
-        "command": command_of(item), "draw": draw, "budget": budget, "arm": arm,
+    of_data = (*DATA_FLAGS, "--preset", "--points", "--threads")
+    data = opened(tuple((flag, run.flags[flag]) for flag in of_data if flag in run.flags))
+    split = published_split(data, run.budget, run.draw)
+    args = train.parse([*as_words(run.flags), "--budget", str(run.budget), "--quiet", "--no-baseline"])
+    args.runs, args.name = str(run.folder.parent), run.folder.name
+    args.warmup, args.eval_every = warmup_share(len(split.rows["train"])), args.steps
+    args.resume = (run.folder / "config.json").exists()
+    row = {
+        "command": run.command, "draw": run.draw, "budget": run.budget, "arm": run.arm,
         "train_objects": len(split.suites["train"]), "val_objects": len(split.suites["val"]),
-        "warmup": round(args.warmup, 4), "top_logit_rmse": result["suites"]["val"]["top_logit_rmse"],
-        "training_mean": result["training_mean"]["top_logit_rmse"], "seconds": result["seconds"],
-        "device": result["device"], "precision": result["precision"], "fingerprint": data.fingerprint,
+        "warmup": round(args.warmup, 4), "origins": run.origins,
     }  # fmt: skip
-
-
-def network_of(args, smoke):
-    """Configuration and encoder of a run; with --smoke there is no encoder of that size."""
-    if smoke:
-        args.init = "scratch"
-    return train.resolve_network(args)
+    device = train.set_up_torch(args.device, args.threads)
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{run.folder}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        try:
+            result = train.train_one(args, device, *train.resolve_network(args), data, split)
+        except UserError as error:
+            if "not finite" not in str(error):
+                raise
+            return row | {"top_logit_rmse": "", "failed": "diverged"}
+    shutil.rmtree(run.folder)  # its config.json names a pack, but the split was another one
+    return row | {
+        "top_logit_rmse": result["suites"]["val"]["top_logit_rmse"],
+        "training_mean": result["training_mean"]["top_logit_rmse"], "seconds": result["seconds"],
+        "device": result["device"], "precision": result["precision"], "failed": "",
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- what it says
@@ -140,7 +184,8 @@ def network_of(args, smoke):
 
 def improvements(rows, of, over):
     """Budget -> relative improvements in % of one arm over another, one per draw that has both."""
-    values = {(row["budget"], row["draw"], row["arm"]): float(row["top_logit_rmse"]) for row in rows}
+    finished = [row for row in rows if row["top_logit_rmse"]]
+    values = {(row["budget"], row["draw"], row["arm"]): float(row["top_logit_rmse"]) for row in finished}
     found = {}
     for budget, draw, arm in values:
         if arm == of and (budget, draw, over) in values:
@@ -149,20 +194,17 @@ def improvements(rows, of, over):
     return found
 
 
-def subset_scatter(errors, sizes, subsets=SUBSETS, seed=0):
-    """How RMSEs and improvements scatter over validation sets of few objects, drawn from those with known errors.
+def subset_scatter(errors, size, subsets=SUBSETS, seed=0):
+    """How RMSEs and improvements scatter over validation sets of `size` objects, drawn from those with known errors.
 
     errors: (grasps (O,), mean squared errors by object of scratch (O,), of jepa (O,)) of one suite.
-    -> size -> (RMSEs of scratch (subsets,), improvements of jepa over it in % (subsets,)).
+    -> RMSEs of scratch (subsets,), improvements of jepa over it in % (subsets,).
     """
     grasps, scratch, jepa = errors
-    rng, found = np.random.default_rng(seed), {}
-    for size in sizes:
-        chosen = np.argsort(rng.random((subsets, len(grasps))), axis=1)[:, :size]
-        weights = grasps[chosen]
-        a, b = ((weights * squared[chosen]).sum(1) / weights.sum(1) for squared in (scratch, jepa))
-        found[size] = np.sqrt(a), 100 * (1 - np.sqrt(b / a))
-    return found
+    chosen = np.argsort(np.random.default_rng(seed).random((subsets, len(grasps))), axis=1)[:, :size]
+    weights = grasps[chosen]  # (subsets, size)
+    a, b = ((weights * squared[chosen]).sum(1) / weights.sum(1) for squared in (scratch, jepa))
+    return np.sqrt(a), 100 * (1 - np.sqrt(b / a))
 
 
 def spread_cells(values):
@@ -183,37 +225,40 @@ def published_text(rows, table1):
             if len(values) > 1:
                 lines.append([name, f"{budget:g}", len(values), *spread_cells(values), PAPER[budget]])
     sections = ["## Relative improvement over the draws\n\n" + markdown(header, lines)]
-    known = errors_of(table1)
-    if known:
-        header = [
-            "budget there",
-            "objects that validate",
-            "RMSE of scratch, middle 95 %",
-            "jepa over scratch, middle 95 %",
-        ]
-        lines = []
-        for budget, errors in known.items():
-            for size, (rmse, better) in subset_scatter(errors, sizes_of(rows)).items():
-                cells = [np.percentile(values, (2.5, 97.5)) for values in (rmse, better)]
-                lines.append(
-                    [budget, size, "{:.3f} to {:.3f}".format(*cells[0]), "{:.1f} to {:.1f} %".format(*cells[1])]
-                )
-        title = f"## Validation sets of few objects, drawn from the test objects of {Path(table1).name}\n\n"
-        sections.append(title + markdown(header, lines))
-    return "\n".join(sections)
+    title = f"## Validation sets of as few objects, drawn from the test objects of {Path(table1).name}\n\n"
+    header = ["budget", "objects", "RMSE of scratch, all objects", "middle 95 % of such sets"]
+    header += ["jepa over scratch, all objects", "middle 95 % of such sets"]
+    return "\n".join([*sections, title + markdown(header, scatter_lines(errors_of(table1)))])
 
 
-def sizes_of(rows):
-    return sorted({int(row["val_objects"]) for row in rows})
+def scatter_lines(errors):
+    """A line per budget: what `subset_scatter` makes of the published number of validation objects."""
+    lines = []
+    for budget, size in VALIDATED.items():
+        if budget in errors:
+            rmse, better = (np.percentile(values, (2.5, 97.5)) for values in subset_scatter(errors[budget], size))
+            grasps, scratch, jepa = errors[budget]
+            whole = [math.sqrt((grasps * squared).sum() / grasps.sum()) for squared in (scratch, jepa)]
+            lines.append([
+                budget, size, f"{whole[0]:.3f}", f"{rmse[0]:.3f} to {rmse[1]:.3f}",
+                f"{100 * (1 - whole[1] / whole[0]):.1f} %", f"{better[0]:.1f} to {better[1]:.1f} %",
+            ])  # fmt: skip
+    return lines
 
 
 def errors_of(folder):
     """Budget -> grasps, squared errors of scratch and of jepa by object of test, means over seeds; of a table1."""
     errors, found = read_errors(Path(folder)), {}
+    if not errors:
+        raise UserError(f"{folder}: no objects.npz in it; give the --out of a table1 as --against")
+    check_one_setting([{"command": command} for command, _ in errors], ("--budget", "--init", *RATE_FLAGS), folder)
     for (command, suite), (_, grasps, squared) in sorted(errors.items()):
         if suite == "test":
             flags = split_command(command)[1]
-            arms = found.setdefault(flags["--budget"], {"grasps": grasps})
+            arms = found.setdefault(flags["--budget"], {"grasps": grasps, "rates": {}})
+            rates = [flags.get(flag) for flag in RATE_FLAGS]
+            if arms["rates"].setdefault(flags["--init"], rates) != rates:
+                raise UserError(f"{folder}: several learning rates of {flags['--init']}; --against wants one")
             arms.setdefault(flags["--init"], []).append(squared)
     return {
         budget: (arms["grasps"], np.mean(arms["scratch"], axis=0), np.mean(arms["jepa"], axis=0))

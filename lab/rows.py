@@ -19,6 +19,7 @@ COSTS = ("parameters_trained", "ms_per_step", "memory_mb")  # of a run; empty in
 HOLDS = ("free", "holds", "holds_best_of_k", "holds_average")  # of val; empty in older rows and for other hands
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
 DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--budget", "--k", "--steps")}
+EQUAL_RESULTS = ("--device", "--threads", "--cache-dir", "--save-every")  # flags that no number depends on
 OLD_DATASETS = {  # what the default roots were when rows did not name their dataset yet
     "data/synthetic": "generator 1: preset mini, objects 300, grasps 120, scenes 1, seed 0, up z",
     "data/full": "generator 1: preset full, objects 1500, grasps 240, scenes 2, seed 0, up z",
@@ -124,3 +125,15 @@ def differences(rows):
                 f"{counted(found)}."
             )
     return sentences
+
+
+def check_one_setting(rows, free, path):
+    """Stop where rows that one table averages differ in flags besides the `free` ones; path: of the rows."""
+    values = {}
+    for row in rows:
+        flags = {flag: value for flag, value in flags_of(row).items() if flag not in (*free, *EQUAL_RESULTS)}
+        for flag in flags.keys() | values.keys():
+            values.setdefault(flag, set()).add(flags.get(flag, "not given"))
+    unlike = [f"{flag} ({', '.join(sorted(found))})" for flag, found in sorted(values.items()) if len(found) > 1]
+    if unlike:
+        raise UserError(f"{path}: rows of one table differ in {' and '.join(unlike)}; give each its own --out")

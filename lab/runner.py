@@ -72,6 +72,21 @@ def plan_runs(grids, given, seeds, args):
     return planned
 
 
+def choose(names, known, kind):
+    """The entries of a dict that are named on the command line, all for no names."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"{kind}: no {', '.join(unknown)}; there are {', '.join(known)}")
+    return {name: dict(flags) for name, flags in known.items() if not names or name in names}
+
+
+def refuse_flags(given, flags, kind):
+    """Stop where flags are given that the sweep sets itself."""
+    wrong = [flag for flag in flags if flag in given]
+    if wrong:
+        raise UserError(f"{kind}: the sweep sets {', '.join(wrong)} for every run; leave that out")
+
+
 # ---------------------------------------------------------------- what a run starts from
 
 

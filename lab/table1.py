@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from evaluate import MIN_OBJECTS, read_predictions, resample, sample_statistics
-from lab.rows import command_of, differences, flags_of, read_rows, write_rows
+from lab.rows import EQUAL_RESULTS, command_of, differences, flags_of, read_rows, write_rows
 from lab.runner import plan_runs, run_all
 from lab.tables import count_runs, markdown, metric_cells
 from plumbing.common import UserError, atomic
@@ -22,7 +22,6 @@ PAPER_RATES = ("1e-5", "1e-3")  # of backbone and head, Sec. IV-C
 BUDGETS = {"A": "0.01,0.1,0.25,1", "B": "0.1,0.25,1"}  # by pack
 BOTH_PACKS = "A and B"
 ARM_FLAGS = ("--pack", "--budget", "--init", "--lr-backbone", "--lr-head")
-EQUAL_RESULTS = ("--device", "--threads", "--cache-dir", "--save-every")  # flags that rows of one arm may differ in
 
 
 # ---------------------------------------------------------------- which runs

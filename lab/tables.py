@@ -18,6 +18,11 @@ def mean_and_sd(values, digits):
     return text
 
 
+def column_cell(rows, name, digits):
+    """Mean ± SD of a column over the runs that have a value there."""
+    return mean_and_sd([float(row[name]) for row in rows if row.get(name)], digits)
+
+
 def metric_cells(rows, prefix=""):
     """Four cells: top-logit RMSE, best-of-K, gap, coverage@15° of runs; diverged ones are left out."""
     finished = [row for row in rows if row.get(prefix + METRICS[0])]

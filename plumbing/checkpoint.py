@@ -182,8 +182,8 @@ def check_kind(content, path):
         if key in content:
             return kind
     raise UserError(
-        f"{path}: neither a pretraining checkpoint nor the official one; it holds {listed(content)}; "
-        "give one that pretrain_jepa.py wrote"
+        f"{path}: no checkpoint of an encoder, of a pretraining or of a run; it holds {listed(content)}; "
+        "give one that pretrain_jepa.py or train.py wrote"
     )
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,7 @@ SIZE_FIELDS = ("width", "depth", "heads", "w1", "w2", "w3")  # of the encoder: w
 LOOK_EVERY = 20  # steps between looks at whether the loss is finite: on a GPU every look waits for it
 
 
-# ---------------------------------------------------------------- the machine
+# ---------------------------------------------------------------- flags
 
 
 def add_encoder_flags(flag, choices, of_preset, least_patches=1):
@@ -122,15 +123,21 @@ def keep_freed_memory():
             mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink
 
 
+def reset_peak_memory(device):
+    """Let `peak_memory` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # only Linux can; elsewhere it counts from the start of the process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory(device):
-    """The most memory that was in use so far, bytes: of tensors on a GPU, of the whole process where it is a CPU's."""
+    """The most memory in use, bytes: of tensors on a GPU, of the whole process where it is a CPU's; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows has no such count
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def computes_bf16(device):

@@ -11,6 +11,7 @@ from conftest import fails
 import controls
 import model
 import train
+import variants
 from data import load_dataset
 from plumbing.checkpoint import read_checkpoint, save_checkpoint
 from plumbing.common import read_json
@@ -57,6 +58,10 @@ def test_calibrated_statistics_are_those_of_the_points(boxes):
     torch.testing.assert_close(layer.running_mean, first.mean(0))
     torch.testing.assert_close(layer.running_var, first.var(0))
     assert layer.momentum == 0.1 and not encoder.training and not layer.training
+    batches = controls.calibrate(random_encoder(), clouds, batch=4).embed.first[1]
+    points = encoder.embed.first[0](patches.flatten(1, 2)).unflatten(0, (3, 4)).flatten(1, 2)  # (3, 4·G·S, w1)
+    torch.testing.assert_close(batches.running_mean, points.mean(1).mean(0))
+    torch.testing.assert_close(batches.running_var, points.var(1).mean(0))
 
 
 def test_calibrated_tokens_tell_more_than_positions(boxes):
@@ -116,6 +121,12 @@ def test_an_oracle_must_have_seen_all_labels_of_the_same_split(box_root, labelle
     assert "budget" in refused(folder=tmp_path / "half")
     train.main(flags(box_root, tmp_path, "--name", "none", "--pool", "size"))
     assert "no encoder" in refused(folder=tmp_path / "none")
+    (tmp_path / "none" / "result.json").unlink()
+    argv = flags(box_root, tmp_path, "--init", "jepa", "--jepa-ckpt", labelled / "best.pt")
+    assert "with labels" in fails(train.main, argv, capsys)
+    content = {"config": vars(TINY), "encoder": random_encoder().state_dict()}
+    save_checkpoint(tmp_path / "none" / "best.pt", content)
+    assert "saw no labels" in refused(folder=tmp_path / "none")
     shutil.copytree(labelled, tmp_path / "other")
     content = (tmp_path / "other" / "config.json").read_text()
     (tmp_path / "other" / "config.json").write_text(
@@ -129,7 +140,7 @@ def test_adapters_are_part_of_an_oracle(box_root, tmp_path):
     merged, last = (model.load_encoder(tmp_path / "a" / f"{which}.pt") for which in ("best", "last"))
     for name, weights in model.load_run(tmp_path / "a").encoder.state_dict().items():
         assert torch.equal(weights, merged.state_dict()[name])
-        assert weights.shape == last.state_dict()[name].shape
+        assert torch.equal(last.state_dict()[name], model.load_run(tmp_path / "a", "last").encoder.state_dict()[name])
 
 
 # ---------------------------------------------------------------- centers
@@ -157,12 +168,14 @@ def test_centers_are_the_hand_pooling_with_features_of_zero(boxes):
 @pytest.mark.parametrize("pool", ["attention", "mean", "mean_max", "attention_surface"])
 def test_a_standard_embedding_has_mean_zero_and_the_given_spread(box_root, boxes, pool, tmp_path, monkeypatch):
     data, split = boxes
-    fitted = []
+    fitted, met = [], []
     real = controls.standardise
 
-    def keep(network, clouds, *more):
-        real(network, clouds, *more)
+    def keep(network, clouds, pretrained):
+        real(network, clouds, pretrained)
         fitted.append((network.standardise(network.pool(network.encode(clouds).tokens)), len(clouds)))
+        network.encoder.embed.train()  # as in a training step, but without dropout
+        met.append(network.standardise(network.pool(network.encode(clouds).tokens)))
 
     monkeypatch.setattr(train, "standardise", keep)
     more = ("--embedding", "standard", "--embedding-scale", 0.4, "--pool", pool, "--name", "a", "--budget", 0.5)
@@ -171,9 +184,11 @@ def test_a_standard_embedding_has_mean_zero_and_the_given_spread(box_root, boxes
     half = make_split(data, budget=0.5)
     assert count == len(np.unique(data.scene[half.rows["train"]]))
     torch.testing.assert_close(embedding.mean(0), torch.zeros(embedding.shape[1]), atol=1e-5, rtol=0)
-    moves = embedding.std(0) > 1e-3  # all but features that are the same for every object
-    torch.testing.assert_close(embedding.std(0)[moves], torch.full((int(moves.sum()),), 0.4), atol=1e-3, rtol=1e-3)
+    moves = embedding.std(0, correction=0) > 1e-3  # all but features that are the same for every object
+    spread = embedding.std(0, correction=0)[moves]
+    torch.testing.assert_close(spread, torch.full_like(spread, 0.4), atol=1e-3, rtol=1e-3)
     assert moves.float().mean() > 0.9
+    assert met[0].mean(0).abs().max() < 0.2 and 0.3 < met[0].std(0)[moves].median() < 0.5
     kept = read_checkpoint(tmp_path / "a" / "best.pt")["model"]
     assert {"standardise.mean", "standardise.factor"} <= set(kept)
     model.load_run(tmp_path / "a")
@@ -186,6 +201,22 @@ def test_a_raw_embedding_is_the_papers_model(box_root, tmp_path):
         content["config"].pop(name)
     save_checkpoint(tmp_path / "old.pt", content)
     assert model.load_encoder(tmp_path / "old.pt").config == TINY
+
+
+def test_a_feature_that_never_varies_stays():
+    layer = variants.Standardise(2, 0.5)
+    layer.fit(torch.tensor([[1.0, 3.0], [1.0, 5.0]]))
+    torch.testing.assert_close(layer(torch.tensor([[1.0, 4.0], [1.5, 5.0]])), torch.tensor([[0.0, 0.0], [0.5, 0.5]]))
+    layer.fit(torch.tensor([[2.0, 7.0]]))  # one object
+    assert layer(torch.tensor([[2.0, 7.0]])).tolist() == [[0.0, 0.0]]
+
+
+def test_flags_that_would_do_nothing_are_refused(box_root, tmp_path, capsys):
+    for more, what in (
+        ("--embedding-scale 0.3", "--embedding standard"), ("--init random --pool size", "--init random"),
+        ("--schedule constant --pool centers", "--schedule"), ("--pool size --normalize metric", "--normalize metric"),
+    ):  # fmt: skip
+        assert what in fails(train.main, flags(box_root, tmp_path, *more.split()), capsys)
 
 
 def test_what_has_no_embedding_of_the_object_cannot_be_standardised(box_root, tmp_path, capsys):

@@ -4,12 +4,16 @@ import math
 
 import numpy as np
 import pytest
+from conftest import fails
 
 import sweep
+import train
 from data import load_dataset
 from lab import published
-from lab.rows import read_rows, write_rows
+from lab.rows import write_rows
 from lab.table1 import write_errors
+from plumbing.common import UserError
+from plumbing.training import load_last, warmup_cosine
 from splits import HELD_OUT
 
 
@@ -46,9 +50,11 @@ def test_draws_differ_and_repeat(boxes):
 
 def test_warm_up_is_the_published_one():
     """The numbers of the published code: some 370 steps of 25,000 at 1 %, 3,850 at 10 %, more than all at 100 %."""
-    assert published.warmup_share(37 * 64, 1000) == pytest.approx(370 / 25000)
-    assert published.warmup_share(385 * 64, 1000) == pytest.approx(3850 / 25000)
-    assert published.warmup_share(3900 * 64, 1000) == 1.0
+    assert published.warmup_share(37 * 64) == pytest.approx(370 / 25000)
+    assert published.warmup_share(385 * 64) == pytest.approx(3850 / 25000)
+    share = published.warmup_share(3900 * 64)
+    rates = [warmup_cosine(step + 1, 1001, round(1000 * share)) for step in range(1000)]
+    assert share == pytest.approx(1.56) and max(rates) == rates[-1] == pytest.approx(0.64, abs=0.002)
 
 
 def row(draw, budget, arm, rmse):
@@ -56,11 +62,24 @@ def row(draw, budget, arm, rmse):
             "val_objects": {0.01: 2, 0.25: 36}[budget]}  # fmt: skip
 
 
+def table1_errors(folder, **more):
+    """Errors of a table1 in which jepa's are half of scratch's, and a quarter in what `more` adds."""
+    names, grasps = [f"o{i}" for i in range(9)], np.arange(1, 10)
+    start = "python train.py --pack A --budget 0.1 --init"
+    errors = {(f"{start} {init} --lr-head {head} --seed {seed}", "test"): (names, grasps, np.full(9, value + seed))
+              for init, value, head in (("scratch", 0.4, 1), ("jepa", 0.2, 2)) for seed in (0, 1)}  # fmt: skip
+    errors["python train.py --pack A --budget 1 --init jepa --lr-head 2 --seed 0", "test"] = (names, grasps, np.ones(9))
+    errors |= {(f"{start} jepa {flags} --seed 0", "test"): (names, grasps, np.ones(9)) for flags in more.values()}
+    write_errors(folder, errors)
+    return folder
+
+
 def test_improvements_by_hand(tmp_path):
     rows = [row(0, 0.01, "scratch", 0.4), row(0, 0.01, "jepa", 0.3), row(1, 0.01, "scratch", 0.5)]
     rows += [row(1, 0.01, "jepa", 0.55), row(2, 0.01, "jepa", 0.1), row(0, 0.25, "scratch", 0.2)]
     assert published.improvements(rows, "jepa", "scratch")[0.01] == pytest.approx([25, -10])
-    text = published.published_text(rows, tmp_path)
+    rows.append(row(5, 0.01, "jepa", "") | {"failed": "diverged"})
+    text = published.published_text(rows, table1_errors(tmp_path))
     assert "| jepa over scratch | 0.01 | 2 | 7.5 | 24.7 | -9.1 to 24.1 | -10.0 to 25.0 | 7.7 |" in text
 
 
@@ -68,7 +87,7 @@ def test_scatter_of_small_validation_sets_against_a_loop(tmp_path):
     rng = np.random.default_rng(0)
     grasps, scratch = rng.integers(5, 40, 30), rng.uniform(0.02, 0.3, 30)
     jepa = scratch * rng.uniform(0.5, 1.5, 30)
-    rmse, better = published.subset_scatter((grasps, scratch, jepa), [3], subsets=4000)[3]
+    rmse, better = published.subset_scatter((grasps, scratch, jepa), 3, subsets=4000)
     loop = []
     for _ in range(4000):
         i = rng.choice(30, 3, replace=False)
@@ -77,33 +96,71 @@ def test_scatter_of_small_validation_sets_against_a_loop(tmp_path):
     for found, expected in zip((rmse, better), np.transpose(loop)):
         middle = np.percentile(expected, (10, 50, 90))
         assert np.percentile(found, (10, 50, 90)) == pytest.approx(middle, rel=0.1, abs=1)
-    whole, _ = published.subset_scatter((grasps, scratch, jepa), [30], subsets=3)[30]
+    whole, _ = published.subset_scatter((grasps, scratch, jepa), 30, subsets=3)
     assert whole == pytest.approx([math.sqrt((grasps * scratch).sum() / grasps.sum())] * 3)
 
 
-def test_errors_of_a_table1(tmp_path):
-    names, grasps = [f"o{i}" for i in range(9)], np.arange(1, 10)
-    start = "python train.py --pack A --budget 0.1 --init"
-    errors = {(f"{start} {init} --seed {seed}", "test"): (names, grasps, np.full(9, value + seed))
-              for init, value in (("scratch", 0.4), ("jepa", 0.2)) for seed in (0, 1)}  # fmt: skip
-    errors["python train.py --pack A --budget 1 --init jepa --seed 0", "test"] = (names, grasps, np.ones(9))
-    write_errors(tmp_path, errors)
-    found = published.errors_of(tmp_path)
+def test_errors_of_a_table1(tmp_path, capsys):
+    found = published.errors_of(table1_errors(tmp_path / "a"))
     assert list(found) == ["0.1"]
     assert [array[0] for array in found["0.1"]] == pytest.approx([1, 0.9, 0.7])
+    (line,) = published.scatter_lines({"0.01": (np.ones(5), np.full(5, 0.16), np.full(5, 0.09))})
+    assert line == ["0.01", 2, "0.400", "0.400 to 0.400", "25.0 %", "25.0 to 25.0 %"]
+    for more, what in (({"rates": "--lr-head 7"}, "learning rates"), ({"k": "--lr-head 2 --k 3"}, "--k")):
+        with pytest.raises(UserError, match=what):
+            published.errors_of(table1_errors(tmp_path / what, **more))
+    with pytest.raises(UserError, match="no objects.npz"):
+        published.errors_of(tmp_path / "nowhere")
 
 
-def test_smoke(box_root, tmp_path, capsys):
-    """All arms of two draws; stopped half way the rest is run, and nothing twice."""
+def arguments(box_root, tmp_path, *more):
     places = ["--out", tmp_path / "table", "--runs", tmp_path / "runs", "--data", box_root]
-    argv = [str(word) for word in ("published", "--smoke", *places)]
+    return [str(word) for word in ("published", "--smoke", *places, *more)]
+
+
+def test_smoke(box_root, tmp_path, monkeypatch, capsys):
+    """All arms of two draws; stopped half way the rest is run, and nothing twice."""
+    argv = arguments(box_root, tmp_path, "--against", table1_errors(tmp_path / "errors"))
     rows = sweep.main(argv)
     assert len(rows) == 6 and {row["arm"] for row in rows} == set(published.ARMS)
     assert "against itself" in capsys.readouterr().out
-    for first, second in zip(rows[::3], rows[1::3]):
-        assert first["val_objects"] == second["val_objects"] and first["top_logit_rmse"] != second["top_logit_rmse"]
+    for scratch, again, jepa in zip(rows[::3], rows[1::3], rows[2::3]):
+        assert scratch["val_objects"] == again["val_objects"] == jepa["val_objects"]
+        assert len({row["top_logit_rmse"] for row in (scratch, again, jepa)}) == 3
+        assert scratch["origins"] == again["origins"] != jepa["origins"]
+    assert not [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
     write_rows(tmp_path / "table" / "rows.csv", rows[:4])
     again = sweep.main(argv)
     assert "4 rows found, 2 to run" in capsys.readouterr().err
-    assert again == rows == read_rows(tmp_path / "table" / "rows.csv")
+    timed = dict.fromkeys(("seconds",))
+    assert [row | timed for row in again] == [row | timed for row in rows]
     assert (tmp_path / "table" / "figure.png").stat().st_size > 1000
+    edited = [row | {"origins": "another"} for row in rows]
+    write_rows(tmp_path / "table" / "rows.csv", edited)
+    assert "another encoder or dataset" in fails(sweep.main, argv, capsys)
+
+
+def test_an_unfinished_draw_goes_on_and_a_diverged_one_has_a_row(box_root, tmp_path, monkeypatch, capsys):
+    argv = arguments(box_root, tmp_path, "--against", table1_errors(tmp_path / "errors"), "--save-every", 1)
+    real = train.save_progress
+
+    def stop(run):
+        real(run)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_progress", stop)
+        with pytest.raises(SystemExit):
+            sweep.main(argv)
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if (path / "last.pt").exists())
+    resumed = []
+    monkeypatch.setattr(train, "load_last", lambda path, *more: resumed.append(path) or load_last(path, *more))
+    rows = sweep.main(argv)
+    assert resumed == [folder / "last.pt"] and len(rows) == 6 and not folder.exists()
+    bad = sweep.main([*argv[:-2], "--lr-head", "1e30", "--out", str(tmp_path / "bad")])
+    assert {row["failed"] for row in bad} == {"diverged"}
+
+
+def test_what_the_protocol_decides_cannot_be_given(box_root, tmp_path, capsys):
+    for more, what in ((("--pack", "B"), "--pack"), (("--k", "1,5"), "one value"), (("--list",), "--list")):
+        assert what in fails(sweep.main, arguments(box_root, tmp_path, *more), capsys)

@@ -1,12 +1,16 @@
-"""lab/controls.py: which runs, rates per arm and budget, shares against plain resampling, the sweep as a whole."""
+"""lab/control_table.py: which runs, rates per arm and budget, shares against plain resampling, the sweep as a whole."""
 
 import numpy as np
 import pytest
 from conftest import fails
 
 import sweep
-from lab import controls
-from lab.rows import command_of, flags_of
+from lab import control_table as controls
+from lab.rows import command_of, flags_of, read_rows
+from plumbing.common import UserError
+
+
+OTHER = {"--pack": "B", "--held-out": "03797390", "--min-score": "1"}
 
 
 def parsed(*words):
@@ -15,7 +19,7 @@ def parsed(*words):
 
 def test_trials_are_of_every_arm_and_budget():
     args, _, given = parsed()
-    trials = controls.plan_trials(controls.choose([]), given, args)
+    trials = controls.plan_trials(dict(controls.ARMS), given, args)
     rates = {}
     for flags in trials:
         assert flags["--k"] == "5" and flags["--seed"] == "0"
@@ -27,7 +31,7 @@ def test_trials_are_of_every_arm_and_budget():
 
 def test_arms_run_at_the_rates_that_were_best_for_them_at_that_budget():
     args, _, given = parsed("size", "scratch", "--budget", "0.1,1", "--seeds", "0,1")
-    arms = controls.choose(["size", "scratch"])
+    arms = {name: controls.ARMS[name] for name in ("size", "scratch")}
     rows = []
     for flags in controls.plan_trials(arms, given, args):
         wanted = ("2e-3", "1e-4") if flags["--budget"] == "0.1" else ("1e-3", "1e-5")
@@ -46,7 +50,26 @@ def test_arms_run_at_the_rates_that_were_best_for_them_at_that_budget():
 
 
 def test_unknown_arms(capsys):
-    assert "no arm posed" in fails(sweep.main, ["controls", "posed"], capsys)
+    assert "no posed" in fails(sweep.main, ["controls", "posed"], capsys)
+    for flag in ("--pool", "--init"):
+        assert flag in fails(sweep.main, ["controls", flag, "hand"], capsys)
+
+
+def test_the_oracle_is_of_the_arms_split_and_the_file_given_is_jepas(box_root, tmp_path, monkeypatch, capsys):
+    """What is given to the arms is given to the oracle's run, but for what is its own."""
+    planned = []
+    monkeypatch.setattr(controls, "run_all", lambda flags, path, args, *more: planned.append(flags) or [])
+    args, _, given = parsed("--steps", "7", "--k", "1", "--budget", "0.1", "--lr-head", "1", *sum(OTHER.items(), ()))
+    assert controls.train_oracle(given | {"--data": str(box_root)}, args) is None
+    ((oracle,),) = planned
+    assert controls.ORACLE.items() <= (oracle | {"--pack": "A"}).items() and OTHER.items() <= oracle.items()
+    done = []
+    monkeypatch.setattr(controls, "train_oracle", lambda given, args: tmp_path)
+    monkeypatch.setattr(controls, "plan_trials", lambda arms, given, args: done.append((arms, given)) or [])
+    controls.run_controls(["jepa", "oracle"], {"--jepa-ckpt": "mine.pt"}, args, None)
+    ((arms, given),) = done
+    assert arms["jepa"]["--jepa-ckpt"] == "mine.pt" and arms["oracle"]["--jepa-ckpt"] == str(tmp_path / "best.pt")
+    assert given == {}
 
 
 def runs_of(rng, level, seeds=3, objects=40):
@@ -81,8 +104,16 @@ def test_shares():
     assert 45 < float(gain.split()[0]) < 55
     expected = (random[0] - middle[0]) / (random[0] - oracle[0])
     assert float(share.split()[0]) == pytest.approx(expected, abs=0.006) and 0.4 < expected < 0.6
-    alike = controls.resampled(runs_of(rng, 0.4), "oracle")
-    assert controls.share_cells(random, alike, middle)[1] == "cannot tell"
+    for level in (0.4, 0.8):  # no better, and worse
+        other = controls.resampled(runs_of(rng, level), "oracle")
+        assert controls.share_cells(random, other, middle)[1] == "cannot tell"
+
+
+def test_runs_of_other_objects_are_not_averaged():
+    runs = runs_of(np.random.default_rng(0), 0.1)
+    names, grasps, squared = runs[1]
+    with pytest.raises(UserError, match="different objects"):
+        controls.resampled([runs[0], (names[::-1], grasps, squared)], "jepa")
 
 
 @pytest.mark.slow
@@ -99,5 +130,6 @@ def test_smoke(box_root, tmp_path, capsys):
     assert all(row["test_top_logit_rmse"] and row["encoder"] for row in rows if "--jepa-ckpt" in row["command"])
     text = (tmp_path / "table" / "table.md").read_text()
     assert "## test" in text and "jepa's share" in text
+    assert {row["command"] for row in read_rows(tmp_path / "table" / "trials.csv")} & {row["command"] for row in rows}
     assert sweep.main(argv) == rows
     assert "20 rows found, 0 to run" in capsys.readouterr().err

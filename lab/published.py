@@ -197,14 +197,17 @@ def improvements(rows, of, over):
 def subset_scatter(errors, size, subsets=SUBSETS, seed=0):
     """How RMSEs and improvements scatter over validation sets of `size` objects, drawn from those with known errors.
 
-    errors: (grasps (O,), mean squared errors by object of scratch (O,), of jepa (O,)) of one suite.
+    errors: (grasps (O,), mean squared errors by object of S runs from scratch (S, O), of S runs of jepa (S, O)) of one
+    suite. For every set one run of each is drawn, too: the paper has one.
     -> RMSEs of scratch (subsets,), improvements of jepa over it in % (subsets,).
     """
-    grasps, scratch, jepa = errors
-    chosen = np.argsort(np.random.default_rng(seed).random((subsets, len(grasps))), axis=1)[:, :size]
+    grasps, *arms = errors
+    rng = np.random.default_rng(seed)
+    chosen = np.argsort(rng.random((subsets, len(grasps))), axis=1)[:, :size]
     weights = grasps[chosen]  # (subsets, size)
-    a, b = ((weights * squared[chosen]).sum(1) / weights.sum(1) for squared in (scratch, jepa))
-    return np.sqrt(a), 100 * (1 - np.sqrt(b / a))
+    runs = (squared[rng.integers(len(squared), size=subsets)[:, None], chosen] for squared in arms)
+    scratch, jepa = ((weights * squared).sum(1) / weights.sum(1) for squared in runs)
+    return np.sqrt(scratch), 100 * (1 - np.sqrt(jepa / scratch))
 
 
 def spread_cells(values):
@@ -224,7 +227,7 @@ def published_text(rows, table1):
         for budget, values in sorted(improvements(rows, of, over).items()):
             if len(values) > 1:
                 lines.append([name, f"{budget:g}", len(values), *spread_cells(values), PAPER[budget]])
-    sections = ["## Relative improvement over the draws\n\n" + markdown(header, lines)]
+    sections = ["## Relative improvement over the draws\n\n" + markdown(header, lines)] * bool(lines)
     title = f"## Validation sets of as few objects, drawn from the test objects of {Path(table1).name}\n\n"
     header = ["budget", "objects", "RMSE of scratch, all objects", "middle 95 % of such sets"]
     header += ["jepa over scratch, all objects", "middle 95 % of such sets"]
@@ -237,8 +240,8 @@ def scatter_lines(errors):
     for budget, size in VALIDATED.items():
         if budget in errors:
             rmse, better = (np.percentile(values, (2.5, 97.5)) for values in subset_scatter(errors[budget], size))
-            grasps, scratch, jepa = errors[budget]
-            whole = [math.sqrt((grasps * squared).sum() / grasps.sum()) for squared in (scratch, jepa)]
+            grasps, *arms = errors[budget]
+            whole = [math.sqrt((grasps * squared.mean(0)).sum() / grasps.sum()) for squared in arms]
             lines.append([
                 budget, size, f"{whole[0]:.3f}", f"{rmse[0]:.3f} to {rmse[1]:.3f}",
                 f"{100 * (1 - whole[1] / whole[0]):.1f} %", f"{better[0]:.1f} to {better[1]:.1f} %",
@@ -247,7 +250,7 @@ def scatter_lines(errors):
 
 
 def errors_of(folder):
-    """Budget -> grasps, squared errors of scratch and of jepa by object of test, means over seeds; of a table1."""
+    """Budget -> grasps (O,), squared errors by object of test of all runs from scratch and of jepa; of a table1."""
     errors, found = read_errors(Path(folder)), {}
     if not errors:
         raise UserError(f"{folder}: no objects.npz in it; give the --out of a table1 as --against")
@@ -261,6 +264,6 @@ def errors_of(folder):
                 raise UserError(f"{folder}: several learning rates of {flags['--init']}; --against wants one")
             arms.setdefault(flags["--init"], []).append(squared)
     return {
-        budget: (arms["grasps"], np.mean(arms["scratch"], axis=0), np.mean(arms["jepa"], axis=0))
+        budget: (arms["grasps"], np.stack(arms["scratch"]), np.stack(arms["jepa"]))
         for budget, arms in found.items() if {"scratch", "jepa"} <= set(arms)
     }  # fmt: skip

@@ -91,8 +91,8 @@ def build_parser():
 
     embedding = "standard: embeddings of training objects are given mean zero and the SD --embedding-scale, once"
     flag("--embedding", choices=CHOICES["embedding"], default="raw", help=embedding)
-    scale = "SD of a standard embedding's features"
-    flag("--embedding-scale", type=number(float, above=0), default=EMBEDDING_SCALE, metavar="SD", help=scale)
+    scale = f"SD of a standard embedding's features (default: {EMBEDDING_SCALE})"
+    flag("--embedding-scale", type=number(float, above=0), metavar="SD", help=scale)
 
     flag = parser.add_argument_group("training").add_argument
     losses = (
@@ -154,12 +154,17 @@ def parse(argv):
             raise UserError(f"{args.config}, or a flag beside it: {error}") from None
     check_machine_flags(args)
     if args.init == "random":
-        args.lr_backbone = 0.0
+        args.lr_backbone = 0.0  # these weights stay
+    check_together(args)
+    return args
+
+
+def check_together(args):
+    """Stop where flags contradict each other, or where one would do nothing."""
     if not POOLS[args.pool].encoder:
-        for flag, given in (("--lora", args.lora), ("--schedule", args.schedule != "cosine"),
-                            ("--init random", args.init == "random")):  # fmt: skip
-            if given:
-                raise UserError(f"{flag}: --pool {args.pool} has no encoder for that; leave it out")
+        wants = {"--lora": args.lora, "--schedule": args.schedule != "cosine", "--init random": args.init == "random"}
+        for flag in [flag for flag, given in wants.items() if given]:
+            raise UserError(f"{flag}: --pool {args.pool} has no encoder for that; leave it out")
     if args.schedule != "cosine" and (args.lora or args.lr_backbone == 0):
         raise UserError(f"--schedule {args.schedule}: the backbone is frozen; leave it out")
     if args.resume and args.overwrite:
@@ -168,11 +173,10 @@ def parse(argv):
         raise UserError(f"--jepa-ckpt contradicts --init {args.init}; add --init jepa or leave it out")
     if args.init == "oracle" and not args.jepa_ckpt:
         raise UserError("--init oracle: name a run that saw all labels, --jepa-ckpt RUN/best.pt")
-    if args.embedding_scale != EMBEDDING_SCALE and args.embedding != "standard":
+    if args.embedding_scale and args.embedding != "standard":
         raise UserError("--embedding-scale goes with --embedding standard; add that or leave it out")
     if args.scale and args.normalize != "metric":
         raise UserError("--scale goes with --normalize metric; add that or leave it out")
-    return args
 
 
 def settings_of(args):
@@ -213,7 +217,8 @@ def resolve_network(args):
     error: the published code reads a checkpoint with another head count, grouping and scale, silently.
     """
     given = {name: getattr(args, name) for name in NETWORK_FLAGS if getattr(args, name) is not None}
-    head = {name: getattr(args, name) for name in ("k", "pool", "loss", "embedding", "embedding_scale")}
+    head = {name: getattr(args, name) for name in ("k", "pool", "loss", "embedding")}
+    head["embedding_scale"] = args.embedding_scale or EMBEDDING_SCALE
     if args.init in ("scratch", "random") or not POOLS[args.pool].encoder:  # nothing to initialise
         return dataclasses.replace(PRESETS[args.preset or "small"], **given, **head), None
     path = args.jepa_ckpt or shipped_encoder(args.preset or "small")

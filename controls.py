@@ -1,7 +1,7 @@
 """Controls that stand beside a comparison of initialisations. Skip it at a first reading.
 
-    --init random           an encoder of random weights that stay, its BatchNorm calibrated; the head trains
-    --init oracle           what all labels would give: the encoder of a run that saw those of the whole training pool
+    --init random           an encoder of random weights that stay, its BatchNorm calibrated; pooling and head train
+    --init oracle           what all labels would give: from the encoder of a run that saw those of the whole pool on
     --embedding standard    no initialisation starts with larger embeddings than another
 
 `--pool size` and `--pool centers`, which do without an encoder, are in model.POOLS.
@@ -16,6 +16,7 @@ import torch
 from model import from_z_up, normalize_clouds
 from plumbing.checkpoint import check_kind
 from plumbing.common import UserError, read_json
+from splits import HELD_OUT
 
 
 def check_start(args, content, path):
@@ -34,7 +35,10 @@ def check_oracle(args, data):
     theirs = config["settings"]
     wanted = {"budget": 1.0} | {name: getattr(args, name) for name in ("pack", "held_out", "min_score")}
     for name, value in wanted.items():
-        if theirs.get(name) != value:
+        pair = theirs.get(name), value
+        if name == "held_out":  # not given: the default ones
+            pair = tuple(sorted(HELD_OUT if synsets is None else synsets) for synsets in pair)
+        if pair[0] != pair[1]:
             raise UserError(f"{path}: an oracle's {name} must be {value}, not {theirs.get(name)}; give another run")
     if not (path.parent / "result.json").exists():
         raise UserError(f"{path.parent}: this run has not finished; go on with it by --resume first")
@@ -64,13 +68,13 @@ def calibrate(encoder, clouds, batch=16):
 
 
 @torch.no_grad()
-def standardise(model, clouds, pretrained, batch=64):
+def standardise(model, clouds, calibrated, batch=64):
     """Fit the statistics of --embedding standard to clouds (C, N, 3) m, a tensor.
 
-    Where nothing is pretrained BatchNorm is calibrated first: embeddings of random weights in eval mode, with its
-    initial statistics, are far from those that training meets.
+    Fresh weights are calibrated first: their embeddings in eval mode, with BatchNorm's initial statistics, are far from
+    those that training meets.
     """
-    if not pretrained:
+    if not calibrated:
         calibrate(model.encoder, clouds)
     model.eval()
     model.standardise.fit(torch.cat([model.pool(model.encode(part).tokens) for part in clouds.split(batch)]))

@@ -96,7 +96,7 @@ class ModelConfig:
     joints: int = 12  # J
     pool: str = "attention"  # a key of POOLS
     loss: str = "wta"
-    # added after the first checkpoints: a file without them means the paper's values
+    # added after the first checkpoints: a file without them means these values
     patching: str = dataclasses.field(default="fps", metadata={"later": True})
     tokenizer: str = dataclasses.field(default="pointnet", metadata={"later": True})
     embedding: str = dataclasses.field(default="raw", metadata={"later": True})
@@ -407,7 +407,8 @@ class GraspModel(nn.Module):
 
     clouds (O, N, 3) m, object_index (B,) in 0…O-1, poses (B, 7) -> joints (B, K, J) rad, logits (B, K).
     Each cloud is encoded once, however many grasps of it the batch holds. joint_mean (J,) rad is the
-    training mean, to which the head adds. Raises `UserError` for a pooling that POOLS does not have.
+    training mean, to which the head adds. Raises `UserError` for a pooling that does not exist or that lacks what the
+    configuration asks of it.
     """
 
     def __init__(self, config, joint_mean=None):

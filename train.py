@@ -160,7 +160,7 @@ def parse(argv):
 
 
 def check_together(args):
-    """Stop where flags contradict each other, or where one would do nothing."""
+    """Stop where flags contradict each other, or where one asks for what this run does not have."""
     if not POOLS[args.pool].encoder:
         wants = {"--lora": args.lora, "--schedule": args.schedule != "cosine", "--init random": args.init == "random"}
         for flag in [flag for flag, given in wants.items() if given]:
@@ -605,7 +605,7 @@ def train_one(args, device, config, encoder, data, split):
         calibrate(model.encoder, torch.from_numpy(data.clouds[np.isin(data.objects, split.pool)]))
     if config.embedding == "standard":
         scenes = np.unique(data.scene[split.rows["train"]])
-        standardise(model, torch.from_numpy(data.clouds[scenes]), pretrained=encoder is not None)
+        standardise(model, torch.from_numpy(data.clouds[scenes]), calibrated=encoder or args.init == "random")
     adapters = add_lora(model.encoder.transformer, args.lora) if args.lora else ()
     optimizer = build_optimizer(model.to(device), args, graph, adapters)
     generator = torch.Generator().manual_seed(stable_seed("patches", args.seed))

@@ -8,7 +8,7 @@
     --loss hedged             one hypothesis learns the average, the logits learn whose error is lowest
     --loss relaxed, annealed  the others learn a little too: a fixed share, or less and less of it
     --patching curvature      centers denser where the surface bends
-    --patching overlap        patches of more points than S, thinned to S; multiscale: every other one wider still
+    --patching overlap        patches of 2·S points thinned to S; multiscale: every other one of 4·S, the rest as ever
     --tokenizer geometric     points come with normals, angles and surface variation
     --lora RANK               a frozen transformer with trained low-rank corrections of its attention
 
@@ -243,7 +243,7 @@ def thinned_neighbours(distances, size, spreads):
     """Index (B, G, S) of patches that reach wider than their S points.
 
     distances (B, G, N) squared, of centers to points. Center g takes every m-th of its m·S nearest points, the nearest
-    first, with m = spreads[g mod len(spreads)], less where the cloud has no so many points.
+    first, with m = spreads[g mod len(spreads)], less where the cloud has fewer points.
     """
     count = distances.shape[2]
     spreads = [min(spread, count // size) for spread in spreads]

@@ -63,9 +63,11 @@ def draw_configurations(rows, path):
     panels = 2 if values_of(rows, "holds") else 1
     figure = Figure(figsize=(5 + 4 * panels, 2.2 + 0.4 * len(groups)), layout="constrained")
     left, *right = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
-    draw_column(left, groups, LOOKS, "RMSE on val (rad), mean and SD over seeds")
+    seeds = ", mean and SD over seeds" if any(len(group) > 1 for group in groups.values()) else ""
+    draw_column(left, groups, LOOKS, "RMSE on val (rad)" + seeds)
     for axes in right:
-        draw_column(axes, groups, HOLD_LOOKS, "share of val grasps that hold once closed")
+        draw_column(axes, groups, HOLD_LOOKS, "share of val grasps that hold once closed" + seeds)
+        axes.set_xlim(left=0)
     for _, mean in training_means(rows):
         left.axvline(mean, **MEAN_STYLE)
     labels = [textwrap.fill(name, 60, break_on_hyphens=False) for name in short_names(groups)]
@@ -108,22 +110,29 @@ def add_legend(figure):
 
 
 def draw_numbers(kind, rows, path):
-    """RMSE and best-of-K against the number that a sweep varies, a line per configuration besides it."""
+    """RMSE and best-of-K against the number that a sweep varies, a line per configuration besides it.
+
+    Beside it, where rows have them, the shares of grasps that hold.
+    """
     flag, factor, name = NUMBERS[kind]
     rows = [row for row in rows if is_training(row)]
     groups = by_number(rows, flag, factor)
     shared = set.intersection(*map(set, groups))
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for i, (flags, numbers) in enumerate(groups.items()):
-        own = ", ".join(f"{other[2:]} {value}" for other, value in flags if (other, value) not in shared)
-        draw_lines(axes, numbers, own, color=f"C{i}" if len(groups) > 1 else None)
-    draw_mean_line(axes, rows, flag, factor)
+    panels = [(LOOKS, "RMSE on val (rad)")]
+    if values_of(rows, "holds"):
+        panels.append((HOLD_LOOKS, "share of val grasps that hold once closed"))
+    figure = Figure(figsize=(3 + 5 * len(panels), 5), layout="constrained")
     ticks = sorted({number for numbers in groups.values() for number in numbers})
-    axes.set(xlabel=name, ylabel="RMSE on val (rad)")
-    scale_by_ticks(axes, ticks)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (looks, label) in zip(all_axes, panels):
+        for i, (flags, numbers) in enumerate(groups.items()):
+            own = ", ".join(f"{other[2:]} {value}" for other, value in flags if (other, value) not in shared)
+            draw_lines(axes, numbers, own, looks, color=f"C{i}" if len(groups) > 1 else None)
+        axes.set(xlabel=f"{name}, logarithmic", ylabel=label)
+        scale_by_ticks(axes, ticks)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    draw_mean_line(all_axes[0], rows, flag, factor)
     text = " ".join(f"{other} {value}" for other, value in next(iter(groups)) if (other, value) in shared)
     figure.suptitle(title_of(text, rows), fontsize=8)
     add_legend(figure)
@@ -140,12 +149,15 @@ def by_number(rows, flag, factor):
     return groups
 
 
-def draw_lines(axes, numbers, name, color):
-    """Both RMSEs of one configuration, number -> rows; in one colour if that is given, else each in its own."""
-    for column, label, marker, size, own_color in LOOKS:
+def draw_lines(axes, numbers, name, looks, color):
+    """The columns of one configuration, number -> rows; in one colour if that is given, else each in its own."""
+    for column, label, marker, size, own_color in looks:
         points = [(number, *mean_and_error(values_of(group, column))) for number, group in sorted(numbers.items())]
+        points = [point for point in points if not math.isnan(point[1])]  # of one hypothesis there is no average
+        if not points:
+            continue
         x, means, errors = zip(*points)
-        style = {"color": color or own_color, "linestyle": "-" if column == "top_logit_rmse" else "--"}
+        style = {"color": color or own_color, "linestyle": "-" if column == looks[0][0] else "--"}
         style |= {"marker": marker, "markersize": size, "label": f"{label}, {name}" if name else label}
         axes.errorbar(x, means, yerr=errors, capsize=3, **style)
 

@@ -81,6 +81,9 @@ def encoder_panels(photo, surface, seen):
         for i in range(min(8, count)):
             ax.annotate(str(i + 1), where[i], (4, 3), textcoords="offset points", fontsize=13, color=RED, weight="bold")
 
+    def patches(ax):
+        show(ax, photo, colours[patch])
+
     def one_patch(ax):
         where = seen.patches[0, 0].numpy() @ photo.view[:, :2]
         for point in where:
@@ -98,8 +101,8 @@ def encoder_panels(photo, surface, seen):
         show(ax, photo, feature_colours(seen.features[0])[patch])
 
     return [
-        (f"4  {count} centers, each the farthest from\nthose before; the first {min(8, count)} numbered", centers),
-        ("5  patches: the surface in the colour\nof the nearest center", lambda ax: show(ax, photo, colours[patch])),
+        (f"4  {count} centers, each the farthest from\nthose before (rings: on the far side)", centers),
+        ("5  where patches lie: the surface in\nthe colour of the nearest center", patches),
         ("6  one patch: the points around\ncenter 1, relative to it (cross)", one_patch),
         ("7  tokens, one per patch\n(like colours: like tokens)", tokens),
         ("9  features: tokens after\nthe transformer", features),
@@ -165,7 +168,7 @@ def pretraining_panels(photo, surface, seen, order, targets, context):
         legend(ax, {"context": BLUE, **{f"target {i + 1}": c for i, c in enumerate(TARGETS)}, "left out": GREY})
 
     return [
-        ("10  sequence, blue to red: always on\nto the nearest center not yet visited", sequence),
+        ("10  sequence, black to white: on to the\nnearest center left (dotted: far side)", sequence),
         ("11  context and targets to predict\n(of overlapping ones: the last)", blocks),
     ]
 
@@ -198,7 +201,7 @@ def hand_panels(surface, view, pose, joints, grasp):
         title = f"19  hypothesis {k}{won}\nprobability {grasp.chances[k]:.2f}, error {grasp.degrees[k]:.0f}°"
         return title, lambda ax: show(ax, photo, scene.colours)
 
-    title = "16  recorded grasp; lines: z = 0, 2 cm\napart (objects stand on a post there)"
+    title = "16  recorded grasp; lines, 2 cm apart:\nz = 0, on which the object stands"
     return [(title, recorded), *map(hypothesis, order.tolist(), photos[1:], scenes[1:])]
 
 

@@ -15,7 +15,7 @@ import variants
 from data import load_dataset
 from plumbing.checkpoint import read_checkpoint, save_checkpoint
 from plumbing.common import read_json
-from splits import make_split
+from splits import HELD_OUT, make_split
 
 TINY = model.PRESETS["tiny"]
 
@@ -135,6 +135,12 @@ def test_an_oracle_must_have_seen_all_labels_of_the_same_split(box_root, labelle
     assert "other data" in refused(folder=tmp_path / "other")
 
 
+def test_held_out_synsets_may_be_spelt_out(box_root, boxes, labelled, tmp_path):
+    spelt = train.parse(flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", labelled / "best.pt",
+                              "--held-out", *reversed(HELD_OUT)))  # fmt: skip
+    controls.check_oracle(spelt, boxes[0])
+
+
 def test_adapters_are_part_of_an_oracle(box_root, tmp_path):
     train.main(flags(box_root, tmp_path, "--name", "a", "--lora", 2, "--keep-last"))
     merged, last = (model.load_encoder(tmp_path / "a" / f"{which}.pt") for which in ("best", "last"))
@@ -171,8 +177,8 @@ def test_a_standard_embedding_has_mean_zero_and_the_given_spread(box_root, boxes
     fitted, met = [], []
     real = controls.standardise
 
-    def keep(network, clouds, pretrained):
-        real(network, clouds, pretrained)
+    def keep(network, clouds, calibrated):
+        real(network, clouds, calibrated)
         fitted.append((network.standardise(network.pool(network.encode(clouds).tokens)), len(clouds)))
         network.encoder.embed.train()  # as in a training step, but without dropout
         met.append(network.standardise(network.pool(network.encode(clouds).tokens)))

@@ -133,13 +133,14 @@ def patching_panels(photo, surface, points, variation, found):
             center, patch = (array.numpy() for array in found[name])
             where, _ = project(photo, center[1] + patch[1])
             ax.scatter(*where.T, s=size, color=colour, linewidths=0)
-        legend(ax, {name: colour for name, (colour, _) in sizes.items()})
+        ax.scatter(*project(photo, found["fps"][0][1:2].numpy())[0].T, marker="x", s=90, color="black", linewidths=2)
+        legend(ax, {name: colour for name, (colour, _) in reversed(sizes.items())})
 
     return [
         ("3  surface variation\n(bright: the surface bends)", lambda ax: show(ax, photo, bent)),
         ("4  fps: farthest points\n(rings: on the far side)", centers("fps")),
         ("5  curvature: centers denser\nwhere the surface bends", centers("curvature")),
-        ("6, 7  one patch: how far its points lie\nfrom center 2", patches),
+        ("6, 7  one patch: how far its points lie\nfrom its center (cross)", patches),
     ]
 
 

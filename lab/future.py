@@ -4,6 +4,7 @@ Another tokenizer or other patches want an encoder that was pretrained with them
 they are missing, all equally short, and so is one with the default's patches, to which they are compared.
 """
 
+import concurrent.futures
 import shlex
 import subprocess
 import sys
@@ -83,15 +84,19 @@ def pretrain_missing(planned, given, args):
         for command in commands:
             print("python", shlex.join(command))
         return not commands
-    for first in range(0, len(commands), args.jobs):
-        started = []
-        for command in commands[first : first + args.jobs]:
-            print("future: python", shlex.join(command), file=sys.stderr)
-            words = [sys.executable, Path(__file__).parent.parent / command[0], *command[1:], "--resume"]
-            started.append(subprocess.Popen(words))  # Ctrl-C reaches it too
-        if any([process.wait() for process in started]):
+    executor = concurrent.futures.ThreadPoolExecutor(args.jobs)
+    try:
+        if any(executor.map(pretrain, commands)):
             raise UserError("future: a pretraining has failed, see above; the same command goes on")
+    finally:
+        executor.shutdown(cancel_futures=True)
     return True
+
+
+def pretrain(command):
+    """Run a pretraining in a process of its own, which Ctrl-C reaches too, or go on with it; -> its exit code."""
+    print("future: python", shlex.join(command), file=sys.stderr)
+    return subprocess.call([sys.executable, Path(__file__).parent.parent / command[0], *command[1:], "--resume"])
 
 
 # ---------------------------------------------------------------- the table

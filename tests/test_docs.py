@@ -142,6 +142,8 @@ def small(name, argv, places, box_root, count, request):
         argv += f"--out {out} --smoke --runs {out}_runs --jobs 1 --data {box_root}".split()
         if "--against" in argv:
             argv[argv.index("--against") + 1] = str(out)  # itself
+        if "--rates" in argv:
+            argv[argv.index("--rates") + 1] = f"{out}_rates"  # or the committed trials would gain rows
     elif name == "synthesize" and "--card" in argv:
         argv[argv.index("--card") + 1] = str(request.getfixturevalue("generated"))
         argv += ["--out", str(out)]

@@ -144,8 +144,9 @@ def future_text(rows, out):
     check_one_setting(rows, VARIED, out / "rows.csv")
     groups, errors = arms(rows), read_errors(out)
     header = ["init", "variant", "seeds", "top-logit RMSE (rad)", "better than the default, % (95 % over objects)"]
-    header += ["best-of-K", "coverage@15°", "top logit within 15°", "holds"]
-    shown = {"best_of_k_rmse": 4, "coverage_15": 3, "top_coverage_15": 3, "holds": 3}
+    header += ["best-of-K", "gap", "diversity (rad)", "coverage@15°", "top logit within 15°", "holds"]
+    shown = {"best_of_k_rmse": 4, "selection_gap": 4, "diversity": 3}
+    shown |= {"coverage_15": 3, "top_coverage_15": 3, "holds": 3}
     lines = [
         [*key, count_runs(group), column_cell(group, "top_logit_rmse", 4)]
         + [better_than_default(groups, errors, "val", key)]

@@ -14,6 +14,7 @@ from plumbing.common import UserError, write_csv
 
 METRICS = (
     "top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy", "top_coverage_15",
+    "diversity",
 )  # fmt: skip
 COSTS = ("parameters_trained", "ms_per_step", "memory_mb")  # of a run; empty in older rows
 HOLDS = ("free", "holds", "holds_best_of_k", "holds_average")  # of val; empty in older rows and for other hands

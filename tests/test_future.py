@@ -54,7 +54,8 @@ def test_named_variants_come_with_the_default(capsys):
 
 def row(flags, seed, rmse):
     named = future.SHARED | flags | {"--seed": str(seed)}
-    values = {"top_logit_rmse": rmse, "best_of_k_rmse": 0.1, "coverage_15": 0.9, "top_coverage_15": 0.5, "holds": 0.2}
+    values = {"top_logit_rmse": rmse, "best_of_k_rmse": 0.1, "coverage_15": 0.9, "top_coverage_15": 0.5, "holds": 0.2,
+              "selection_gap": 0.05, "diversity": 0.3}  # fmt: skip
     tests = {f"{suite}_top_logit_rmse": rmse + 0.01 for suite in future.SUITES[1:]}
     costs = {"parameters_trained": 2.5e6, "ms_per_step": 50 + 1.4142 * seed, "memory_mb": 900}
     return {"command": command_of(named)} | values | tests | costs
@@ -75,7 +76,7 @@ def test_the_table_compares_equal_seeds(tmp_path):
     rows.append(diverged | dict.fromkeys(diverged.keys() - {"command"}, "") | {"failed": "diverged"})
     text = future.future_text(rows, tmp_path)
     (line,) = re.findall(r"\| scratch \| relaxed \| 2 \(1 diverged\) \|.*", text)
-    assert "0.2700 | 10.0 (10.0 to 10.0) | 0.1000 | 0.900 | 0.500 | 0.200" in line
+    assert "0.2700 | 10.0 (10.0 to 10.0) | 0.1000 | 0.0500 | 0.300 | 0.900 | 0.500 | 0.200" in line
     assert "| scratch | default | 2 | 0.4000 ± 0.1414 |  |" in text
     assert "| scratch | default | 2.50 | 51 ± 1 | 900 ± 0 |" in text
     with pytest.raises(UserError, match="--steps"):

@@ -372,7 +372,9 @@ POOLS = {
     "hand": Pool("tokens as seen from the hand", lambda width: variants.HandPool(width, LENGTH), by_grasp=True),
     "attention_surface": Pool("attention, and distances from hand to surface", AttentionPool, surface=True),
     "surface": Pool("these distances alone, no encoder", None, False, widths=0, size=False, surface=True),
-    "centers": Pool("hand without features", lambda width: variants.HandPool(width, LENGTH), False, by_grasp=True),
+    "centers": Pool(
+        "hand without features", lambda width: variants.HandPool(width, LENGTH, features=False), False, by_grasp=True
+    ),
 }
 
 

@@ -43,16 +43,17 @@ class HandPool(nn.Module):
     """Each grasp attends to the tokens through their centers in its own hand frame -> (B, D).
 
     The first layer on [token, center in hand frame, rotation] is a sum of three, so that the wide one runs
-    per object and all that is (B, G, ·) stays narrow. Lengths are seen in units of `unit` (m).
+    per object and all that is (B, G, ·) stays narrow. Lengths are seen in units of `unit` (m). Without `features` the
+    tokens do not count, as if they were zero.
     """
 
     # DEVIATION: ours; the paper pools without the pose, here a grasp looks at the patches that its fingers can reach
 
-    def __init__(self, width, unit, heads=4, hidden=64):
+    def __init__(self, width, unit, features=True, heads=4, hidden=64):
         super().__init__()
         self.unit = unit
-        self.from_token = Linear(width, hidden)
-        self.from_center = Linear(4, hidden, bias=False)
+        self.from_token = Linear(width, hidden) if features else None
+        self.from_center = Linear(4, hidden, bias=not features)
         self.from_rotation = Linear(9, hidden, bias=False)
         self.mix = nn.Sequential(nn.ReLU(), Linear(hidden, hidden), nn.ReLU())
         self.score = Linear(hidden, heads)
@@ -63,7 +64,9 @@ class HandPool(nn.Module):
         rotation = rotation_matrix(poses[:, 3:])  # (B, 3, 3)
         seen = (centers[object_index] - poses[:, None, :3]) @ rotation / self.unit  # (B, G, 3) hand frame
         seen = torch.cat([seen, seen.norm(dim=2, keepdim=True)], 2)  # (B, G, 4)
-        hidden = take_rows(self.from_token(tokens), object_index) + self.from_center(seen)  # (B, G, 64)
+        hidden = self.from_center(seen)  # (B, G, 64)
+        if self.from_token:
+            hidden = take_rows(self.from_token(tokens), object_index) + hidden
         hidden = self.mix(hidden + self.from_rotation(rotation.flatten(1))[:, None])  # (B, G, 64)
         weights = self.score(hidden).softmax(1)  # (B, G, heads)
         return self.out((weights.transpose(1, 2) @ hidden).flatten(1))  # (B, D)

@@ -155,7 +155,13 @@ def test_adapters_are_part_of_an_oracle(box_root, tmp_path):
 def test_centers_are_the_hand_pooling_with_features_of_zero(boxes):
     data, split = boxes
     torch.manual_seed(0)
-    network = model.GraspModel(dataclasses.replace(TINY, pool="centers", joints=data.joints.shape[1])).eval()
+    config = dataclasses.replace(TINY, pool="centers", joints=data.joints.shape[1])
+    network = model.GraspModel(config).eval()
+    hand = model.GraspModel(dataclasses.replace(config, pool="hand")).eval()
+    weights = network.state_dict()
+    weights["pool.from_token.bias"] = weights.pop("pool.from_center.bias")
+    weights["pool.from_token.weight"] = torch.randn(64, TINY.width)
+    hand.load_state_dict(weights, strict=False)
     clouds, poses = torch.from_numpy(data.clouds[:2]), torch.from_numpy(data.poses[:5])
     index = torch.tensor([0, 0, 1, 1, 0])
     encoder = random_encoder().eval()
@@ -163,7 +169,7 @@ def test_centers_are_the_hand_pooling_with_features_of_zero(boxes):
     _, centers = encoder(units)
     encoded = model.Encoded(torch.zeros(2, TINY.patches, TINY.width), centers * radius[:, None] + centroid[:, None],
                             centroid, radius, clouds)  # fmt: skip
-    for ours, theirs in zip(network(clouds, index, poses), network.decode(encoded, index, poses)):
+    for ours, theirs in zip(network(clouds, index, poses), hand.decode(encoded, index, poses)):
         torch.testing.assert_close(ours, theirs)
     assert not any(name.startswith("encoder") for name in network.state_dict())
 

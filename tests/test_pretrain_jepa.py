@@ -318,7 +318,7 @@ def test_start_errors(shapes, pretrained, official, tmp_path, monkeypatch, capsy
         assert str(official) in line and f"leave {flags.split()[0]} out" in line
     assert "leave --preset out" in error("--preset", "small", "--start", official)
     assert "nowhere.ckpt" in error("--start", "nowhere.ckpt")
-    assert "holds an encoder alone" in error("--start", pretrained)
+    assert "holds no predictor" in error("--start", pretrained)
     (tmp_path / "short.ckpt").write_bytes(official.read_bytes()[:-1000])
     assert "short.ckpt" in error("--start", tmp_path / "short.ckpt")
     stopped_at(3, arguments(shapes, tmp_path / "old.pt"), monkeypatch)

@@ -65,13 +65,14 @@ def pooling_flops(network, objects, grasps, trained):
         forward = linear_flops(tokens, width, 2 * width)  # keys and values
         forward += 2 * linear_flops(objects, width, width) + 2 * 2 * tokens * width  # query and out; the two products
         return forward, 2 * forward - (not trained) * linear_flops(tokens, width, 2 * width)
-    if network.config.pool == "hand":
+    if network.config.pool in ("hand", "centers"):
         rows, hidden = grasps * network.config.patches, network.pool.score.in_features
         heads = network.pool.score.out_features
         inputs = linear_flops(rows, 4, hidden) + linear_flops(grasps, 9, hidden)  # coordinates: no gradient
-        forward = inputs + linear_flops(tokens, width, hidden) + linear_flops(rows, hidden, hidden, heads)
+        of_tokens = linear_flops(tokens, width, hidden) if network.config.pool == "hand" else 0
+        forward = inputs + of_tokens + linear_flops(rows, hidden, hidden, heads)
         forward += 2 * rows * hidden * heads + linear_flops(grasps, heads * hidden, width)
-        backward = 2 * forward - inputs - (not trained) * linear_flops(tokens, width, hidden)
+        backward = 2 * forward - inputs - (not trained) * of_tokens
         return forward + 2 * rows * 9, backward  # centers turned into the hand's frame: 3 x 3 each
     return 0, 0
 
@@ -87,6 +88,8 @@ def training_flops(network, objects, grasps):
         total += 2 * grasps * config.points * (9 + 3 * len(PROBES))
     if network.pool is None:
         return total - linear_flops(grasps, layers[0].in_features, layers[0].out_features)  # coordinates: no gradient
+    if not model.POOLS[config.pool].encoder:
+        return total
     parts = [tokenizer_flops(config, objects), position_flops(objects * config.patches, config.width)]
     blocks = transformer_flops(objects, config.patches, config.width, config.depth)
     total += blocks + sum(forward for forward, _ in parts)

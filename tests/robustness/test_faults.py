@@ -118,7 +118,7 @@ def weights_of(path, key):
 def trained(runs):
     """What must not change between equal runs: curve and result without times, the weights of both checkpoints."""
     folder = runs / "run"
-    result = json.loads((folder / "result.json").read_text()) | {"seconds": None}
+    result = json.loads((folder / "result.json").read_text()) | dict.fromkeys(("seconds", "ms_per_step", "memory_mb"))
     weights = [weights_of(folder / f"{name}.pt", "model") for name in ("best", "last")]
     return rows_of(folder / "metrics.csv", "seconds"), result, weights
 

@@ -53,7 +53,8 @@ SUBSETS = 10_000  # random validation sets of each size
 def published_split(data, budget, draw):
     """The `Split` of one draw: ⌈p·n⌉ objects outside the held-out synsets, shuffled and cut.
 
-    ⌈10 %⌉ of them are val, ⌈10 %⌉ test. Of every training object ⌈10 %⌉ of the grasps, over all its scenes, do not train.
+    ⌈10 %⌉ of them are val, ⌈10 %⌉ test.
+    Of every training object ⌈10 %⌉ of the grasps, over all its scenes, do not train.
     """
     rng = np.random.default_rng(stable_seed("published", draw, budget))
     names = sorted(name for name in set(data.objects) if synset_of(name) not in HELD_OUT)

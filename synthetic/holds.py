@@ -14,6 +14,7 @@ Not modelled: forces and compliance, gravity, an object that moves while the fin
 checked, since the wrist pose is given. A surface with holes has no inside: only the surface itself is in the way.
 """
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,15 +124,31 @@ def outcomes_in_scenes(data, rows, joints, quiet=False):
     parts = []
     pairs = zip(scenes, np.split(order, starts[1:]))
     for scene, part in tqdm(pairs, "closing hands", len(scenes), unit="scene", disable=quiet or None, delay=2):
-        parts.append(grasp_outcomes(solid_field(*read_scene_mesh(data, scene)), data.poses[rows[part]], joints[part]))
+        path = scene_mesh(data, scene)
+        field = kept_field(path, path.stat().st_mtime_ns)
+        parts.append(grasp_outcomes(field, data.poses[rows[part]], joints[part]))
     back = np.argsort(order)
     return Outcomes(*(np.concatenate(values)[back] for values in zip(*parts)))
 
 
+@functools.lru_cache(SCENES)
+def kept_field(path, changed):
+    """`solid_field` of a mesh, some 0.1 s; kept, for a run and the row beside it close hands in the same scenes.
+
+    changed: when the file was written, so that another one at the same place is read again.
+    """
+    return solid_field(*read_mesh(path))
+
+
+def scene_mesh(data, scene):
+    """Path of the mesh of scene number `scene` of a `GraspData`."""
+    folder = Path(data.root) / data.scenes[scene]
+    return next(folder / name for name in MESH_NAMES if (folder / name).exists())
+
+
 def read_scene_mesh(data, scene):
     """Vertices (V, 3) m and faces (F, 3) of scene number `scene` of a `GraspData`, as the file has them."""
-    folder = Path(data.root) / data.scenes[scene]
-    return read_mesh(next(folder / name for name in MESH_NAMES if (folder / name).exists()))
+    return read_mesh(scene_mesh(data, scene))
 
 
 def rows_to_close(data, rows, scenes=SCENES, per_scene=PER_SCENE):

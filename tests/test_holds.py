@@ -1,6 +1,8 @@
 """Which hands hold an object (synthetic/holds.py): generated grasps, joints that know nothing, geometry by hand."""
 
 import csv
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from lab import holds as lab_holds
 from synthetic import hand
 from synthetic.card import sphere_gaps
 from synthetic.holds import CONTACT, TRAVEL, Outcomes, flex
-from synthetic.holds import grasp_outcomes, outcomes_in_scenes, read_scene_mesh, solid_field
+from synthetic.holds import grasp_outcomes, outcomes_in_scenes, read_scene_mesh, scene_mesh, solid_field
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +194,21 @@ def test_scenes_in_any_order(data):
         one = grasp_outcomes(field, data.poses[rows[i : i + 1]], data.joints[rows[i : i + 1]])
         assert one.holds[0] == found.holds[i, 0]
         np.testing.assert_allclose(one.closed[0], found.closed[i, 0], atol=1e-5)
+
+
+def test_another_mesh_at_the_same_place_is_read_again(root, tmp_path):
+    shutil.copytree(root, tmp_path / "root")
+    data = load_dataset(tmp_path / "root", 64, quiet=True)
+    rows = np.flatnonzero(data.scene == 0)
+    before = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
+    again = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
+    np.testing.assert_array_equal(before.scores, again.scores)
+    path = scene_mesh(data, 0)
+    vertices, faces = read_scene_mesh(data, 0)
+    trimesh.Trimesh(vertices + (0, 0, 1), faces, process=False).export(path)  # out of reach
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    away = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
+    assert before.holds.mean() > 0.8 and not away.touching.any()
 
 
 def test_table_of_constants(root, tmp_path, capsys):

@@ -222,7 +222,8 @@ def add_holds(results, predictions, data, rows, quiet=False, seed=0):
         ):
             kinds.append((key, suffix))
             columns.append(joints)
-    outcomes = outcomes_in_scenes(data, rows[part], np.stack(columns, axis=1), quiet)  # (n, columns)
+    joints = np.stack(columns, axis=1)  # (n, columns, 12)
+    outcomes = outcomes_in_scenes(data, rows[part], joints, quiet, torch.get_num_threads())  # (n, columns)
     objects = np.asarray(data.objects)[data.scene[rows[part]]]
     for column, (key, suffix) in enumerate(kinds):
         shares = {"free" + suffix: outcomes.free[:, column], "holds" + suffix: outcomes.holds[:, column]}

@@ -217,6 +217,7 @@ def publish(rows, args):
         figures.draw_table1(arms(rows), read_rows(out / "curves.csv"), out)
     elif args.kind == "controls":
         text = "\n\n".join([*differences(rows), controls_text(rows, out)])
+        figures.draw_controls(rows, out / "figure.png")
     elif args.kind == "published":
         text = published_text(rows, args.against or ERRORS)
         if rows:

@@ -6,6 +6,7 @@ import textwrap
 
 from matplotlib.figure import Figure
 
+from lab.control_table import ARMS, grouped
 from lab.published import PAPER, improvements
 from lab.rows import DEFAULTS, differences, flags_of, is_training
 from lab.table1 import BOTH_PACKS
@@ -265,6 +266,29 @@ def draw_curves(groups, curves, path):
     for axes in panels.flat:
         axes.set_visible(axes.has_data())
     figure.suptitle(title_of("", all_rows(groups)), fontsize=8)
+    add_legend(figure)
+    save_figure(figure, path)
+
+
+# ---------------------------------------------------------------- controls
+
+
+def draw_controls(rows, path):
+    """Top-logit RMSE on test of every arm, from knowing no shape to knowing all labels: a panel per K, by budget."""
+    groups = grouped(rows)
+    counts, budgets = sorted({-k for _, k, _ in groups}, reverse=True), sorted({budget for budget, *_ in groups})
+    shown = [arm for arm in ARMS if any(arm == key[2] for key in groups)]
+    figure = Figure(figsize=(1 + 5 * len(counts), 4.5), layout="constrained")
+    for count, axes in zip(counts, figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]):
+        for i, budget in enumerate(budgets):
+            found = {arm: groups.get((budget, -count, arm), []) for arm in shown}
+            means, errors = zip(*(mean_and_error(values_of(group, "test_top_logit_rmse")) for group in found.values()))
+            places = [place + 0.15 * (i - (len(budgets) - 1) / 2) for place in range(len(shown))]
+            axes.errorbar(places, means, yerr=errors, fmt="o", capsize=3, label=f"{100 * budget:g} % of the labels")
+        axes.set_xticks(range(len(shown)), shown)
+        axes.set(title=f"K = {count}", ylabel="test top-logit RMSE (rad), mean and SD over seeds")
+        axes.grid(axis="y", alpha=0.3)
+    figure.suptitle(title_of("", rows), fontsize=8)
     add_legend(figure)
     save_figure(figure, path)
 

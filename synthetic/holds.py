@@ -50,7 +50,7 @@ class Outcomes(NamedTuple):
     scores: np.ndarray  # (...): as in grasps.py, closed; -1 where there is no grasp to score
 
 
-def solid_field(vertices, faces, density=DENSITY, seed=0):
+def solid_field(vertices, faces, density=DENSITY, seed=0, threads=1):
     """Signed distance field of a scene, vertices (V, 3) m, faces (F, 3): negative inside.
 
     Inside is what a flood from the border does not reach: overlapping parts and wrong windings do not matter.
@@ -59,7 +59,7 @@ def solid_field(vertices, faces, density=DENSITY, seed=0):
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
     count = min(int(np.ceil(area * density)), MAX_SAMPLES)
     points, _ = surface_normals(vertices, faces, count, np.random.default_rng(seed))
-    field = DistanceField(points)
+    field = DistanceField(points, threads)
     distance = field.values.reshape(field.shape)
     room, _ = label(distance > WALL)  # connected regions, numbered; 0 is within WALL of the surface
     inside = (room > 0) & (room != room[0, 0, 0])
@@ -117,27 +117,30 @@ def finger_gaps(q, rotation, position, field):
     return field(hand.finger_points(q, rotation, position)) - RADII[:, None]
 
 
-def outcomes_in_scenes(data, rows, joints, quiet=False):
-    """`Outcomes` of joints (n, ..., 12) rad for grasps `rows` (n,) of a `GraspData`, whose meshes are read again."""
+def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):
+    """`Outcomes` of joints (n, ..., 12) rad for grasps `rows` (n,) of a `GraspData`, whose meshes are read again.
+
+    threads: for the distance fields, which take nearly all of the time.
+    """
     order = np.argsort(data.scene[rows], kind="stable")
     scenes, starts = np.unique(data.scene[rows][order], return_index=True)
     parts = []
     pairs = zip(scenes, np.split(order, starts[1:]))
     for scene, part in tqdm(pairs, "closing hands", len(scenes), unit="scene", disable=quiet or None, delay=2):
         path = scene_mesh(data, scene)
-        field = kept_field(path, path.stat().st_mtime_ns)
+        field = kept_field(path, path.stat().st_mtime_ns, threads)
         parts.append(grasp_outcomes(field, data.poses[rows[part]], joints[part]))
     back = np.argsort(order)
     return Outcomes(*(np.concatenate(values)[back] for values in zip(*parts)))
 
 
 @functools.lru_cache(SCENES)
-def kept_field(path, changed):
-    """`solid_field` of a mesh, some 0.1 s; kept, for a run and the row beside it close hands in the same scenes.
+def kept_field(path, changed, threads):
+    """`solid_field` of a mesh, some 0.1 s; kept, since a run and the row beside it close hands in the same scenes.
 
     changed: when the file was written, so that another one at the same place is read again.
     """
-    return solid_field(*read_mesh(path))
+    return solid_field(*read_mesh(path), threads=threads)
 
 
 def scene_mesh(data, scene):

@@ -6,6 +6,7 @@ from conftest import fails
 
 import sweep
 from lab import control_table as controls
+from lab import figures
 from lab.rows import command_of, flags_of, read_rows
 from plumbing.common import UserError
 
@@ -116,6 +117,26 @@ def test_runs_of_other_objects_are_not_averaged():
         controls.resampled([runs[0], (names[::-1], grasps, squared)], "jepa")
 
 
+def test_figure_has_a_place_for_every_arm(monkeypatch):
+    """Means over seeds at the places of ARMS, a panel per K; an arm that diverged leaves its place empty."""
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    rows = [
+        {"command": f"python train.py --budget {budget} --k {k} {words} --seed {seed}",
+         "test_top_logit_rmse": f"{0.3 + 0.01 * i + 0.002 * seed}" if words != "--init random" else ""}
+        for budget in ("0.1", "1") for k in (5, 1) for seed in (0, 1)
+        for i, words in enumerate(("--init oracle", "--pool none", "--init random"))
+    ]  # fmt: skip
+    figures.draw_controls(rows, None)
+    panels = drawn[0].axes
+    assert [panel.get_title() for panel in panels] == ["K = 5", "K = 1"]
+    for panel in panels:
+        assert [text.get_text() for text in panel.get_xticklabels()] == ["pose", "random", "oracle"]
+        for container in panel.containers:
+            np.testing.assert_allclose(np.array(container.lines[0].get_ydata(), float), [0.311, np.nan, 0.301])
+        assert len(panel.containers) == 2  # budgets
+
+
 @pytest.mark.slow
 def test_smoke(box_root, tmp_path, capsys):
     """The oracle's run, trials, arms, the table; then nothing is trained again."""
@@ -130,6 +151,7 @@ def test_smoke(box_root, tmp_path, capsys):
     assert all(row["test_top_logit_rmse"] and row["encoder"] for row in rows if "--jepa-ckpt" in row["command"])
     text = (tmp_path / "table" / "table.md").read_text()
     assert "## test" in text and "jepa's share" in text
+    assert (tmp_path / "table" / "figure.png").stat().st_size > 1000
     assert {row["command"] for row in read_rows(tmp_path / "table" / "trials.csv")} & {row["command"] for row in rows}
     assert sweep.main(argv) == rows
     assert "20 rows found, 0 to run" in capsys.readouterr().err

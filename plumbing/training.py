@@ -26,7 +26,8 @@ def add_encoder_flags(flag, choices, of_preset, least_patches=1):
 
     choices: model.CHOICES; of_preset: whose the default is, for --help.
     """
-    flag("--normalize", choices=choices["normalize"], help=f"what the encoder sees {of_preset}")
+    normalize = "the encoder's units: unit_sphere centres every cloud and gives it radius 1, metric leaves it in place"
+    flag("--normalize", choices=choices["normalize"], help=f"{normalize} {of_preset}")
     flag("--points", type=number(int, 1), metavar="N", help=f"points per cloud {of_preset}")
     patches = f"patches, that is tokens, per cloud {of_preset}"
     flag("--patches", type=number(int, least_patches), metavar="N", help=patches)

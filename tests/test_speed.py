@@ -365,7 +365,7 @@ AT_TORCH = """
 import importlib, os, sys
 
 def show():
-    print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("KMP_BLOCKTIME"), flush=True)
+    print(*(os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")), flush=True)
     os._exit(0)
 
 class AtTorch:
@@ -395,14 +395,15 @@ def run_python(program, *argv, **environment):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_threads_wait_passively(script):
+def test_threads_soon_sleep(script):
     """What the environment says when a script comes to load torch, or has come to its end without."""
-    assert run_python(AT_TORCH, script).split() == ["passive", "0"]
+    assert run_python(AT_TORCH, script).split() == ["passive", "20000", "0"]
 
 
 def test_own_settings_win():
-    assert run_python(AT_TORCH, "train", OMP_WAIT_POLICY="active").split() == ["active", "None"]
-    assert run_python(AT_TORCH, "train", KMP_BLOCKTIME="7").split() == ["passive", "7"]
+    assert run_python(AT_TORCH, "train", OMP_WAIT_POLICY="active").split() == ["active", "None", "None"]
+    assert run_python(AT_TORCH, "train", KMP_BLOCKTIME="7").split() == ["passive", "20000", "7"]
+    assert run_python(AT_TORCH, "train", GOMP_SPINCOUNT="7").split() == ["passive", "7", "0"]
 
 
 @pytest.mark.skipif(
@@ -412,5 +413,5 @@ def test_openmp_heeds_it():
     shown = run_python("import plumbing, torch", OMP_DISPLAY_ENV="verbose")
     if "GOMP_SPINCOUNT" not in shown:
         pytest.skip("torch comes with another OpenMP")
-    assert "GOMP_SPINCOUNT = '0'" in shown
-    assert "GOMP_SPINCOUNT = '0'" not in run_python("import torch", OMP_DISPLAY_ENV="verbose")
+    assert "GOMP_SPINCOUNT = '20000'" in shown
+    assert "GOMP_SPINCOUNT = '20000'" not in run_python("import torch", OMP_DISPLAY_ENV="verbose")

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
+import plumbing  # before torch, which reads the environment that it sets
 import torch
 from tqdm import tqdm
 
@@ -511,7 +511,9 @@ def print_result(args, folder, result, baseline=None):
     rows = {"training mean": mean} | ({"pose and size only": baseline} if baseline else {})
     rows |= {f"this run, step {result['best_step']}": own, "recorded": result["recorded"]}
     print("\n" + metrics_table(rows))
-    print(f"\nval of pack {args.pack}, {result['seconds']:.0f} s; brackets: 95 % over objects. Saved in {folder}")
+    print(f"\nval of pack {args.pack}; brackets: 95 % over objects. Saved in {folder}")
+    in_all = time.perf_counter() - plumbing.STARTED
+    print(f"{result['seconds']:.0f} s of training and validation, {in_all:.0f} s from the start of this command to here")
     trained, total = result["parameters_trained"] / 1e6, result["parameters"] / 1e6
     print(
         f"{trained:.2f} of {total:.2f} M parameters trained; {result['ms_per_step']:.0f} ms per step, "

@@ -10,6 +10,9 @@ cores (Xeon, three turns, medians of 30 steps in ms) a step then takes 91 to 97,
 """
 
 import os
+import time
+
+STARTED = time.perf_counter()  # of the script: to load torch takes seconds
 
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"  # sleep at once, wherever there are more threads than cores

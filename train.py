@@ -513,7 +513,7 @@ def print_result(args, folder, result, baseline=None):
     print("\n" + metrics_table(rows))
     print(f"\nval of pack {args.pack}; brackets: 95 % over objects. Saved in {folder}")
     in_all = time.perf_counter() - plumbing.STARTED
-    print(f"{result['seconds']:.0f} s of training and validation, {in_all:.0f} s from the start of this command to here")
+    print(f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given")
     trained, total = result["parameters_trained"] / 1e6, result["parameters"] / 1e6
     print(
         f"{trained:.2f} of {total:.2f} M parameters trained; {result['ms_per_step']:.0f} ms per step, "

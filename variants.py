@@ -72,7 +72,7 @@ class HandPool(nn.Module):
         return self.out((weights.transpose(1, 2) @ hidden).flatten(1))  # (B, D)
 
 
-EMBEDDING_SCALE = 0.15  # SD of every feature of a standardised embedding, over the training objects
+EMBEDDING_SCALE = 0.015  # SD of every feature of a standardised embedding, over the training objects
 
 
 class Standardise(nn.Module):

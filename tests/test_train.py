@@ -139,7 +139,7 @@ def test_baseline_is_trained_once(box_root, tmp_path, monkeypatch, capsys):
     for seed in (0, 1):
         train.main([*argv, "--name", f"run{seed}", "--seed", str(seed)])
         printed = capsys.readouterr().out
-        assert "pose and size only" in printed and "s from the start of this command" in printed
+        assert "pose and size only" in printed and "s since this command was given" in printed
     assert pools == ["attention", "size", "attention"]
     (baseline,) = tmp_path.glob("pose-and-size-*")
     assert json.loads((baseline / "result.json").read_text())["steps"] == 2

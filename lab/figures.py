@@ -288,7 +288,9 @@ def draw_controls(rows, path):
         axes.set_xticks(range(len(shown)), shown)
         axes.set(title=f"K = {count}", ylabel="test top-logit RMSE (rad), mean and SD over seeds")
         axes.grid(axis="y", alpha=0.3)
-    figure.suptitle(title_of("", rows), fontsize=8)
+    common = set.intersection(*(set(flags_of(row).items()) for row in rows))
+    shared = " ".join(f"{flag} {value}" for flag, value in flags_of(rows[0]).items() if (flag, value) in common)
+    figure.suptitle(title_of(shared, rows), fontsize=8)
     add_legend(figure)
     save_figure(figure, path)
 

@@ -23,8 +23,10 @@ import numpy as np
 from tqdm import tqdm
 
 import train
-from lab.rows import as_words, check_one_setting, read_rows, split_command, write_rows
-from lab.runner import DATA_FLAGS, encoder_tag, identify, open_data, random_encoder, refuse_flags
+from lab.rows import as_words, check_one_setting, differences, read_rows, split_command, write_rows
+from lab.runner import (
+    DATA_FLAGS, Dataset, check_origins, encoder_tag, identify, open_data, random_encoder, refuse_flags,
+)  # fmt: skip
 from lab.table1 import read_errors
 from lab.tables import markdown
 from model import PRESETS
@@ -89,7 +91,8 @@ class Draw(NamedTuple):
     budget: float
     draw: int
     runs: str
-    origins: str  # encoder and dataset
+    encoder: str  # its tag, "" without one
+    dataset: Dataset
 
     @property
     def command(self):
@@ -99,7 +102,7 @@ class Draw(NamedTuple):
 
     @property
     def folder(self):
-        return Path(self.runs) / f"published-{stable_seed(self.command, self.origins):016x}"
+        return Path(self.runs) / f"published-{stable_seed(self.command, self.encoder, *self.dataset):016x}"
 
 
 def plan_published(given, args):
@@ -117,8 +120,7 @@ def plan_published(given, args):
         init, seed = ARMS[arm]
         flags = shared | {"--init": init, "--seed": str(seed)}
         flags |= {"--jepa-ckpt": file} if init == "jepa" and file else {}
-        origins = f"{encoder_tag(flags)} {dataset.name} {dataset.fingerprint}"
-        planned.append(Draw(flags, arm, budget, draw, args.runs, origins))
+        planned.append(Draw(flags, arm, budget, draw, args.runs, encoder_tag(flags), dataset))
     return planned
 
 
@@ -130,9 +132,8 @@ def run_published(given, args):
             raise UserError(f"{args.out}: another sweep writes here; wait for it, or give another --out")
         rows = {row["command"]: row for row in read_rows(path)}
         for run in planned:
-            there = rows.get(run.command, {}).get("origins", run.origins)
-            if there != run.origins:
-                raise UserError(f"{path}: was made with another encoder or dataset ({there}); give another --out")
+            if run.command in rows:
+                check_origins(run, rows[run.command], path)
         waiting = [run for run in planned if run.command not in rows]
         print(f"published: {len(planned) - len(waiting)} rows found, {len(waiting)} to run", file=sys.stderr)
         ended = map_in_processes(train_draw, waiting, min(args.jobs, len(waiting)) or 1)
@@ -161,7 +162,8 @@ def train_draw(run):
     row = {
         "command": run.command, "draw": run.draw, "budget": run.budget, "arm": run.arm,
         "train_objects": len(split.suites["train"]), "val_objects": len(split.suites["val"]),
-        "warmup": round(args.warmup, 4), "origins": run.origins,
+        "warmup": round(args.warmup, 4), "encoder": run.encoder, "dataset": run.dataset.name,
+        "fingerprint": run.dataset.fingerprint,
     }  # fmt: skip
     device = train.set_up_torch(args.device, args.threads)
     run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +230,8 @@ def published_text(rows, table1):
         for budget, values in sorted(improvements(rows, of, over).items()):
             if len(values) > 1:
                 lines.append([name, f"{budget:g}", len(values), *spread_cells(values), PAPER[budget]])
-    sections = ["## Relative improvement over the draws\n\n" + markdown(header, lines)] * bool(lines)
+    sections = [*differences(rows), "## Relative improvement over the draws\n\n" + markdown(header, lines)]
+    sections *= bool(lines)
     title = f"## Validation sets of as few objects, drawn from the test objects of {Path(table1).name}\n\n"
     header = ["budget", "objects", "RMSE of scratch, all objects", "middle 95 % of such sets"]
     header += ["jepa over scratch, all objects", "middle 95 % of such sets"]

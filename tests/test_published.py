@@ -130,7 +130,7 @@ def test_smoke(box_root, tmp_path, monkeypatch, capsys):
     for scratch, again, jepa in zip(rows[::3], rows[1::3], rows[2::3]):
         assert scratch["val_objects"] == again["val_objects"] == jepa["val_objects"]
         assert len({row["top_logit_rmse"] for row in (scratch, again, jepa)}) == 3
-        assert scratch["origins"] == again["origins"] != jepa["origins"]
+        assert scratch["encoder"] == again["encoder"] == "" != jepa["encoder"]
     assert not [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
     write_rows(tmp_path / "table" / "rows.csv", rows[:4])
     again = sweep.main(argv)
@@ -138,9 +138,13 @@ def test_smoke(box_root, tmp_path, monkeypatch, capsys):
     timed = dict.fromkeys(("seconds",))
     assert [row | timed for row in again] == [row | timed for row in rows]
     assert (tmp_path / "table" / "figure.png").stat().st_size > 1000
-    edited = [row | {"origins": "another"} for row in rows]
-    write_rows(tmp_path / "table" / "rows.csv", edited)
-    assert "another encoder or dataset" in fails(sweep.main, argv, capsys)
+    elsewhere = [rows[0] | {"fingerprint": "rounded otherwise"}, *rows[1:]]
+    write_rows(tmp_path / "table" / "rows.csv", elsewhere)
+    assert sweep.main(argv) == elsewhere  # the last digits of another processor
+    assert "several fingerprints" in (tmp_path / "table" / "table.md").read_text()
+    for what in ("encoder", "dataset"):
+        write_rows(tmp_path / "table" / "rows.csv", [row | {what: "another"} for row in rows])
+        assert f"another {what}" in fails(sweep.main, argv, capsys)
 
 
 def test_an_unfinished_draw_goes_on_and_a_diverged_one_has_a_row(box_root, tmp_path, monkeypatch, capsys):

@@ -324,7 +324,8 @@ def predict_object(model, cloud, poses, device):
     model.eval()
     poses = torch.from_numpy(poses).float().to(device)
     index = torch.zeros(len(poses), dtype=torch.long, device=device)
-    joints, logits = model(torch.from_numpy(cloud)[None].to(device), index, poses)
+    with exact_products():
+        joints, logits = model(torch.from_numpy(cloud)[None].to(device), index, poses)
     probabilities, order = logits.softmax(1).sort(dim=1, descending=True)
     joints = joints.gather(1, order[:, :, None].expand_as(joints))
     return [

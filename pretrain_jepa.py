@@ -40,7 +40,7 @@ from plumbing.roots import VERSION
 from plumbing.training import (
     LOOK_EVERY, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
     deferred_interrupt, first_not_finite, join_processes, load_last, save_last, set_precision, set_rate,
-    set_up_torch, warmup_cosine,
+    set_up_torch, warn_if_moved, warmup_cosine,
 )  # fmt: skip
 from synthetic.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
 
@@ -139,7 +139,8 @@ def augment(clouds, config, scale, angle):
         "y": (cos, zero, sin, zero, one, zero, -sin, zero, cos),
     }[config.up]
     rotation = torch.stack(rows, 1).view(-1, 3, 3)
-    return clouds @ rotation.transpose(1, 2)
+    with fast.exact_products():
+        return clouds @ rotation.transpose(1, 2)
 
 
 def cloud_batches(num_clouds, args, step):
@@ -414,7 +415,9 @@ def pretraining_loop(run):
     run.jepa.train()
     silent = args.quiet or run.rank > 0 or None
     bar = tqdm(total=args.steps, initial=progress.step, desc="pretraining", unit="step", disable=silent)
-    with bar, deferred_interrupt() as interrupted:
+    # several processes stop at once: they do not hear Ctrl-C between the same two steps
+    interrupts = deferred_interrupt() if run.processes == 1 else contextlib.nullcontext([])
+    with bar, interrupts as interrupted:
         while progress.step < args.steps:
             rate, tau = rate_at(progress.step, args.steps, args.lr), tau_at(progress.step, args.steps, tau_start)
             set_rate(run.optimizer.param_groups[0], rate)
@@ -424,7 +427,7 @@ def pretraining_loop(run):
             progress.seconds = time.perf_counter() - started
             bar.update()
 
-            stop, done = bool(interrupted) and run.processes == 1, progress.step == args.steps
+            stop, done = bool(interrupted), progress.step == args.steps
             log_now = done or progress.step % args.log_every == 0
             save_now = done or stop or progress.step % args.save_every == 0
             if log_now or save_now or progress.step % LOOK_EVERY == 0:
@@ -476,6 +479,7 @@ def save_progress(run):
     content = {
         "config": dataclasses.asdict(run.jepa.config), "jepa": run.jepa.state_dict(),
         "settings": run.settings, "step": run.progress.step, "product_library": fast.library,
+        "device": run.device.type, "precision": run.precision,
     }  # fmt: skip
     save_last(run.last, content, run.optimizer, run.generator, dataclasses.asdict(run.progress))
 
@@ -548,7 +552,9 @@ def main(argv=None):
             raise UserError(f"{out}: another process trains it; wait for it, or give another --out")
         if check_output(args, out, run.last):  # again: that other process may have just finished
             # or the bits would change where another processor goes on
-            fast.use_library(read_checkpoint(run.last).get("product_library"))
+            started = read_checkpoint(run.last)
+            fast.use_library(started.get("product_library"))
+            warn_if_moved(started, device, precision, run.last)
             run.progress = load_last(run.last, run.settings, "jepa", jepa, optimizer, generator, run.progress)
             if processes > 1:
                 torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank, run.progress.step))

@@ -39,7 +39,7 @@ from plumbing.roots import ensure_root
 from plumbing.training import (
     LOOK_EVERY, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
     check_same_settings, deferred_interrupt, first_not_finite, load_last, peak_memory, reset_peak_memory, save_last,
-    set_precision, set_rate, set_up_torch, warmup_cosine,
+    set_precision, set_rate, set_up_torch, warn_if_moved, warmup_cosine,
 )  # fmt: skip
 from splits import Split, add_split_flags, make_split
 from variants import EMBEDDING_SCALE, PROBE_REACH, add_lora, backbone_tiers, merged, surface_distances, temperature_at
@@ -320,7 +320,7 @@ def training_batches(data, rows, args, first, device, pad=False):
             arrays = [scenes, rows[grasps], object_index]
             if pad:
                 arrays = padded(*arrays, len(scenes) * args.grasps_per_object)
-            ready.append([torch.from_numpy(array).to(device) for array in arrays])
+            ready.append([torch.from_numpy(array).to(device, non_blocking=True) for array in arrays])
         for batch in ready:
             yield batch if pad else (*batch, None)
         first = max(0, first - len(of_epoch))
@@ -542,6 +542,7 @@ def start(run):
         run.progress = load_last(last, settings, "model", run.model, run.optimizer, run.generator, run.progress)
         started = read_json(folder / "config.json")
         use_library(started.get("product_library"))  # or the bits would change where another processor goes on
+        warn_if_moved(started, run.device, run.precision, folder)
         if started.get("fingerprint") != run.data.fingerprint:
             raise UserError(
                 f"{run.data.root}: has changed since {folder} was started; restore it or give --overwrite to start anew"

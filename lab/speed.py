@@ -25,6 +25,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import gc
 import shlex
 import statistics
 import sys
@@ -44,7 +45,7 @@ import train
 from data import GraspData
 from model import GraspModel, PointJEPA, start_points
 from plumbing import fast
-from plumbing.common import Parser, command, write_json
+from plumbing.common import Parser, UserError, command, write_json
 from plumbing.graph import WARM, Graphs
 from plumbing.training import computes_bf16, set_precision, set_rate, set_up_torch
 from variants import add_lora
@@ -213,12 +214,13 @@ def machine_settings(args, device):
     return [(precision, count) for precision in precisions for count in threads]
 
 
-def time_steps(make_kinds, args, device, unit):
+def time_steps(make_kinds, args, device, unit, keep):
     """Time the `Steps` of make_kinds(precision), a list, at every setting of the machine.
 
     All kinds and the yardsticks take turns, so that a machine that is busy for a while is busy for all; the first
     round of each setting does not count. Times are medians. unit: what a step sees, "grasps" or "clouds".
-    -> a dict of figures per kind and setting; the largest memory that steps took, MB.
+    keep(lines, peak): called after every setting with a dict of figures per kind and setting so far, and the largest
+    memory that steps took, MB. -> the two in the end.
     """
     lines, peak, before, settings = [], 0.0, torch.get_num_threads(), machine_settings(args, device)
     yardsticks = (PRODUCT, LARGE_PRODUCT) if device.type == "cuda" else (PRODUCT,)
@@ -226,6 +228,8 @@ def time_steps(make_kinds, args, device, unit):
     for precision, threads in tqdm(settings, desc="timing", unit="setting", disable=args.quiet or None):
         torch.set_num_threads(threads)
         set_precision(precision, device, width=0)  # only "auto" looks at the width
+        kinds = kind = steps = taken = None  # with the networks and graphs of the setting before
+        gc.collect()
         kinds = make_kinds(precision)
         products, taken, rounds = {size: [] for size in yardsticks}, [[] for _ in kinds], 0
         started = time.perf_counter()
@@ -245,6 +249,7 @@ def time_steps(make_kinds, args, device, unit):
             counted = [(count, kind.flops(*sizes), seconds) for count, sizes, seconds in steps[1:]]
             figures = step_figures(counted, unit, products)
             lines.append({"precision": precision, "threads": threads, **kind.columns, **figures})
+        keep(lines, peak)
     torch.set_num_threads(before)
     set_precision("fp32", device, width=0)
     return lines, peak
@@ -285,8 +290,8 @@ def percent(share):
     return f"{100 * share:.1f} %"
 
 
-def show_times(script, lines, peak, unit, config, argv, args, device):
-    """Print what `time_steps` returned, lines and peak, and write it with --json; -> what is written."""
+def write_times(script, config, argv, args, device, failures, lines, peak):
+    """Write the figures so far with --json; -> what is written. failures: why graphs could not be captured."""
     content = {
         "command": shlex.join(["python", script, *(sys.argv[1:] if argv is None else argv)]),
         "device": device.type,
@@ -299,6 +304,16 @@ def show_times(script, lines, peak, unit, config, argv, args, device):
     }
     if device.type == "cuda":
         content["card"] = torch.cuda.get_device_name(device)
+    if failures:
+        content["not_captured"] = failures
+    if args.json:
+        write_json(args.json, content)
+    return content
+
+
+def show_times(content, unit):
+    """Print what `write_times` wrote; -> that."""
+    lines = content["rows"]
     names = list(lines[0])[: list(lines[0]).index("ms_per_step")]  # what was timed; then its figures
     figures = [*names, "ms_per_step", f"{unit}_per_s", *(name for name in lines[0] if name.endswith("gflop_per_s"))]
     of_products = {name: name.removeprefix("share_") for name in lines[0] if name.startswith("share_")}
@@ -314,10 +329,11 @@ def show_times(script, lines, peak, unit, config, argv, args, device):
         if len(line["shares"]) > 1  # a graph is one part
     ]))  # fmt: skip
     memory = f"peak memory {content['peak_memory_mb']} MB"
-    print(f"\n{content.get('card', device.type)}; {memory}; random clouds; FLOPs: matrix products (see lab/speed.py)")
+    machine = content.get("card", content["device"])
+    print(f"\n{machine}; {memory}; random clouds; FLOPs: matrix products (see lab/speed.py)")
     print(f"product: {PRODUCT} x {PRODUCT} matrices at the same precision and threads, taking turns with the steps")
-    if args.json:
-        write_json(args.json, content)
+    for reason in content.get("not_captured", ()):
+        print(f"no graphs: {reason}")
     return content
 
 
@@ -347,9 +363,9 @@ def random_grasps(num_scenes, points, joints, grasps):
     )
 
 
-def graphs_to_time(args, device):
-    """Whether to time steps operation by operation (False), on a GPU as CUDA graphs too (True)."""
-    return (False, True) if device.type == "cuda" and not args.no_graph else (False,)
+def graphs_to_time(args, device, failures=()):
+    """Whether to time steps operation by operation (False), on a GPU as CUDA graphs too (True), unless one failed."""
+    return (False, True) if device.type == "cuda" and not args.no_graph and not failures else (False,)
 
 
 def step_columns(device, graph):
@@ -404,33 +420,38 @@ def training_steps(run, step, grasps, flops, watch):
     return Steps(columns, take, flops, watch)
 
 
-def as_graph(kind):
-    """`Steps` of a run on CUDA whose graph is captured before they are timed."""
-    for _ in range(WARM + 1):
-        kind.take()
-    return dataclasses.replace(kind, last_part="graph")
+def as_graphs(kinds, failures):
+    """`Steps` on CUDA whose graphs are captured before they are timed; [] and a reason in `failures` if one fails."""
+    try:
+        for _ in range(WARM + 1):
+            for kind in kinds:
+                kind.take()
+    except UserError as error:
+        failures.append(str(error))
+        return []
+    return [dataclasses.replace(kind, last_part="graph") for kind in kinds]
 
 
 def time_training(args, argv):
     """Time `training_step` with few and many grasps per object; args, argv: of train.py. -> what --json writes."""
     device = set_up_torch(args.device, args.threads)
     config, _ = train.resolve_network(args)
-    flops = training_flops(random_run(args, config, device))
+    flops, failures = training_flops(random_run(args, config, device)), []
 
     def make_kinds(precision):
         kinds = []
-        for graph in graphs_to_time(args, device):
+        for graph in graphs_to_time(args, device, failures):
             run = random_run(args, config, device, precision, graph)
             if args.compile:
                 run.model.compile()
             watch = Stopwatch(device) if graph else watch_training(run)
             step = Graphs(functools.partial(train.training_step, run), graph)
             timed = [training_steps(run, step, grasps, flops, watch) for grasps in GRASPS]
-            kinds += [as_graph(kind) for kind in timed] if graph else timed
+            kinds += as_graphs(timed, failures) if graph else timed
         return kinds
 
-    lines, peak = time_steps(make_kinds, args, device, "grasps")
-    return show_times("train.py", lines, peak, "grasps", config, argv, args, device)
+    write = functools.partial(write_times, "train.py", config, argv, args, device, failures)
+    return show_times(write(*time_steps(make_kinds, args, device, "grasps", write)), "grasps")
 
 
 def random_pretraining(args, config, device, precision="fp32", graph=False):
@@ -483,19 +504,19 @@ def time_pretraining(args, argv):
     """Time `pretraining_step`; args, argv: of pretrain_jepa.py. -> what --json writes."""
     device = set_up_torch(args.device, args.threads)
     config = pretrain_jepa.load_start(args)[0].config if args.start else pretrain_jepa.resolve_config(args)
-    flops = pretraining_flops(random_pretraining(args, config, device))
+    flops, failures = pretraining_flops(random_pretraining(args, config, device)), []
 
     def make_kinds(precision):
         kinds = []
-        for graph in graphs_to_time(args, device):
+        for graph in graphs_to_time(args, device, failures):
             run = random_pretraining(args, config, device, precision, graph)
             watch = Stopwatch(device) if graph else watch_pretraining(run)
-            kind = pretraining_steps(run, flops, watch)
-            kinds.append(as_graph(kind) if graph else kind)
+            timed = [pretraining_steps(run, flops, watch)]
+            kinds += as_graphs(timed, failures) if graph else timed
         return kinds
 
-    lines, peak = time_steps(make_kinds, args, device, "clouds")
-    return show_times("pretrain_jepa.py", lines, peak, "clouds", config, argv, args, device)
+    write = functools.partial(write_times, "pretrain_jepa.py", config, argv, args, device, failures)
+    return show_times(write(*time_steps(make_kinds, args, device, "clouds", write)), "clouds")
 
 
 @command

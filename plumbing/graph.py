@@ -1,8 +1,12 @@
 """A training step as CUDA graphs: one call launches its thousand small kernels, which by themselves wait for Python."""
 
 import collections
+import contextlib
+import gc
 
 import torch
+
+from plumbing.common import UserError
 
 WARM = 3  # calls with new shapes before they are captured: libraries and the optimiser set themselves up in the first
 MOST = 256  # captured shapes; further ones run as they are
@@ -47,9 +51,32 @@ class Graphs:
         return outputs
 
     def capture(self, inputs):
-        """Record the step without running it; -> graph, the tensors that it reads, those that it writes."""
+        """Record the step without running it; -> graph, the tensors that it reads, those that it writes.
+
+        After a capture that failed this process can capture no more, and may draw no random numbers on the GPU.
+        """
+        if not self.captured:
+            gc.collect()
         held = [x.clone() for x in inputs]
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            outputs = self.step(*held)
+        try:
+            with without_collection(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                outputs = self.step(*held)
+        except RuntimeError as error:
+            cause = error.__context__ or error  # the end of a spoilt capture fails too, and says nothing of why
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            raise UserError(f"this step cannot be captured as a CUDA graph ({cause}); give --no-graph") from error
         return graph, held, outputs
+
+
+@contextlib.contextmanager
+def without_collection():
+    """No garbage collection inside the block: to free another graph, or a kernel, would spoil a capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

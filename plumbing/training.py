@@ -190,6 +190,7 @@ def adamw(groups, weight_decay, graph):
     if graph:  # a tensor each, which `set_rate` fills and the captured step reads
         for group in optimizer.param_groups:
             group["lr"] = torch.zeros((), device=group["params"][0].device)
+        optimizer._warned_capturable_if_run_uncaptured = True  # else it warns of the steps before the capture
     return optimizer
 
 
@@ -238,6 +239,21 @@ def load_last(path, settings, key, network, optimizer, generator, progress):
         return type(progress)(**content["progress"])
     except Exception as error:  # torch raises whatever does not fit
         raise UserError(f"{path}: is not of this run ({error}); give --overwrite to start anew") from None
+
+
+def warn_if_moved(started, device, precision, path):
+    """Say where a run goes on on another device than it was started on, or in another precision: its bits change.
+
+    started: what the run's file says of that, a dict. --device and --precision may both have been "auto".
+    """
+    here = {"device": device.type, "precision": precision}
+    there = {name: started.get(name) or value for name, value in here.items()}
+    if there != here:
+        print(
+            f"warning: {path}: was started on {there['device']} in {there['precision']} and goes on on "
+            f"{device.type} in {precision}: its numbers will not be those of an undisturbed run",
+            file=sys.stderr,
+        )
 
 
 def check_same_settings(old, new, path):

@@ -15,6 +15,8 @@ torch.set_num_threads(1)  # tiny networks: a second thread only waits
 
 
 GPU = torch.cuda.is_available()
+if GPU:
+    torch.cuda.device_count()  # kept from now on; some versions of torch would count the hidden ones: none
 DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
@@ -37,7 +39,9 @@ def gpu(monkeypatch):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", DEVICES)
-    return torch.device("cuda")
+    precision = torch.get_float32_matmul_precision()
+    yield torch.device("cuda")
+    torch.set_float32_matmul_precision(precision)
 
 
 @pytest.fixture(autouse=True)

@@ -1,20 +1,28 @@
 """What needs a CUDA device, each path once; skipped without one (fixture gpu). `python -m pytest -k gpu` runs these."""
 
+import contextlib
 import csv
 import dataclasses
+import gc
+import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import fails
 
 import evaluate
 import model
 import pretrain_jepa
 import train
+from lab import gpu as gpu_lab
 from model import PRESETS, GraspModel
 from plumbing.checkpoint import read_checkpoint
+from plumbing.common import UserError, write_json
 from plumbing.graph import WARM, Graphs
-from plumbing.training import adamw
+from plumbing.training import adamw, set_precision
 from variants import surface_distances
 
 STEPS = 50
@@ -72,6 +80,7 @@ def test_gpu_every_variant_trains_as_a_graph(gpu, box_root, tmp_path, flags):
 
 def test_gpu_compiled_model_trains(gpu, box_root, tmp_path):
     result = train.main(small_run(box_root, tmp_path, "--steps", 8, "--compile"))
+    assert result["eager_steps"] < 8
     assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
 
 
@@ -86,7 +95,7 @@ def test_gpu_equal_seeds_give_equal_runs(gpu, box_root, tmp_path):
 
 
 def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_path, monkeypatch):
-    flags = ("--steps", 24, "--save-every", 12, "--eval-every", 12)
+    flags = ("--steps", 24, "--save-every", 12, "--eval-every", 12, "--precision", "fp32")
     train.main(small_run(box_root, tmp_path, *flags, "--name", "whole"))
     step, calls = train.training_step, []
 
@@ -108,6 +117,7 @@ def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_pat
 
 def losses(graph, device, steps=STEPS):
     """Losses of a fixed training without dropout on random grasps, step by step."""
+    set_precision("fp32", device, width=0)
     torch.manual_seed(0)
     config = dataclasses.replace(PRESETS["tiny"], dropout=0.0, attention_dropout=0.0, drop_path=0.0)
     network = GraspModel(config).to(device)
@@ -204,6 +214,120 @@ def test_gpu_encoder_has_the_features_of_the_cpu(gpu):
         expected = encoder(clouds)[0]
         found = encoder.to(gpu)(clouds.to(gpu))[0].cpu()
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+class Recorded:
+    """Stands in for a CUDA graph: its replay runs what was recorded once more, into the same outputs."""
+
+    def replay(self):
+        for into, again in zip(self.outputs, self.step(*self.held)):
+            into.copy_(again)
+
+
+@pytest.fixture
+def graphs_on_a_cpu(monkeypatch):
+    """`Graphs` that can be used without a GPU, as far as Python goes."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name in ("Stream", "current_stream", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: contextlib.nullcontext())
+    capture = Graphs.capture
+
+    def recorded(graphs, inputs):
+        graph, graph.held, graph.outputs = found = capture(graphs, inputs)
+        graph.step = graphs.step
+        return found
+
+    monkeypatch.setattr(Graphs, "capture", recorded)
+
+
+def test_each_shape_is_warmed_captured_and_replayed(graphs_on_a_cpu):
+    graphs = Graphs(lambda x: (2 * x, x.sum()), use=True)
+    collects = gc.isenabled()
+    for call in range(3 * WARM):
+        for size in (2, 3):
+            double, total = graphs(torch.full((size,), float(call)))
+            assert double.tolist() == [2.0 * call] * size and total == size * call
+    assert graphs.eager == 2 * WARM and len(graphs.captured) == 2 and gc.isenabled() == collects
+
+
+def test_a_step_that_cannot_be_captured_says_so(graphs_on_a_cpu, monkeypatch):
+    calls = []
+
+    @contextlib.contextmanager
+    def spoilt(graph, **_):
+        assert not gc.isenabled()
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def step(x):
+        calls.append(x)
+        if len(calls) > WARM:
+            raise failure
+        return (x,)
+
+    monkeypatch.setattr(torch.cuda, "graph", spoilt)
+    for failure, expected, what in (
+        (RuntimeError("the step waits"), UserError, "the step waits.*--no-graph"),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError, "out of memory"),
+    ):
+        graphs, collects = Graphs(step, use=True), gc.isenabled()
+        calls.clear()
+        for _ in range(WARM):
+            graphs(torch.ones(2))
+        with pytest.raises(expected, match=what):
+            graphs(torch.ones(2))
+        assert gc.isenabled() == collects
+
+
+SLEEPER = """
+import signal, time
+signal.signal(signal.SIGINT, signal.{heard})
+print("started")
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("so far")
+"""
+
+
+def test_a_part_at_its_limit_may_say_how_far_it_came(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_lab, "GRACE", 1)
+    for heard, expected in (("default_int_handler", "started\nso far\n"), ("SIG_IGN", "started\n")):
+        words = [sys.executable, "-c", SLEEPER.format(heard=heard)]
+        assert gpu_lab.run_part(words, tmp_path / "log", 1) == "over the limit"
+        assert (tmp_path / "log").read_text() == expected
+    assert gpu_lab.run_part([sys.executable, "-c", "print('all'); raise SystemExit(3)"], tmp_path / "log", 60) == 3
+
+
+def test_parts_of_the_gpu_script_go_on_with_what_was_done(tmp_path, monkeypatch, capsys):
+    """Only the named parts run; the others' results stay; what a training found stands beside its command."""
+    monkeypatch.chdir(tmp_path)
+    result = {"suites": {"val": {"top_logit_rmse": 0.123456789}}, "device": "cuda", "ms_per_step": 2.0, "more": 1}
+    write_json(tmp_path / "runs" / "gpu-again" / "result.json", result)
+    ran = []
+    monkeypatch.setattr(gpu_lab, "run_part", lambda words, log, limit: ran.append((words, limit)) or len(ran))
+    gpu_lab.main(["tests", "--out", "lab"])
+    first, second = gpu_lab.main(["first_command_again", "--out", "lab"])
+    assert (first["part"], first["exit"], first["found"]) == ("tests", 1, {})
+    assert second["found"] == {"top_logit_rmse": 0.123456789, "device": "cuda", "ms_per_step": 2.0}
+    assert [limit for _, limit in ran] == [gpu_lab.LIMITS["tests"], gpu_lab.LIMIT]
+    assert json.loads((tmp_path / "lab" / "gpu.json").read_text())["parts"] == [first, second]
+    assert "no part nothing" in fails(gpu_lab.main, ["nothing", "--out", "lab"], capsys)
+
+
+def test_all_commands_of_the_gpu_script_are_understood():
+    for tiny in (False, True):
+        for words in gpu_lab.parts("somewhere", tiny).values():
+            if words[1] == "train.py":
+                train.parse(words[2:])
+            elif words[2] == "lab.speed":
+                script = {"train": train, "pretrain": pretrain_jepa}[words[3]]
+                script.parse(["--benchmark", *words[4:]])
 
 
 def test_graphs_without_a_gpu_call_the_step():

@@ -68,7 +68,7 @@ def test_checkpoint_card_and_fine_tuning(pretrained, box_root, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
-def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, stop):
+def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, stop, capsys):
     argv = arguments(shapes, tmp_path / "encoder.pt")
     code = (
         "import os, sys, pretrain_jepa\n"
@@ -83,8 +83,11 @@ def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, st
     words = [sys.executable, "-c", code, *argv]
     child = subprocess.run(words, cwd=Path(train.__file__).parent, capture_output=True, text=True)
     assert child.returncode == (130 if stop == signal.SIGINT else -9), child.stderr
-    assert checkpoint.read_checkpoint(tmp_path / "encoder.last.pt")["step"] == (10 if stop == signal.SIGINT else 8)
+    last = checkpoint.read_checkpoint(tmp_path / "encoder.last.pt")
+    assert last["step"] == (10 if stop == signal.SIGINT else 8)
+    assert (last["device"], last["precision"]) == ("cpu", "fp32")
     pretrain_jepa.main([*argv, "--resume"])
+    assert "goes on on" not in capsys.readouterr().err
     assert outcome(tmp_path / "encoder.pt") == outcome(pretrained)
 
 

@@ -21,6 +21,7 @@ import pretrain_jepa
 import train
 from lab import speed
 from plumbing import fast, graph
+from plumbing.common import UserError
 from plumbing.training import computes_bf16
 from variants import PROBES
 
@@ -217,12 +218,13 @@ def test_lines_of_a_gpu(monkeypatch, capsys, tmp_path):
     assert [line["share_of_product"] for line in lines] == pytest.approx([0.5, 2])
     assert [line["share_of_product_8192"] for line in lines] == pytest.approx([0.125, 0.5])
     args, gpu = train.parse(["--benchmark", "--json", str(tmp_path / "speed.json")]), torch.device("cuda")
-    content = speed.show_times("train.py", lines, 7.4, "grasps", TINY, ["--benchmark"], args, gpu)
+    content = speed.write_times("train.py", TINY, ["--benchmark"], args, gpu, ["no reason"], lines, 7.4)
+    speed.show_times(content, "grasps")
     assert (content["card"], content["peak_memory_mb"]) == ("a card", 7)
     assert content == json.loads((tmp_path / "speed.json").read_text())
     times, shares = capsys.readouterr().out.split("shares of the time")
     assert "of product 8192" in times and "graph" in times and "a card" in shares
-    assert "50.0 %" in shares and "100.0 %" not in shares
+    assert "50.0 %" in shares and "100.0 %" not in shares and "no reason" in shares
 
 
 def test_what_a_gpu_is_asked(monkeypatch):
@@ -235,9 +237,44 @@ def test_what_a_gpu_is_asked(monkeypatch):
 
 
 def test_a_graph_is_captured_before_it_is_timed():
-    calls = []
-    kind = speed.as_graph(speed.Steps({}, lambda: calls.append(1), None, None))
-    assert len(calls) > graph.WARM and kind.last_part == "graph"
+    calls, failures = [], []
+    (kind,) = speed.as_graphs([speed.Steps({}, lambda: calls.append(1), None, None)], failures)
+    assert len(calls) > graph.WARM and kind.last_part == "graph" and not failures
+
+
+def test_a_capture_that_fails_leaves_the_other_figures(monkeypatch, tmp_path, small):
+    """With the CPU as the GPU: the graph's first step fails, the eager ones are timed and written all the same."""
+
+    def fail(*_):
+        raise UserError("no capture here")
+
+    settings = {"graphs_to_time": lambda args, device, failures: (False,) if failures else (False, True)}
+    settings |= {"random_run": lambda args, config, device, *_: random_run(args, config, device), "SECONDS": 0.1}
+    random_run = speed.random_run
+    for name, value in settings.items():
+        monkeypatch.setattr(speed, name, value)
+    monkeypatch.setattr(speed, "Graphs", lambda step, use: fail if use else step)
+    words = f"--preset tiny --steps 1 --quiet --threads 1 --precision fp32 --json {tmp_path}/speed.json"
+    content = train.main(["--benchmark", *words.split()])
+    assert content["not_captured"] == ["no capture here"] and len(content["rows"]) == len(speed.GRASPS)
+    assert content == json.loads((tmp_path / "speed.json").read_text())
+
+
+def test_what_was_timed_is_written_before_the_next_setting(monkeypatch, tmp_path, small):
+    """A machine that is lent for minutes may be gone at any time."""
+    make, settings = speed.training_steps, []
+
+    def stopped(*args):
+        settings.append(args)
+        if len(settings) > len(speed.GRASPS):  # those of the second setting
+            raise KeyboardInterrupt
+        return make(*args)
+
+    monkeypatch.setattr(speed, "training_steps", stopped)
+    words = f"--preset tiny --steps 1 --quiet --precision fp32 --json {tmp_path}/speed.json"
+    with pytest.raises(SystemExit):
+        train.main(["--benchmark", *words.split()])
+    assert {row["threads"] for row in json.loads((tmp_path / "speed.json").read_text())["rows"]} == {1}
 
 
 def test_time_on_a_gpu(gpu, small, monkeypatch):

@@ -126,6 +126,19 @@ def test_last_checkpoint_is_kept_where_asked(box_root, finished, tmp_path):
     assert checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"] == 2
 
 
+def test_a_run_that_goes_on_elsewhere_says_so(box_root, tmp_path, capsys):
+    argv = arguments(box_root, tmp_path, "--name", "run", "--steps", 2, "--keep-last")
+    train.main(argv)
+    (tmp_path / "run" / "result.json").unlink()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for device, precision in (("cpu", "fp32"), ("cuda", "tf32")):
+        (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"device": device, "precision": precision}))
+        capsys.readouterr()
+        train.main([*argv, "--resume"])
+        (tmp_path / "run" / "result.json").unlink()
+        assert ("on cuda in tf32 and goes on on cpu in fp32" in capsys.readouterr().err) == (device == "cuda")
+
+
 def test_baseline_is_trained_once(box_root, tmp_path, monkeypatch, capsys):
     """A run without --no-baseline trains `--pool size` beside it, once for all runs on the same data and budget."""
     argv = [flag for flag in arguments(box_root, tmp_path, "--steps", 2) if flag != "--no-baseline"]

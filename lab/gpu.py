@@ -7,8 +7,8 @@
 Every part is a process of its own with a time limit; its output goes to OUT/<part>.log, and OUT/gpu.json, written
 after every part, holds the commands, exit codes and seconds, and what the first command found to the last digit. A
 part that fails or is cut off does not stop the next; at its limit it hears Ctrl-C first, so that it can say how far
-it came. The first part tells within seconds whether a step can be captured at all; where not, give the others
---no-graph by hand.
+it came. The first part also tells whether a step can be captured at all: where not, its log says why, and the others
+need --no-graph.
 """
 
 import os
@@ -33,18 +33,15 @@ def parts(out, tiny):
     """Part -> command, in order of value; `tiny`: everything in small, without a GPU."""
     python = [sys.executable]
     small = ["--preset", "tiny", "--steps", "3"] if tiny else []
-    device = [] if tiny else ["--device", "cuda"]
     speed = [*python, "-m", "lab.speed"]
     paper = ["--preset", "paper"] if not tiny else []
     batch = ["--batch", "8" if tiny else "512"]
     first = [*python, "train.py", "--budget", "0.1", "--init", "scratch" if tiny else "jepa", "--overwrite", *small]
     alone = [*first, "--no-baseline"]
-    look = ["--preset", "tiny", "--steps", "8", "--no-baseline", "--overwrite", "--name", "gpu-look", *device]
     return {
-        "look": [*python, "train.py", *look],
+        "first_command": [*first, "--name", "gpu-first"],  # with the data, if that is to be made
         "train_small": [*speed, "train", *small, "--json", f"{out}/train_small_cuda.json"],
         "train_paper": [*speed, "train", *paper, *small, "--json", f"{out}/train_paper_cuda.json"],
-        "first_command": [*first, "--name", "gpu-first"],
         "first_command_again": [*alone, "--name", "gpu-again"],  # equal numbers to the first?
         "first_command_no_graph": [*alone, "--name", "gpu-no-graph", "--no-graph"],
         "tests": [*python, "-m", "pytest", "-v", "--tb=short", "--maxfail=5", "-k", "gpu and not compiled"],

@@ -12,17 +12,16 @@ hooks watch the parts from outside:
     backward            the loss of fine-tuning, gradients, their norm
     optimiser           AdamW; in pretraining the moving average too
 
-FLOPs are those of the matrix products of a step, two for a multiplication and its addition, counted by PyTorch.
-Elementwise work, norms and distances count nothing. The yardstick is the product of two square matrices, at the same
-precision and threads and by the same library; it takes turns with the steps.
+Two yardsticks take turns with the steps, at the same precision and threads: the product of two square matrices, by the
+same library, and the copy of a large tensor. What a step needs of them lab/counts.py counts: the operations of its
+matrix products, and the bytes that its operations read and write one by one, in bf16 half of those of float32. The
+shares tell which of the two floors a step is near; over 100 % of the copy, tensors stay in a cache or are fused.
 
 On a GPU every step is timed twice, operation by operation and as one CUDA graph (not with --no-graph), at each
 precision, and there are two yardsticks: small matrices like those of the networks, and large ones that fill the GPU.
 """
 
 import argparse
-import contextlib
-import copy
 import dataclasses
 import functools
 import gc
@@ -32,17 +31,16 @@ import sys
 import time
 from itertools import pairwise
 from typing import Callable
-from unittest import mock
 
 import numpy as np
 import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import pretrain_jepa
 import train
 from data import GraspData
+from lab.counts import TAU, pretraining_work, training_work
 from model import GraspModel, PointJEPA, start_points
 from plumbing import fast
 from plumbing.common import Parser, UserError, command, write_json
@@ -55,61 +53,8 @@ LEAST_ROUNDS = {"cpu": 2, "cuda": 20}  # of steps, whatever time they take
 MOST_ROUNDS = 100
 PRODUCT = 1024  # size of the square matrices whose product is the yardstick
 LARGE_PRODUCT = 8192  # the same on a GPU, which needs so much to be busy
+COPIED = 2**28  # bytes of the tensor whose copy is the other yardstick: more than any cache holds
 GRASPS = (1, 16, 64)  # per object, in fine-tuning
-TAU = 0.999  # EMA momentum in pretraining; its value costs nothing
-
-
-# ---------------------------------------------------------------- operation counts
-
-
-def count_flops(take_step):
-    """FLOPs of the matrix products in `take_step()`, on tensors of the device "meta", which have shapes and no values.
-
-    There plumbing/fast.py takes PyTorch's plain layers, whose products PyTorch's counter sees.
-    """
-    # the device knows no autocast; the products in bfloat16 are the same ones
-    no_autocast = mock.patch("torch.autocast", lambda *_, **__: contextlib.nullcontext())
-    with no_autocast, FlopCounterMode(display=False) as counter:
-        take_step()
-    return counter.get_total_flops()
-
-
-def without_values(network):
-    """A copy of a network on the device "meta", and an optimiser for it; fused AdamW does not go there."""
-    network = copy.deepcopy(network).to("meta")
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return network, torch.optim.SGD(trained, lr=0.0)
-
-
-def training_flops(run):
-    """-> function (objects, grasps) -> FLOPs of a `training_step` of that size; `run`: a train.Run without hooks."""
-    model, optimizer = without_values(run.model)
-    run = dataclasses.replace(run, device=torch.device("meta"), model=model, optimizer=optimizer)
-
-    @functools.cache
-    def flops(objects, grasps):
-        scenes, rows, object_index, starts = (
-            torch.zeros(count, dtype=torch.long, device="meta") for count in (objects, grasps, grasps, objects)
-        )
-        return count_flops(lambda: train.training_step(run, scenes, rows, object_index, None, starts))
-
-    return flops
-
-
-def pretraining_flops(run):
-    """-> function (C, M, T) -> FLOPs of a `pretraining_step` with such blocks; `run`: a Pretraining without hooks."""
-    jepa, optimizer = without_values(run.jepa)
-    run = dataclasses.replace(run, device=torch.device("meta"), jepa=jepa, optimizer=optimizer)
-    run.clouds = run.clouds.to("meta")
-
-    @functools.cache
-    def flops(context, blocks, length):
-        drawn = pretrain_jepa.draw_step(run, np.zeros(run.args.batch, int), TAU)
-        index = drawn[0]
-        hidden, visible = index.new_zeros(blocks, length), index.new_zeros(context)  # the drawn ones have other sizes
-        return count_flops(lambda: pretrain_jepa.pretraining_step(run, *drawn[:4], hidden, visible, TAU))
-
-    return flops
 
 
 # ---------------------------------------------------------------- timing
@@ -167,8 +112,8 @@ class Steps:
     """Steps of one kind, timed beside others."""
 
     columns: dict  # what the printed lines say of them
-    take: Callable  # () -> (number of clouds or grasps in the step, its sizes for `flops`)
-    flops: Callable  # sizes -> FLOPs of such a step
+    take: Callable  # () -> (number of clouds or grasps in the step, its sizes for `work`)
+    work: Callable  # sizes -> the `Work` of such a step
     watch: Stopwatch  # has laps at the parts of the step
     last_part: str = "optimiser"  # what follows the last of these laps
 
@@ -184,6 +129,17 @@ def product_speed(device, precision, size):
         fast.linear(left, right)
     watch.lap("product")
     return 10 * 2 * size**3 / watch.seconds()["product"]
+
+
+def copy_speed(device):
+    """Bytes per second that the copy of a large tensor reads and writes."""
+    source = torch.zeros(COPIED // 4, device=device)
+    target, watch = source.clone(), Stopwatch(device)
+    watch.start()
+    for _ in range(3):
+        target.copy_(source)
+    watch.lap("copy")
+    return 3 * 2 * COPIED / watch.seconds()["copy"]
 
 
 def forget_peak(device):
@@ -231,10 +187,10 @@ def time_steps(make_kinds, args, device, unit, keep):
         kinds = kind = steps = taken = None  # with the networks and graphs of the setting before
         gc.collect()
         kinds = make_kinds(precision)
-        products, taken, rounds = {size: [] for size in yardsticks}, [[] for _ in kinds], 0
+        products, taken, copies = {size: [] for size in yardsticks}, [[] for _ in kinds], []
         started = time.perf_counter()
-        while rounds <= least or (time.perf_counter() - started < SECONDS and rounds <= most):
-            rounds += 1
+        while len(copies) <= least or (time.perf_counter() - started < SECONDS and len(copies) <= most):
+            copies.append(copy_speed(device))
             for size, speeds in products.items():
                 speeds.append(product_speed(device, precision, size))
             forget_peak(device)
@@ -246,8 +202,9 @@ def time_steps(make_kinds, args, device, unit, keep):
             peak = max(peak, peak_memory(device))
         products = {size: statistics.median(speeds[1:]) for size, speeds in products.items()}
         for kind, steps in zip(kinds, taken):
-            counted = [(count, kind.flops(*sizes), seconds) for count, sizes, seconds in steps[1:]]
-            figures = step_figures(counted, unit, products)
+            counted = [(count, kind.work(*sizes), seconds) for count, sizes, seconds in steps[1:]]
+            width = 0.5 if precision == "bf16" else 1
+            figures = step_figures(counted, unit, products, statistics.median(copies[1:]), width)
             lines.append({"precision": precision, "threads": threads, **kind.columns, **figures})
         keep(lines, peak)
     torch.set_num_threads(before)
@@ -255,22 +212,25 @@ def time_steps(make_kinds, args, device, unit, keep):
     return lines, peak
 
 
-def step_figures(steps, unit, products):
-    """Time, speed against the yardsticks and shares of the parts, of steps given as (things, FLOPs, seconds by part).
+def step_figures(steps, unit, products, copying, width):
+    """Time, speed against the yardsticks and shares of the parts, of steps given as (things, `Work`, seconds by part).
 
-    products: size of a yardstick's matrices -> FLOP/s.
+    products: size of a yardstick's matrices -> FLOP/s; copying: bytes/s; width: of a number, in those of float32.
     """
     seconds = [sum(parts.values()) for _, _, parts in steps]
-    speed = statistics.median(flops / took for (_, flops, _), took in zip(steps, seconds))
+    speed = statistics.median(work.flops / took for (_, work, _), took in zip(steps, seconds))
+    moving = statistics.median(width * work.bytes / took for (_, work, _), took in zip(steps, seconds))
     figures = {
         "ms_per_step": 1e3 * statistics.median(seconds),
         f"{unit}_per_s": statistics.median(count / took for (count, _, _), took in zip(steps, seconds)),
-        "gflop_per_step": statistics.mean(flops for _, flops, _ in steps) / 1e9,
+        "gflop_per_step": statistics.mean(work.flops for _, work, _ in steps) / 1e9,
+        "gbyte_per_step": width * statistics.mean(work.bytes for _, work, _ in steps) / 1e9,
         "gflop_per_s": speed / 1e9,
     }
     for size, product in products.items():
         name = "product" if size == PRODUCT else f"product_{size}"
         figures |= {f"{name}_gflop_per_s": product / 1e9, f"share_of_{name}": speed / product}
+    figures |= {"copy_gbyte_per_s": copying / 1e9, "share_of_copy": moving / copying}
     shares = {part: sum(parts[part] for *_, parts in steps) / sum(seconds) for part in steps[0][2]}
     return figures | {"steps": len(steps), "shares": shares}
 
@@ -332,6 +292,7 @@ def show_times(content, unit):
     machine = content.get("card", content["device"])
     print(f"\n{machine}; {memory}; random clouds; FLOPs: matrix products (see lab/speed.py)")
     print(f"product: {PRODUCT} x {PRODUCT} matrices at the same precision and threads, taking turns with the steps")
+    print("copy: of a large tensor; its share is the bytes of the step's operations over what it would move meanwhile")
     for reason in content.get("not_captured", ()):
         print(f"no graphs: {reason}")
     return content
@@ -404,7 +365,7 @@ def watch_training(run):
     return watch
 
 
-def training_steps(run, step, grasps, flops, watch):
+def training_steps(run, step, grasps, work, watch):
     """`Steps` of fine-tuning by `step`, a `Graphs` as in the training loop, with `grasps` of each object."""
     args = argparse.Namespace(**vars(run.args) | {"grasps_per_object": grasps})
     stream = train.training_batches(run.data, np.arange(len(run.data.scene)), args, 0, run.device, pad=run.graph)
@@ -417,7 +378,7 @@ def training_steps(run, step, grasps, flops, watch):
         return len(rows), (len(scenes), len(rows))
 
     columns = step_columns(run.device, run.graph) | {"objects": args.objects_per_batch, "grasps_per_object": grasps}
-    return Steps(columns, take, flops, watch)
+    return Steps(columns, take, work, watch)
 
 
 def as_graphs(kinds, failures):
@@ -436,7 +397,7 @@ def time_training(args, argv):
     """Time `training_step` with few and many grasps per object; args, argv: of train.py. -> what --json writes."""
     device = set_up_torch(args.device, args.threads)
     config, _ = train.resolve_network(args)
-    flops, failures = training_flops(random_run(args, config, device)), []
+    work, failures = training_work(random_run(args, config, device)), []
 
     def make_kinds(precision):
         kinds = []
@@ -446,7 +407,7 @@ def time_training(args, argv):
                 run.model.compile()
             watch = Stopwatch(device) if graph else watch_training(run)
             step = Graphs(functools.partial(train.training_step, run), graph)
-            timed = [training_steps(run, step, grasps, flops, watch) for grasps in GRASPS]
+            timed = [training_steps(run, step, grasps, work, watch) for grasps in GRASPS]
             kinds += as_graphs(timed, failures) if graph else timed
         return kinds
 
@@ -485,7 +446,7 @@ def middling_blocks(run):
     return [places.to(run.device) for places in drawn[50]]
 
 
-def pretraining_steps(run, flops, watch):
+def pretraining_steps(run, work, watch):
     """`Steps` of pretraining, whose blocks and with them the amount of work are drawn anew in every one."""
     stream = pretrain_jepa.cloud_batches(len(run.clouds), run.args, 0)
     step = Graphs(functools.partial(pretrain_jepa.pretraining_step, run), run.graph)
@@ -497,21 +458,21 @@ def pretraining_steps(run, flops, watch):
         step(index, scale, angle, starts, hidden, visible, tau)
         return run.args.batch, (len(visible), *hidden.shape)
 
-    return Steps(step_columns(run.device, run.graph) | {"batch": run.args.batch}, take, flops, watch)
+    return Steps(step_columns(run.device, run.graph) | {"batch": run.args.batch}, take, work, watch)
 
 
 def time_pretraining(args, argv):
     """Time `pretraining_step`; args, argv: of pretrain_jepa.py. -> what --json writes."""
     device = set_up_torch(args.device, args.threads)
     config = pretrain_jepa.load_start(args)[0].config if args.start else pretrain_jepa.resolve_config(args)
-    flops, failures = pretraining_flops(random_pretraining(args, config, device)), []
+    work, failures = pretraining_work(random_pretraining(args, config, device)), []
 
     def make_kinds(precision):
         kinds = []
         for graph in graphs_to_time(args, device, failures):
             run = random_pretraining(args, config, device, precision, graph)
             watch = Stopwatch(device) if graph else watch_pretraining(run)
-            timed = [pretraining_steps(run, flops, watch)]
+            timed = [pretraining_steps(run, work, watch)]
             kinds += as_graphs(timed, failures) if graph else timed
         return kinds
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import model
 import pretrain_jepa
 import train
-from lab import speed
+from lab import counts, speed
 from plumbing import fast, graph
 from plumbing.common import UserError
 from plumbing.training import computes_bf16
@@ -134,7 +134,7 @@ OTHERS = (
 @pytest.mark.parametrize("flags", (*(f"--pool {pool}" for pool in model.POOLS), *OTHERS))
 def test_flops_of_a_training_step(flags):
     run = training_run(*flags.split())
-    assert speed.training_flops(run)(4, 12) == training_flops(run.model, 4, 12) > 0
+    assert counts.training_work(run)(4, 12).flops == training_flops(run.model, 4, 12) > 0
 
 
 SIZES = (("tiny", 3, 1), ("tiny", 5, 2), ("small", 14, 5), ("paper", 30, 11))
@@ -143,21 +143,51 @@ SIZES = (("tiny", 3, 1), ("tiny", 5, 2), ("small", 14, 5), ("paper", 30, 11))
 @pytest.mark.parametrize("preset, context, length", SIZES)
 def test_flops_of_a_pretraining_step(preset, context, length):
     run = pretraining_run("--preset", preset, "--batch", "3")
-    found = speed.pretraining_flops(run)(context, 4, length)
+    found = counts.pretraining_work(run)(context, 4, length).flops
     assert found == pretraining_flops(run.jepa.config, 3, context, 4, length)
+
+
+SHAPES = ((5, 3), (3, 8), (8, 4))
+
+
+def test_bytes_of_a_layer_by_hand():
+    """Two products and a ReLU, forward and backward; views, reserved memory and what only broadcasts are free."""
+    x, left, right = (torch.zeros(*shape, device="meta", requires_grad=i > 0) for i, shape in enumerate(SHAPES))
+
+    def step():
+        (((x @ left).relu() @ right).T.reshape(-1)).backward(torch.ones(20, device="meta"))
+
+    rows, widths = 5, (3, 8, 4)
+    numbers = [rows * width for width in widths] + [3 * 8, 8 * 4]
+    x_, hidden, out, left_, right_ = numbers
+    forward = (x_ + left_ + hidden) + 2 * hidden + (hidden + right_ + out)
+    reshaped = 2 * out  # the transposed result is copied
+    backward = (hidden + out + right_) + (out + right_ + hidden) + 3 * hidden + (x_ + hidden + left_)
+    ones = out  # filled
+    found = counts.count(step, [left, right])
+    assert found.flops == 2 * rows * (2 * 3 * 8 + 3 * 8 * 4)
+    assert found.bytes == 4 * (forward + reshaped + ones + backward) + 28 * (left_ + right_)
+
+
+def test_bytes_grow_with_the_step():
+    work = counts.training_work(training_run())
+    (few, many), (_, more) = (work(objects, 8).bytes for objects in (4, 8)), (0, work(8, 64).bytes)
+    assert few < many < 2 * few and many < more
+    parameters = sum(p.numel() for p in training_run().model.parameters())
+    assert few > 28 * parameters
 
 
 def test_flops_are_those_of_a_step_with_values(monkeypatch):
     monkeypatch.setattr(fast, "library", "plain")
     run, jepa_run = training_run("--pool", "attention_surface"), pretraining_run("--batch", "3")
-    count, count_jepa = speed.training_flops(run), speed.pretraining_flops(jepa_run)
+    count, count_jepa = counts.training_work(run), counts.pretraining_work(jepa_run)
     kind = speed.training_steps(run, functools.partial(train.training_step, run), 16, count, None)
     jepa_kind = speed.pretraining_steps(jepa_run, count_jepa, None)
     with sdpa_kernel(SDPBackend.MATH):  # the counter does not know a processor's fused attention
         for steps in (kind, jepa_kind):
             with FlopCounterMode(display=False) as counter:
                 _, sizes = steps.take()
-            assert counter.get_total_flops() == steps.flops(*sizes) > 0
+            assert counter.get_total_flops() == steps.work(*sizes).flops > 0
 
 
 # ---------------------------------------------------------------- watching
@@ -212,11 +242,13 @@ def test_lines_of_a_gpu(monkeypatch, capsys, tmp_path):
     products = {speed.PRODUCT: 2e9, speed.LARGE_PRODUCT: 8e9}
     parts = {"eager": {"forward": 0.5, "optimiser": 0.5}, "graph": {"graph": 0.25}}
     lines = [
-        {"precision": "tf32", "step": step} | speed.step_figures([(32, 1e9, seconds)] * 3, "grasps", products)
+        {"precision": "tf32", "step": step}
+        | speed.step_figures([(32, counts.Work(1e9, 2e9), seconds)] * 3, "grasps", products, 8e9, 0.5)
         for step, seconds in parts.items()
     ]
     assert [line["share_of_product"] for line in lines] == pytest.approx([0.5, 2])
     assert [line["share_of_product_8192"] for line in lines] == pytest.approx([0.125, 0.5])
+    assert [line["share_of_copy"] for line in lines] == pytest.approx([0.125, 0.5])
     args, gpu = train.parse(["--benchmark", "--json", str(tmp_path / "speed.json")]), torch.device("cuda")
     content = speed.write_times("train.py", TINY, ["--benchmark"], args, gpu, ["no reason"], lines, 7.4)
     speed.show_times(content, "grasps")

@@ -140,19 +140,22 @@ def resampled(runs, name, draws=RESAMPLINGS):
     return whole, np.sqrt((by_seed * seeds).sum(1))
 
 
-def share_cells(random, oracle, pretrained):
-    """By how much oracle beats random in %, its interval, and pretraining's share of that; arguments: of `resampled`.
+def better_cell(random, other):
+    """By how much an arm beats random in %, with interval; both of `resampled`. -> a text, the interval's low end."""
+    low, high = np.percentile(100 * (1 - other[1] / random[1]), (2.5, 97.5))
+    return f"{100 * (1 - other[0] / random[0]):.1f} ({low:.1f} to {high:.1f})", low
 
-    The share is left out unless the interval is above zero: else the benchmark cannot tell encoders apart.
+
+def share_cell(random, oracle, pretrained):
+    """Pretraining's share of what the oracle is better than random by, with its interval; arguments: of `resampled`.
+
+    Left out unless the oracle's interval is above zero: else the benchmark cannot tell these two apart.
     """
-    gain = 100 * (1 - oracle[0] / random[0])
-    low, high = np.percentile(100 * (1 - oracle[1] / random[1]), (2.5, 97.5))
-    cells = [f"{gain:.1f} ({low:.1f} to {high:.1f})"]
-    if low <= 0:
-        return [*cells, "cannot tell"]
+    if better_cell(random, oracle)[1] <= 0:
+        return "cannot tell"
     share = (random[0] - pretrained[0]) / (random[0] - oracle[0])
     interval = np.percentile((random[1] - pretrained[1]) / (random[1] - oracle[1]), (2.5, 97.5))
-    return [*cells, f"{share:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"]
+    return f"{share:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
 # ---------------------------------------------------------------- the table
@@ -192,7 +195,8 @@ def controls_text(rows, out):
 
 def shares_section(groups, errors):
     """Markdown: the oracle over random weights, and pretraining's share, on both suites."""
-    header = ["suite", "budget", "K", "random", "oracle better by, % (95 %)", "jepa's share (95 %)", "scratch's share"]
+    header = ["suite", "budget", "K", "random", "oracle better by, % (95 %)", "jepa better by, % (95 %)"]
+    header += ["jepa's share (95 %)", "scratch's share (95 %)"]
     lines = []
     for suite in SUITES:
         for budget, k in dict.fromkeys(key[:2] for key in groups):
@@ -203,9 +207,10 @@ def shares_section(groups, errors):
                 if found:
                     arms[name] = resampled(found, name)
             if len(arms) == 4:
-                gain, share = share_cells(arms["random"], arms["oracle"], arms["jepa"])
-                _, other = share_cells(arms["random"], arms["oracle"], arms["scratch"])
-                lines.append([suite, f"{budget:g}", -k, f"{arms['random'][0]:.4f}", gain, share, other])
+                random, oracle = arms["random"], arms["oracle"]
+                gains = [better_cell(random, arms[name])[0] for name in ("oracle", "jepa")]
+                shares = [share_cell(random, oracle, arms[name]) for name in ("jepa", "scratch")]
+                lines.append([suite, f"{budget:g}", -k, f"{random[0]:.4f}", *gains, *shares])
     return (
         "## What labels would give, and pretraining's share of it\n\n"
         "Shares: 0 is a random encoder that stays as it is, 1 the oracle; intervals resample objects and seeds. "

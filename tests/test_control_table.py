@@ -101,13 +101,13 @@ def test_shares():
     rng = np.random.default_rng(3)
     random, oracle, middle = (controls.resampled(runs_of(rng, level), name)
                               for level, name in ((0.4, "random"), (0.1, "oracle"), (0.225, "jepa")))  # fmt: skip
-    gain, share = controls.share_cells(random, oracle, middle)
-    assert 45 < float(gain.split()[0]) < 55
+    (gain, low), share = controls.better_cell(random, oracle), controls.share_cell(random, oracle, middle)
+    assert 45 < float(gain.split()[0]) < 55 and gain.split()[1] == f"({low:.1f}"
     expected = (random[0] - middle[0]) / (random[0] - oracle[0])
     assert float(share.split()[0]) == pytest.approx(expected, abs=0.006) and 0.4 < expected < 0.6
     for level in (0.4, 0.8):  # no better, and worse
         other = controls.resampled(runs_of(rng, level), "oracle")
-        assert controls.share_cells(random, other, middle)[1] == "cannot tell"
+        assert controls.share_cell(random, other, middle) == "cannot tell"
 
 
 def test_runs_of_other_objects_are_not_averaged():

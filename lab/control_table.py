@@ -143,7 +143,7 @@ def resampled(runs, name, draws=RESAMPLINGS):
 def better_cell(random, other):
     """By how much an arm beats random in %, with interval; both of `resampled`. -> a text, the interval's low end."""
     low, high = np.percentile(100 * (1 - other[1] / random[1]), (2.5, 97.5))
-    return f"{100 * (1 - other[0] / random[0]):.1f} ({low:.1f} to {high:.1f})", low
+    return f"{100 * (1 - other[0] / random[0]):z.1f} ({low:z.1f} to {high:z.1f})", low
 
 
 def share_cell(random, oracle, pretrained):
@@ -155,7 +155,7 @@ def share_cell(random, oracle, pretrained):
         return "cannot tell"
     share = (random[0] - pretrained[0]) / (random[0] - oracle[0])
     interval = np.percentile((random[1] - pretrained[1]) / (random[1] - oracle[1]), (2.5, 97.5))
-    return f"{share:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+    return f"{share:z.2f} ({interval[0]:z.2f} to {interval[1]:z.2f})"
 
 
 # ---------------------------------------------------------------- the table

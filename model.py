@@ -340,6 +340,7 @@ class AttentionPool(nn.Module):
 
     def __init__(self, width, heads=4):
         super().__init__()
+        # DEVIATION: a query of SD 0.02 and no dropout; the published code has SD 1/√D and drops 0.1 of the weights
         self.query = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
 
@@ -361,7 +362,7 @@ class Pool(NamedTuple):
 
 
 POOLS = {
-    # compared in Sec. III-B
+    # the first four are compared in Sec. III-B
     "attention": Pool("one learnable query, the paper's", AttentionPool),
     "mean": Pool("mean over tokens", lambda width: lambda tokens: tokens.mean(1)),
     "max": Pool("maximum over tokens", lambda width: lambda tokens: tokens.amax(1)),

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import os
 import shlex
 import sys
 import time
@@ -34,7 +33,7 @@ from plumbing.common import (
     Parser, UserError, atomic, command, locked, number, stable_seed, write_csv, write_json,
 )  # fmt: skip
 from plumbing.graph import Graphs
-from plumbing.parallel import map_in_processes
+from plumbing.parallel import cores, map_in_processes
 from plumbing.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
 from plumbing.roots import VERSION
 from plumbing.training import (
@@ -44,8 +43,8 @@ from plumbing.training import (
 )  # fmt: skip
 from synthetic.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
 
-PAPER_STEPS = 40_500
-WARMUP_SHARE = 30 / 500  # of the paper's 500 epochs
+PUBLISHED_STEPS = 40_500  # of Point-JEPA
+WARMUP_SHARE = 30 / 500  # of Point-JEPA's 500 epochs
 FIRST_RATE, LAST_RATE = 1e-5, 1e-6  # where the learning rate starts and ends
 LAST_TAU = 0.99999
 NETWORK_FLAGS = (  # not given: the preset's or the file's
@@ -57,6 +56,7 @@ NOT_SETTINGS = (
     "out", "resume", "overwrite", "quiet", "threads", "log_every", "save_every", "no_graph", "benchmark", "json",
     "picture", "skip_bad",
 )  # fmt: skip
+FEW_SHAPES = 500  # are made by one process
 COLLAPSED = 0.05  # standard deviation per feature; targets have 1 by construction when healthy
 
 
@@ -73,7 +73,7 @@ def synthetic_pool(count, num_points, seed, up, synsets, quiet):
     if path.exists():
         return read_pool(path, (count, num_points, 3))
     make = functools.partial(pretraining_cloud, seed, num_points=num_points, up=up, synsets=synsets)
-    workers = os.cpu_count() if count > 500 else 1  # starting processes takes longer than a few shapes
+    workers = cores() if count > FEW_SHAPES else 1  # starting processes takes longer than a few shapes
     with contextlib.closing(map_in_processes(make, range(count), workers, chunk=50)) as made:
         bar = tqdm(made, "making shapes", count, unit="shape", disable=quiet or None, delay=2)
         clouds = np.stack(list(bar))
@@ -158,8 +158,8 @@ def cloud_batches(num_clouds, args, step):
 
 
 def first_tau(steps):
-    """EMA momentum at step 0: 0.9995 in the paper's 40,500 steps, else the same share of the run as memory."""
-    return min(0.9995, max(0.0, 1 - 5e-4 * PAPER_STEPS / steps))
+    """EMA momentum at step 0: 0.9995 in Point-JEPA's 40,500 steps, else the same share of the run as memory."""
+    return min(0.9995, max(0.0, 1 - 5e-4 * PUBLISHED_STEPS / steps))
 
 
 def tau_at(step, steps, start):
@@ -216,9 +216,9 @@ def build_parser():
     norm = "targets are normalised over features, with 'instance' then over the tokens of a cloud too; the original "
     flag("--target-norm", choices=CHOICES["target_norm"], help=f"{norm}stops at 'layer' {of_preset}")
     share = number(float, above=0, high=1)
-    low = "least share of the patches outside all targets that the context takes; 0.4 in the paper"
+    low = "least share of the patches outside all targets that the context takes; 0.4 in Point-JEPA"
     flag("--context-low", type=share, metavar="SHARE", help=f"{low} {of_preset}")
-    high = "largest such share; 0.75 in the paper"
+    high = "largest such share; 0.75 in Point-JEPA"
     flag("--context-high", type=share, metavar="SHARE", help=f"{high} {of_preset}")
 
     flag = parser.add_argument_group("training").add_argument
@@ -275,7 +275,7 @@ def load_start(args):
     content = read_checkpoint(args.start)
     jepa = jepa_from(content, args.start)
     check_flags(given_flags(args), jepa.config, args.start, args.preset and (args.preset, PRESETS[args.preset]))
-    settings = content.get("settings", {"steps": PAPER_STEPS, "tau": None})  # the official file's schedule: the paper's
+    settings = content.get("settings", {"steps": PUBLISHED_STEPS, "tau": None})  # of the official file: Point-JEPA's
     try:
         steps, tau = settings["steps"], settings["tau"]
         return jepa, tau_at(min(jepa.step, steps), steps, first_tau(steps) if tau is None else tau)
@@ -491,12 +491,15 @@ def finish(run, argv):
     args, curve = run.args, run.progress.curve
     config = dataclasses.asdict(run.jepa.config)
     save_checkpoint(run.out, {"config": config, "encoder": run.jepa.encoder.state_dict(), "step": args.steps})
+    start = ["torchrun", "--nproc-per-node", str(run.processes)] if run.processes > 1 else ["python"]
+    norm = "per process" if run.processes > 1 and run.device.type == "cpu" else "over the batch"
     card = {
-        "command": shlex.join(["python", "pretrain_jepa.py", *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join([*start, "pretrain_jepa.py", *(sys.argv[1:] if argv is None else argv)]),
         "seed": args.seed, "settings": run.settings, "network": config, "shapes": len(run.clouds),
         "clouds_seen": args.steps * args.batch, "seconds": round(run.progress.seconds),
         "device": run.device.type, "precision": run.precision, "processes": run.processes,
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "curve": curve[:: max(1, len(curve) // 50)],
+        "batch_norm": norm, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "curve": curve[:: max(1, len(curve) // 50)],
     }  # fmt: skip
     write_json(run.out.with_suffix(".json"), card)
     run.last.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ from lab.encoders import run_encoders
 from lab.future import SUITES as FUTURE_SUITES
 from lab.future import future_text, plan_future, pretrain_missing
 from lab.published import published_text, run_published
-from lab.rows import DEFAULTS, command_of, differences, read_rows
+from lab.rows import DEFAULTS, command_of, differences, lengths, read_rows
 from lab.runner import plan_runs, run_all
 from lab.table1 import TABLE_SUITES, arms, check_alike, keep_details, plan_table1, rates_of_table1, table1_text
 from lab.tables import columns_table, configurations_table
@@ -232,6 +232,8 @@ def publish(rows, args):
             figures.draw_numbers(args.kind, rows, out / "figure.png")
         else:
             figures.draw_configurations(rows, out / "figure.png")
+    runs = read_rows(out / "runs.csv") if args.kind == "encoders" else rows
+    text = "\n\n".join([*lengths(runs), text])
     with atomic(out / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from data import sample_surface
 from plumbing.common import Parser, UserError, atomic, command, number, stable_seed, write_json
-from plumbing.parallel import map_in_processes
+from plumbing.parallel import cores, map_in_processes
 from plumbing.reading import ANY_LENGTH, MESH_TYPES, UNITS, files_under, read_mesh, stamp
 from plumbing.roots import LOG, SIZES, VERSION, read_log, recorded
 from synthetic import dexgraspnet, hand
@@ -353,7 +353,7 @@ def main(argv=None):
     if args.card:
         return write_card(Path(args.card), Path(args.out), args.seed)
     start = time.time()
-    content = generate(args.out, settings_of(args), args.workers or os.cpu_count(), args.quiet)
+    content = generate(args.out, settings_of(args), args.workers or cores(), args.quiet)
     made = f"{args.out}: {content['objects']} objects, {content['grasps_kept']} grasps"
     if args.imported:
         print(f"{made}, in {time.time() - start:.0f} s")

@@ -154,7 +154,9 @@ def parse(argv):
             raise UserError(f"{args.config}, or a flag beside it: {error}") from None
     check_machine_flags(args)
     if args.init == "random":
-        args.lr_backbone = 0.0  # these weights stay
+        if args.lr_backbone not in (0, parser.get_default("lr_backbone")):
+            raise UserError("--lr-backbone: the weights of --init random stay; leave it out")
+        args.lr_backbone = 0.0
     check_together(args)
     return args
 
@@ -269,7 +271,7 @@ class Run:
 
 
 def build_optimizer(model, args, graph=False, adapters=()):
-    """AdamW in two tiers (Sec. IV-C): encoder at --lr-backbone, everything after it, and adapters, at --lr-head."""
+    """Two tiers (Sec. IV-C), by AdamW as in the published code: encoder at --lr-backbone, all after it at --lr-head."""
     inside = {id(p) for p in model.encoder.parameters()}
     rest = [p for p in model.parameters() if id(p) not in inside]
     trains = args.lr_backbone > 0 and not args.lora
@@ -515,9 +517,10 @@ def print_result(args, folder, result, baseline=None):
     in_all = time.perf_counter() - plumbing.STARTED
     print(f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given")
     trained, total = result["parameters_trained"] / 1e6, result["parameters"] / 1e6
+    eager = f" ({result['eager_steps']} of them operation by operation)" if result["device"] == "cuda" else ""
     print(
-        f"{trained:.2f} of {total:.2f} M parameters trained; {result['ms_per_step']:.0f} ms per step, "
-        f"{result['memory_mb'] / 1000:.1f} GB of memory at most"
+        f"{trained:.2f} of {total:.2f} M parameters trained; {result['steps']:,} steps{eager} of "
+        f"{result['ms_per_step']:.3g} ms, {result['memory_mb'] / 1000:.1f} GB of memory at most"
     )
     if "holds" in own:
         print(f"holds: the hand, closed from the prediction, would hold the object; of {own['grasps_closed']} grasps")

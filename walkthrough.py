@@ -129,7 +129,7 @@ def walk_patchings(config, cloud):
     _, variation = local_shape(units)
     say(3, "local_shape", variation, f"surface variation: 0 where flat, here up to {variation.max():.2f}")
     about = {
-        "fps": "the paper's: farthest points and their nearest neighbours",
+        "fps": "Point-JEPA's: farthest points and their nearest neighbours",
         "curvature": "centers lie up to four times closer where the surface bends",
         "overlap": "patches reach as far as twice their points, every other one is taken",
         "multiscale": "every other patch reaches as far as four times its points",

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from evaluate import constant_predictions, summarize
-from lab.encoders import probe_row
+from lab.encoders import calibrated_encoder, probe_row
 from lab.rows import METRICS, as_words, read_rows, write_rows
 from lab.runner import DATA_FLAGS, encoder_file, encoder_tag, identify, open_data, random_encoder
 from lab.tables import markdown
@@ -69,8 +69,11 @@ def add_baselines(planned, out, args):
     pretrained = next((flags for flags in planned if encoder_tag(flags)), None)
     if pretrained:
         file = encoder_file(pretrained)
-        random = random_encoder(load_encoder(file).config, args.runs)
-        probes = [probe_row(random, "random", pretrained), probe_row(file, Path(file).name, pretrained)]
+        config = load_encoder(file).config
+        encoders = {"random": random_encoder(config, args.runs)}
+        encoders["random, calibrated"] = calibrated_encoder(config, pretrained, args.runs)
+        encoders[Path(file).name] = file
+        probes = [probe_row(path, name, pretrained) for name, path in encoders.items()]
         write_rows(out / "probe.csv", probes)
     return read_rows(out / "rows.csv")
 

@@ -2,6 +2,7 @@
 
     python -m lab.gpu --out results/speed            tests, timings of all steps, the first command from start to result
     python -m lab.gpu train_small tests --out DIR    these parts only, so that a call may be short
+    python -m lab.gpu --paper --out results/gpu      instead: is an encoder of the paper's size worth its pretraining?
     python -m lab.gpu --out runs/gpu --tiny          the same in small on a CPU: does it work?
 
 Every part is a process of its own with a time limit; its output goes to OUT/<part>.log, and OUT/gpu.json, written
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from plumbing.common import Parser, UserError, command, read_json, write_json
 
 LIMIT = 150  # seconds for a part
-LIMITS = {"tests": 300}
+LIMITS = {"tests": 300, "paper_scratch": 240, "paper_jepa_0": 240, "paper_jepa_1": 240, "paper_input": 240}
 GRACE = 20  # seconds between Ctrl-C and the end
 FOUND = ("eager_steps", "ms_per_step", "seconds", "device", "precision")  # of the first command's result.json
 
@@ -52,8 +53,31 @@ def parts(out, tiny):
             *speed, "train", *paper, *small, "--objects-per-batch", "64", "--json", f"{out}/train_paper_64_cuda.json",
         ],
         "pretrain_small": [*speed, "pretrain", *small, "--json", f"{out}/pretrain_small_cuda.json"],
+        "one_percent": [
+            *python, "train.py", "--budget", "0.01", "--overwrite", "--no-baseline", "--name", "gpu-few", *small,
+        ],
         "compile_test": [*python, "-m", "pytest", "-v", "--tb=short", "-k", "gpu and compiled"],
     }  # fmt: skip
+
+
+def paper_parts(out, tiny):
+    """Part -> command: the encoder of the paper's size, from two seeds, beside scratch and the paper's own input."""
+    python = [sys.executable]
+    preset, steps, data = ("tiny", "3", "data/synthetic") if tiny else ("paper", "2000", "data/full")
+    encoder = [*python, "pretrain_jepa.py", "--preset", preset, "--overwrite"]
+    encoder += ["--steps", "3", "--batch", "4", "--num-clouds", "8"] if tiny else ["--steps", "1000", "--batch", "256"]
+    rows = [*python, "sweep.py", "grid", "--data", data, "--preset", preset, "--budget", "0.1,1", "--steps", steps]
+    rows += ["--lr-backbone", "1e-4", "--lr-head", "2e-3", "--out", f"{out}/paper"]
+    own_input = ["--normalize", "metric", "--scale", "0.1", "--group", "ball", "--radius", "0.05"]
+    return {
+        "data": [*python, "splits.py", "--data", data],  # makes it where it is missing
+        "paper_encoder_0": [*encoder, "--seed", "0", "--out", "runs/paper_0.pt"],
+        "paper_scratch": [*rows, "--init", "scratch"],
+        "paper_jepa_0": [*rows, "--init", "jepa", "--jepa-ckpt", "runs/paper_0.pt"],
+        "paper_encoder_1": [*encoder, "--seed", "1", "--out", "runs/paper_1.pt"],
+        "paper_jepa_1": [*rows, "--init", "jepa", "--jepa-ckpt", "runs/paper_1.pt"],
+        "paper_input": [*rows, "--init", "scratch", *own_input],
+    }
 
 
 def run_part(words, log, limit):
@@ -90,9 +114,11 @@ def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help="the parts to run (default: all)")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the results go")
+    paper = "the paper's size instead: data, two pretrainings, fine-tunings at 10 and 100 %% of the labels"
+    parser.add_argument("--paper", action="store_true", help=paper)
     parser.add_argument("--tiny", action="store_true", help="tiny networks and three steps: does it work?")
     args = parser.parse_args(argv)
-    out, planned = Path(args.out), parts(args.out, args.tiny)
+    out, planned = Path(args.out), (paper_parts if args.paper else parts)(args.out, args.tiny)
     unknown = set(args.parts) - set(planned)
     if unknown:
         raise UserError(f"no part {', '.join(sorted(unknown))}; there are {', '.join(planned)}")

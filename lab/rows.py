@@ -21,6 +21,7 @@ HOLDS = ("free", "holds", "holds_best_of_k", "holds_average")  # of val; empty i
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
 DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--budget", "--k", "--steps")}
 EQUAL_RESULTS = ("--device", "--threads", "--cache-dir", "--save-every")  # flags that no number depends on
+CONVERGED = 8000  # steps, after which curves are nearly flat
 OLD_DATASETS = {  # what the default roots were when rows did not name their dataset yet
     "data/synthetic": "generator 1: preset mini, objects 300, grasps 120, scenes 1, seed 0, up z",
     "data/full": "generator 1: preset full, objects 1500, grasps 240, scenes 2, seed 0, up z",
@@ -101,6 +102,14 @@ def counted(values):
     """ "bf16 (4 rows), fp32 (1 row)": each value and how often it occurs."""
     counts = sorted(collections.Counter(values).items())
     return ", ".join(f"{value} ({count} row{'s' * (count > 1)})" for value, count in counts)
+
+
+def lengths(rows):
+    """A sentence on trainings that are cut off before they converge, which their table must say; [] for none."""
+    runs = [row for row in rows if is_training(row) and not row.get("failed")]
+    steps = sorted({int(flags_of(row).get("--steps", DEFAULTS["--steps"])) for row in runs})
+    short = [f"{count:,}" for count in steps if count < CONVERGED]
+    return [f"Trainings of {' and '.join(short)} steps: **unconverged**."] if short else []
 
 
 def differences(rows):

@@ -54,7 +54,7 @@ MOST_ROUNDS = 100
 PRODUCT = 1024  # size of the square matrices whose product is the yardstick
 LARGE_PRODUCT = 8192  # the same on a GPU, which needs so much to be busy
 COPIED = 2**28  # bytes of the tensor whose copy is the other yardstick: more than any cache holds
-GRASPS = (1, 16, 64)  # per object, in fine-tuning
+GRASPS = (1, 32, 64)  # per object, in fine-tuning; 32 is the default of train.py
 
 
 # ---------------------------------------------------------------- timing

@@ -7,6 +7,11 @@ import signal
 import threading
 
 
+def cores():
+    """Cores that this process may use, which a container or a scheduler may have made fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def map_in_processes(function, items, workers, chunk=1):
     """Yield function(item) for every item in order, computed here or by `workers` processes, `chunk` items a time."""
     if workers == 1:

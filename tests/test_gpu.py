@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import gc
+import itertools
 import json
 import sys
 from types import SimpleNamespace
@@ -16,8 +17,10 @@ from conftest import fails
 import evaluate
 import model
 import pretrain_jepa
+import sweep
 import train
 from lab import gpu as gpu_lab
+from lab import runner
 from model import PRESETS, GraspModel
 from plumbing.checkpoint import read_checkpoint
 from plumbing.common import UserError, write_json
@@ -321,10 +324,16 @@ def test_parts_of_the_gpu_script_go_on_with_what_was_done(tmp_path, monkeypatch,
 
 
 def test_all_commands_of_the_gpu_script_are_understood():
-    for tiny in (False, True):
-        for words in gpu_lab.parts("somewhere", tiny).values():
+    for tiny, parts in itertools.product((False, True), (gpu_lab.parts, gpu_lab.paper_parts)):
+        for words in parts("somewhere", tiny).values():
             if words[1] == "train.py":
                 train.parse(words[2:])
+            elif words[1] == "pretrain_jepa.py":
+                pretrain_jepa.parse(words[2:])
+            elif words[1] == "sweep.py":
+                _, _, given = sweep.parse(words[2:])
+                for flags in runner.plan_runs([{}], given, ["0"], sweep.parse(words[2:])[0]):
+                    train.parse(runner.as_words(flags))
             elif words[2] == "lab.speed":
                 script = {"train": train, "pretrain": pretrain_jepa}[words[3]]
                 script.parse(["--benchmark", *words[4:]])

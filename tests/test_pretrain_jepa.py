@@ -179,6 +179,19 @@ def test_pools_of_other_categories_are_other_pools(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("data/pretraining/*.npy"))) == 3
 
 
+@pytest.mark.slow
+def test_a_pool_is_the_same_whoever_makes_it(tmp_path, monkeypatch):
+    """By one process, and by two that take turns."""
+    pools = []
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        monkeypatch.chdir(tmp_path / str(count))
+        monkeypatch.setattr(pretrain_jepa, "cores", lambda: 2)
+        monkeypatch.setattr(pretrain_jepa, "FEW_SHAPES", 1000 if count == 1 else 0)
+        pools.append(pretrain_jepa.synthetic_pool(120, 16, 0, "z", list(pretrain_jepa.TRAIN_SYNSETS), True))
+    assert pools[0].tobytes() == pools[1].tobytes()
+
+
 @pytest.mark.parametrize("normalize", ["unit_sphere", "metric"])
 @pytest.mark.parametrize("up", ["z", "y"])
 def test_augmentation_in_order_and_each_sample_its_own(up, normalize):

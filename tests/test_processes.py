@@ -65,7 +65,11 @@ def test_two_processes_on_the_same_clouds_give_the_result_of_one(tmp_path):
     # not the weights: Adam follows the sign of a gradient that is nothing but rounding
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert len(set(losses[0])) == 6
-    assert [read_json(tmp_path / f"{name}.json")["processes"] for name in ("one", "two")] == [1, 2]
+    cards = [read_json(tmp_path / f"{name}.json") for name in ("one", "two")]
+    assert [card["processes"] for card in cards] == [1, 2]
+    assert [card["batch_norm"] for card in cards] == ["over the batch", "per process"]
+    starts = ["python pretrain_jepa.py", "torchrun --nproc-per-node 2 pretrain_jepa.py"]
+    assert all(card["command"].startswith(start) for card, start in zip(cards, starts))
 
 
 def test_batch_must_be_shared_evenly(monkeypatch, capsys):

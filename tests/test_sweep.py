@@ -20,7 +20,7 @@ from sweeps import arguments, parsed
 import sweep
 import train
 from lab import runner
-from lab.rows import OLD_DATASETS, command_of, dataset_of, differences, flags_of, read_rows, write_rows
+from lab.rows import OLD_DATASETS, command_of, dataset_of, differences, flags_of, lengths, read_rows, write_rows
 from model import POOLS, PRESETS
 from plumbing.common import locked
 from plumbing.roots import VERSION
@@ -277,6 +277,13 @@ def test_what_differs_is_said():
         "Rows of one dataset (x) have several fingerprints, since processors round differently: a (2 rows), b (1 row).",
     ]
     assert differences([row("--k 1"), row("--k 1", device="cuda", precision="fp32")]) == []
+
+
+def test_what_is_cut_off_is_said():
+    rows = [{"command": f"python train.py --steps {steps}"} for steps in (1000, 8000, 500)]
+    assert lengths(rows) == ["Trainings of 500 and 1,000 steps: **unconverged**."]
+    assert lengths([{"command": "python train.py --k 1"}]) == ["Trainings of 2,000 steps: **unconverged**."]
+    assert lengths([rows[1], {"command": "nearest training grasp"}, rows[0] | {"failed": "diverged"}]) == []
 
 
 # ---------------------------------------------------------------- several at once

@@ -19,7 +19,7 @@ import data
 import model
 import splits
 import train
-from plumbing import checkpoint
+from plumbing import checkpoint, fast
 
 BATCHES = "--objects-per-batch 4 --grasps-per-object 3"
 TIMED = ("seconds", "ms_per_step", "memory_mb")  # what differs between equal runs
@@ -137,6 +137,38 @@ def test_a_run_that_goes_on_elsewhere_says_so(box_root, tmp_path, capsys):
         train.main([*argv, "--resume"])
         (tmp_path / "run" / "result.json").unlink()
         assert ("on cuda in tf32 and goes on on cpu in fp32" in capsys.readouterr().err) == (device == "cuda")
+
+
+def test_the_message_names_the_step_that_was_not_finite(box_root, tmp_path, monkeypatch, capsys):
+    """Though the loop looks at it every 50 steps only: the step, and the objects of its batch."""
+    step, batches = train.training_step, []
+
+    def spoilt(run, scenes, *more):
+        batches.append(sorted({run.data.objects[i] for i in scenes.tolist()}))
+        loss, finite = step(run, scenes, *more)
+        return loss, finite & (len(batches) != 8)
+
+    monkeypatch.setattr(train, "training_step", spoilt)
+    said = fails(train.main, arguments(box_root, tmp_path, "--name", "run"), capsys)
+    assert f"at step 7 (batch of {' '.join(batches[7])})" in said
+
+
+def test_a_run_goes_on_with_the_library_of_its_start(box_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(fast, "ONEDNN", True)
+    before = fast.library
+    argv = arguments(box_root, tmp_path, "--name", "run", "--steps", 2, "--keep-last")
+    train.main(argv)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["product_library"] == fast.product_library(fast.this_processor())
+    monkeypatch.setattr(train, "training_loop", lambda run: None)
+    try:
+        for library in ("plain", "onednn"):
+            (tmp_path / "run" / "result.json").unlink()
+            (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"product_library": library}))
+            train.main([*argv, "--resume"])
+            assert fast.library == library
+    finally:
+        fast.use_library(before)
 
 
 def test_baseline_is_trained_once(box_root, tmp_path, monkeypatch, capsys):

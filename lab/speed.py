@@ -25,6 +25,7 @@ import argparse
 import dataclasses
 import functools
 import gc
+import os
 import shlex
 import statistics
 import sys
@@ -258,6 +259,7 @@ def write_times(script, config, argv, args, device, failures, lines, peak):
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "product_library": fast.library,  # on a CPU, for float32
+        "waiting": {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ},
         "peak_memory_mb": round(peak),
         "network": dataclasses.asdict(config),
         "rows": lines,

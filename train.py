@@ -517,10 +517,13 @@ def print_result(args, folder, result, baseline=None):
     in_all = time.perf_counter() - plumbing.STARTED
     print(f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given")
     trained, total = result["parameters_trained"] / 1e6, result["parameters"] / 1e6
-    eager = f" ({result['eager_steps']} of them operation by operation)" if result["device"] == "cuda" else ""
+    took = result["ms_per_step"]
+    time_each = f"{took:.0f} ms per step" if took >= 10 else f"{took:.1f} ms per step"
+    if result["device"] == "cuda":
+        time_each += f", {result['eager_steps']} of {result['steps']} steps outside CUDA graphs"
     print(
-        f"{trained:.2f} of {total:.2f} M parameters trained; {result['steps']:,} steps{eager} of "
-        f"{result['ms_per_step']:.3g} ms, {result['memory_mb'] / 1000:.1f} GB of memory at most"
+        f"{trained:.2f} of {total:.2f} M parameters trained; {time_each}, "
+        f"{result['memory_mb'] / 1000:.1f} GB of memory at most"
     )
     if "holds" in own:
         print(f"holds: the hand, closed from the prediction, would hold the object; of {own['grasps_closed']} grasps")

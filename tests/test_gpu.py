@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -20,12 +21,12 @@ import pretrain_jepa
 import sweep
 import train
 from lab import gpu as gpu_lab
-from lab import runner
+from lab import runner, speed
 from model import PRESETS, GraspModel
 from plumbing.checkpoint import read_checkpoint
 from plumbing.common import UserError, write_json
 from plumbing.graph import WARM, Graphs
-from plumbing.training import adamw, set_precision
+from plumbing.training import set_precision, set_rate
 from variants import surface_distances
 
 STEPS = 50
@@ -118,44 +119,42 @@ def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_pat
         assert float(a["val_top_logit_rmse"]) == pytest.approx(float(b["val_top_logit_rmse"]), abs=1e-4)
 
 
-def losses(graph, device, steps=STEPS):
-    """Losses of a fixed training without dropout on random grasps, step by step."""
+def losses(device, graph, pad, steps):
+    """Losses of a training without dropout, step by step, on batches of 2 to 4 clouds with uneven numbers of grasps."""
+    args = train.parse("--preset tiny --objects-per-batch 4 --grasps-per-object 8 --lr-backbone 1e-3".split())
     set_precision("fp32", device, width=0)
     torch.manual_seed(0)
     config = dataclasses.replace(PRESETS["tiny"], dropout=0.0, attention_dropout=0.0, drop_path=0.0)
-    network = GraspModel(config).to(device)
-    for module in network.modules():
+    run = speed.random_run(args, config, device, graph=graph)
+    for group in run.optimizer.param_groups:
+        set_rate(group, 1e-3)
+    for module in run.model.modules():
         if hasattr(module, "rate"):
             module.rate = 0.0
-    optimizer = adamw([{"params": list(network.parameters())}], 0.01, graph)
-    optimizer.param_groups[0]["lr"] = torch.tensor(1e-3, device=device) if graph else 1e-3
-    clouds = torch.rand(4, config.points, 3, device=device) * 0.2
-
-    def step(poses, joints, index, weights):
-        loss = network.loss(*network(clouds, index, poses), joints, 0.1, weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return (loss.detach(),)
-
-    run, rng, found = Graphs(step, graph), np.random.default_rng(0), []
+    rows = np.flatnonzero(np.random.default_rng(0).random(len(run.data.scene)) < 0.08)
+    rows = rows[run.data.scene[rows] < 14]  # scenes that fill no whole number of batches
+    stream = train.training_batches(run.data, rows, args, 0, device, pad=pad)
+    step, found = Graphs(functools.partial(train.training_step, run), graph), []
     for _ in range(steps):
-        count = int(rng.integers(8, 17))  # grasps, padded up to 16
-        grasps = torch.from_numpy(rng.normal(size=(16, 7 + config.joints))).float().to(device)
-        index = torch.arange(16, device=device) % 4
-        weights = torch.zeros(16, device=device)
-        weights[:count] = 1 / count
-        rows = slice(None) if graph else slice(count)
-        given = grasps[rows, :7], grasps[rows, 7:], index[rows], weights[rows]
-        found.append(run(*given)[0].item())
-    return found, run
+        scenes, *batch = next(stream)
+        starts = model.start_points(run.generator, len(scenes), run.clouds.shape[1], device)
+        loss, finite = step(scenes, *batch, starts)
+        assert finite.item()
+        found.append(loss.item())
+    return found, step
 
 
 def test_gpu_graph_has_the_losses_of_single_operations(gpu):
-    expected, _ = losses(False, gpu)
-    found, run = losses(True, gpu)
-    assert run.eager == WARM
+    expected, _ = losses(gpu, False, False, STEPS)
+    found, step = losses(gpu, True, True, STEPS)
+    assert step.eager == 2 * WARM  # batches of four clouds, and those of two
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_padded_steps_have_the_losses_of_the_real_grasps():
+    expected, _ = losses(torch.device("cpu"), False, False, 12)
+    found, _ = losses(torch.device("cpu"), False, True, 12)
+    assert found == pytest.approx(expected, abs=1e-4) and len(set(expected)) == 12
 
 
 def test_gpu_surface_distances_are_those_of_the_cpu(gpu):

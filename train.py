@@ -154,9 +154,7 @@ def parse(argv):
             raise UserError(f"{args.config}, or a flag beside it: {error}") from None
     check_machine_flags(args)
     if args.init == "random":
-        if args.lr_backbone not in (0, parser.get_default("lr_backbone")):
-            raise UserError("--lr-backbone: the weights of --init random stay; leave it out")
-        args.lr_backbone = 0.0
+        args.lr_backbone = 0.0  # these weights stay, whatever rate rows of one sweep share
     check_together(args)
     return args
 

@@ -226,8 +226,7 @@ def test_a_feature_that_never_varies_stays():
 def test_flags_that_would_do_nothing_are_refused(box_root, tmp_path, capsys):
     for more, what in (
         ("--embedding-scale 0.3", "--embedding standard"), ("--init random --pool size", "--init random"),
-        ("--schedule constant --pool centers", "--schedule"),
-        ("--pool size --normalize metric", "--normalize metric"),
+        ("--schedule constant --pool centers", "--schedule"), ("--pool size --normalize metric", "--normalize metric"),
     ):  # fmt: skip
         assert what in fails(train.main, flags(box_root, tmp_path, *more.split()), capsys)
 

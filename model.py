@@ -43,7 +43,7 @@ from plumbing.checkpoint import (
 )  # fmt: skip
 from plumbing.common import UserError
 from plumbing.fast import (
-    Dropout, Linear, attention, average, linear, max_over_points, smallest, squared_distances, take_rows,
+    Dropout, LayerNorm, Linear, attention, average, linear, max_over_points, smallest, squared_distances, take_rows,
 )  # fmt: skip
 
 POSITION_HIDDEN = 128  # hidden width of the positional encoding, in all published weights
@@ -251,7 +251,7 @@ class Block(nn.Module):
     def __init__(self, width, heads, dropout, attention_dropout, drop_path):
         super().__init__()
         self.drop_path = drop_path
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
         self.attn = Attention(width, heads, attention_dropout)
         self.dropout = Dropout(dropout)
         self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Dropout(dropout),
@@ -277,7 +277,7 @@ class TransformerEncoder(nn.Module):
         low, high = drop_path
         rates = [low + (high - low) * layer / max(1, depth - 1) for layer in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, dropout, attention_dropout, rate) for rate in rates)
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
 
     def residual(self, x, position=None):
         """The residual stream after the last block, before the norm; `position` is added before every block."""

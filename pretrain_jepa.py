@@ -537,7 +537,9 @@ def main(argv=None):
         torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank))  # other dropout on other clouds
         if device.type == "cuda":  # on CPUs every process normalises its own share of the batch
             jepa = torch.nn.SyncBatchNorm.convert_sync_batchnorm(jepa)
-    precision = set_precision(args.precision, device, config.width)
+    # on an H200 a step of `small` takes 5.8 ms in bf16, 6.3 in tf32; operation by operation 31 and 23 (`paper` 65, 94)
+    large = config.width >= 384 or use_graph(device, args, processes)
+    precision = set_precision(args.precision, device, "bf16" if large else "tf32")
     optimizer = build_optimizer(jepa, args, use_graph(device, args, processes))
     run = Pretraining(args, out, device, precision, clouds, jepa, optimizer, generator, Progress(), rank, processes)
     if rank == 0:

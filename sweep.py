@@ -260,7 +260,7 @@ def main(argv=None):
             rows = found_rows(args)
         else:
             if "bf16" in given.get("--precision", "").split(","):  # its warning: the runs' own go to their logs
-                set_precision("bf16", set_up_torch(given.get("--device", "auto")), width=0)
+                set_precision("bf16", set_up_torch(given.get("--device", "auto")))
             rows = run(args, files, given)
         if not args.list:
             publish(rows, args)

@@ -49,7 +49,7 @@ from plumbing.graph import WARM, Graphs
 from plumbing.training import computes_bf16, set_precision, set_rate, set_up_torch
 from variants import add_lora
 
-SECONDS = 12  # per precision and number of threads
+SECONDS = {"cpu": 12, "cuda": 4}  # per precision and number of threads
 LEAST_ROUNDS = {"cpu": 2, "cuda": 20}  # of steps, whatever time they take
 MOST_ROUNDS = 100
 PRODUCT = 1024  # size of the square matrices whose product is the yardstick
@@ -184,13 +184,13 @@ def time_steps(make_kinds, args, device, unit, keep):
     least, most = LEAST_ROUNDS[device.type], min(args.steps, MOST_ROUNDS)
     for precision, threads in tqdm(settings, desc="timing", unit="setting", disable=args.quiet or None):
         torch.set_num_threads(threads)
-        set_precision(precision, device, width=0)  # only "auto" looks at the width
+        set_precision(precision, device)
         kinds = kind = steps = taken = None  # with the networks and graphs of the setting before
         gc.collect()
         kinds = make_kinds(precision)
         products, taken, copies = {size: [] for size in yardsticks}, [[] for _ in kinds], []
         started = time.perf_counter()
-        while len(copies) <= least or (time.perf_counter() - started < SECONDS and len(copies) <= most):
+        while len(copies) <= least or (time.perf_counter() - started < SECONDS[device.type] and len(copies) <= most):
             copies.append(copy_speed(device))
             for size, speeds in products.items():
                 speeds.append(product_speed(device, precision, size))
@@ -209,7 +209,7 @@ def time_steps(make_kinds, args, device, unit, keep):
             lines.append({"precision": precision, "threads": threads, **kind.columns, **figures})
         keep(lines, peak)
     torch.set_num_threads(before)
-    set_precision("fp32", device, width=0)
+    set_precision("fp32", device)
     return lines, peak
 
 
@@ -452,7 +452,8 @@ def pretraining_steps(run, work, watch):
     """`Steps` of pretraining, whose blocks and with them the amount of work are drawn anew in every one."""
     stream = pretrain_jepa.cloud_batches(len(run.clouds), run.args, 0)
     step = Graphs(functools.partial(pretrain_jepa.pretraining_step, run), run.graph)
-    held = middling_blocks(run) if run.graph else None  # there every size has a graph of its own: only one is timed
+    # on a GPU every size has a graph of its own, of which one is timed, and the same without a graph
+    held = middling_blocks(run) if run.device.type == "cuda" else None
 
     def take():
         index, scale, angle, starts, hidden, visible, tau = pretrain_jepa.draw_step(run, next(stream), TAU)

@@ -3,6 +3,7 @@
     linear(x, weight, bias)         F.linear                                    float32 products by the faster library
     Linear(in, out)                 nn.Linear                                   the same
     Dropout(rate)                   nn.Dropout                                  16 random bits per value
+    LayerNorm(width)                nn.LayerNorm                                on a GPU bfloat16 stays what it is
     attention(q, k, v, rate)        F.scaled_dot_product_attention              for a few dozen tokens, with dropout
     max_over_points(features)       features.amax(1)                            its gradient touches the winners only
     squared_distances(left, right)  torch.cdist(left, right) ** 2               by differences: no cancellation
@@ -139,16 +140,30 @@ def attention(query, key, value, rate=0.0):
     return dropout(weights, rate) @ value
 
 
+class LayerNorm(nn.LayerNorm):
+    """Under autocast a GPU would turn bfloat16 to float32 and back; its kernel computes in float32 either way."""
+
+    def forward(self, x):
+        if x.device.type != "cuda" or x.dtype == torch.float32:
+            return super().forward(x)
+        with torch.autocast("cuda", enabled=False):
+            return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 class MaxOverPoints(torch.autograd.Function):
     """(B·G, S, C) -> (B·G, C)"""
 
     @staticmethod
     def forward(ctx, features):
-        image = features.unsqueeze(2).permute(0, 3, 1, 2)  # (B·G, C, S, 1), in memory as channels last
-        values, winners = F.max_pool2d(image, (features.shape[1], 1), return_indices=True)  # (B·G, C, 1, 1) each
-        ctx.save_for_backward(winners.flatten(1))
+        if features.device.type == "cuda":
+            values, winners = features.max(1)  # (B·G, C) each
+        else:
+            image = features.unsqueeze(2).permute(0, 3, 1, 2)  # (B·G, C, S, 1), in memory as channels last
+            pooled = F.max_pool2d(image, (features.shape[1], 1), return_indices=True)  # (B·G, C, 1, 1) each
+            values, winners = (x.flatten(1) for x in pooled)
+        ctx.save_for_backward(winners)
         ctx.size = features.shape[1]
-        return values.flatten(1)
+        return values
 
     @staticmethod
     def backward(ctx, grad):

@@ -47,8 +47,8 @@ def add_machine_flags(parser):
         "--precision",
         choices=("auto", "fp32", "tf32", "bf16"),
         default="auto",
-        help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU needs AVX-512 or AMX to pay; "
-        "auto: fp32 on CPU, on CUDA the fastest, tf32 for small networks and bf16 for wide ones",
+        help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU needs AVX512_BF16 or AMX to pay; "
+        "auto: fp32 on CPU, on CUDA the fastest: bf16, but tf32 where a step is small",
     )
     flag("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
     flag("--no-graph", action="store_true", help="on CUDA, start every operation by itself instead of a captured step")
@@ -73,20 +73,19 @@ def set_up_torch(device="auto", threads=None):
     use_library()
     keep_freed_memory()
     torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
-    # its attention plans anew for every length of a sequence, which in pretraining changes with every step
+    # of the fused forms of attention one stays: cuDNN's plans anew for every length of a sequence, which in pretraining
+    # changes with every step, and FlashAttention is slower at a few dozen tokens: 1.3 ms for 0.9 at 2,048 x 34
     torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_flash_sdp(False)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device here; use --device cpu or auto")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def set_precision(precision, device, width):
-    """Set how products are computed and resolve "auto" for a network of that width D; -> "fp32", "tf32" or "bf16".
-
-    On one H200 a step of `small` (D 192) was fastest in tf32, one of `paper` (D 384) in bf16.
-    """
+def set_precision(precision, device, fastest="tf32"):
+    """Set how products are computed and resolve "auto": on CUDA `fastest`; -> "fp32", "tf32" or "bf16"."""
     if precision == "auto":
-        precision = "fp32" if device.type == "cpu" else "bf16" if width >= 384 else "tf32"
+        precision = "fp32" if device.type == "cpu" else fastest
     if precision == "tf32" and device.type == "cpu":
         raise UserError("--precision tf32: only a CUDA device has it; take fp32 or auto")
     if precision == "bf16" and not computes_bf16(device):
@@ -142,9 +141,12 @@ def peak_memory(device):
 
 
 def computes_bf16(device):
-    """Whether `device` has instructions for bfloat16; without them a step was measured to take ten times as long."""
+    """Whether `device` has instructions for bfloat16; without them a product takes about ten times as long."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in builds without oneDNN
-    return device.type == "cuda" or (supported is not None and supported())
+    features = getattr(torch.cpu, "get_capabilities", dict)()
+    # oneDNN is content with AVX-512, by which it computes bfloat16 in software
+    in_software = features.get("avx512_f") and not (features["avx512_bf16"] or features["amx_bf16"])
+    return device.type == "cuda" or bool(supported and supported() and not in_software)
 
 
 def autocast(device, precision):

@@ -53,6 +53,39 @@ def test_linear_by_onednn(shape, monkeypatch):
     assert not type(fast.linear(x.double(), weight.double()).grad_fn).__name__.startswith("OneDnn")
 
 
+def norms():
+    """A LayerNorm of ours and PyTorch's with the same weights, and what to normalise."""
+    torch.manual_seed(0)
+    ours, theirs, x = fast.LayerNorm(96), torch.nn.LayerNorm(96), 3 * torch.randn(2, 5, 96) + 1
+    for values in ours.parameters():
+        torch.nn.init.normal_(values, 1.0, 0.2)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs, x
+
+
+def test_layernorm_is_nn_layernorm():
+    ours, theirs, x = norms()
+    assert_same(with_gradients(ours, x), with_gradients(theirs, x), atol=0, rtol=0)
+
+
+def test_gpu_layernorm_keeps_bfloat16(gpu):
+    """To bfloat16's precision, of values of about one: three digits; gradients of the weights are sums of ten."""
+    ours, theirs, x = norms()
+    ours = ours.to(gpu)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = with_gradients(ours, x.to(gpu, torch.bfloat16))
+        ours.zero_grad()
+        ours(x.to(gpu, torch.bfloat16)).sum().backward()
+        exact = ours(x.to(gpu))
+    assert found[0].dtype == torch.bfloat16 and exact.dtype == torch.float32
+    theirs(x).sum().backward()
+    expected = with_gradients(theirs, x)
+    assert_same([values.float().cpu() for values in found], expected, atol=0.05, rtol=0.02)
+    assert_same([exact.cpu()], expected[:1], atol=1e-5, rtol=1e-5)
+    for own, plain in zip(ours.parameters(), theirs.parameters()):
+        torch.testing.assert_close(own.grad.cpu(), plain.grad, atol=0.1, rtol=0.02)
+
+
 def test_linear_layer_is_nn_linear():
     torch.manual_seed(0)
     ours, theirs, x = fast.Linear(6, 4), torch.nn.Linear(6, 4), torch.randn(3, 6)
@@ -175,6 +208,14 @@ def test_max_over_points_gives_the_gradient_to_the_winners(dtype):
     features = torch.randn(5, 7, 4, dtype=dtype)  # without ties
     ours, theirs = (with_gradients(f, features) for f in (fast.max_over_points, lambda x: x.amax(1)))
     assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gpu_max_over_points_is_that_of_the_cpu(gpu, dtype):
+    torch.manual_seed(0)
+    features = torch.randn(5, 7, 4).to(dtype)  # without ties
+    ours = with_gradients(fast.max_over_points, features.to(gpu))
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(ours, with_gradients(fast.max_over_points, features)))
 
 
 def test_squared_distances():

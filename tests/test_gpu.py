@@ -93,8 +93,10 @@ def test_gpu_graphs_run_nearly_all_steps(gpu, box_root, tmp_path):
     assert result["eager_steps"] <= 4 * WARM  # at most so many shapes of a batch: 1 to 4 clouds
 
 
-def test_gpu_equal_seeds_give_equal_runs(gpu, box_root, tmp_path):
-    first, second = (train.main(small_run(box_root, tmp_path, "--steps", 30, "--name", name)) for name in "ab")
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_gpu_equal_seeds_give_equal_runs(gpu, box_root, tmp_path, precision):
+    flags = ("--steps", 30, "--precision", precision)
+    first, second = (train.main(small_run(box_root, tmp_path, *flags, "--name", name)) for name in "ab")
     assert first["suites"] == second["suites"]
 
 
@@ -122,7 +124,7 @@ def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_pat
 def losses(device, graph, pad, steps):
     """Losses of a training without dropout, step by step, on batches of 2 to 4 clouds with uneven numbers of grasps."""
     args = train.parse("--preset tiny --objects-per-batch 4 --grasps-per-object 8 --lr-backbone 1e-3".split())
-    set_precision("fp32", device, width=0)
+    set_precision("fp32", device)
     torch.manual_seed(0)
     config = dataclasses.replace(PRESETS["tiny"], dropout=0.0, attention_dropout=0.0, drop_path=0.0)
     run = speed.random_run(args, config, device, graph=graph)

@@ -281,7 +281,8 @@ def test_a_capture_that_fails_leaves_the_other_figures(monkeypatch, tmp_path, sm
         raise UserError("no capture here")
 
     settings = {"graphs_to_time": lambda args, device, failures: (False,) if failures else (False, True)}
-    settings |= {"random_run": lambda args, config, device, *_: random_run(args, config, device), "SECONDS": 0.1}
+    settings |= {"random_run": lambda args, config, device, *_: random_run(args, config, device)}
+    settings |= {"SECONDS": {"cpu": 0.1, "cuda": 0.1}}
     random_run = speed.random_run
     for name, value in settings.items():
         monkeypatch.setattr(speed, name, value)
@@ -311,7 +312,7 @@ def test_what_was_timed_is_written_before_the_next_setting(monkeypatch, tmp_path
 
 def test_time_on_a_gpu(gpu, small, monkeypatch):
     monkeypatch.setattr(speed, "LARGE_PRODUCT", 128)
-    monkeypatch.setattr(speed, "SECONDS", 1)
+    monkeypatch.setattr(speed, "SECONDS", {"cpu": 1, "cuda": 1})
     rows = train.main("--benchmark --device cuda --preset tiny --quiet --precision tf32".split())["rows"]
     rows += pretrain_jepa.main("--benchmark --device cuda --preset tiny --batch 4 --quiet --precision bf16".split())[
         "rows"

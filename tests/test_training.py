@@ -29,19 +29,20 @@ def matmul_precision():
     torch.set_float32_matmul_precision(before)
 
 
-def test_precision_by_device_and_width(matmul_precision):
-    resolved = {(device.type, width): training.set_precision("auto", device, width)
-                for device in (CPU, CUDA) for width in (192, 384)}  # fmt: skip
-    assert resolved == {("cpu", 192): "fp32", ("cpu", 384): "fp32", ("cuda", 192): "tf32", ("cuda", 384): "bf16"}
+def test_precision_by_device(matmul_precision):
+    resolved = {(device.type, fastest): training.set_precision("auto", device, fastest)
+                for device in (CPU, CUDA) for fastest in ("tf32", "bf16")}  # fmt: skip
+    expected = {("cpu", "tf32"): "fp32", ("cpu", "bf16"): "fp32", ("cuda", "tf32"): "tf32", ("cuda", "bf16"): "bf16"}
+    assert resolved == expected
     for precision, products in (("tf32", "high"), ("fp32", "highest")):
-        assert training.set_precision(precision, CUDA, 192) == precision
+        assert training.set_precision(precision, CUDA) == precision
         assert torch.get_float32_matmul_precision() == products
-    training.set_precision("tf32", CUDA, 192)
+    training.set_precision("tf32", CUDA)
     with fast.exact_products():
         assert torch.get_float32_matmul_precision() == "highest"
     assert torch.get_float32_matmul_precision() == "high"
     with pytest.raises(UserError, match="--precision tf32"):
-        training.set_precision("tf32", CPU, 192)
+        training.set_precision("tf32", CPU)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +57,12 @@ def test_slow_bf16_is_announced(monkeypatch, capsys, matmul_precision):
     """Which processor runs the test must not matter."""
     monkeypatch.setattr(training, "computes_bf16", lambda device: False)
     for precision in ("auto", "fp32"):
-        training.set_precision(precision, CPU, 192)
+        training.set_precision(precision, CPU)
     assert capsys.readouterr().err == ""
-    training.set_precision("bf16", CPU, 192)
+    training.set_precision("bf16", CPU)
     assert "warning: --precision bf16" in capsys.readouterr().err
     monkeypatch.setattr(training, "computes_bf16", lambda device: True)
-    training.set_precision("bf16", CPU, 192)
+    training.set_precision("bf16", CPU)
     assert capsys.readouterr().err == ""
 
 
@@ -78,6 +79,18 @@ def test_bf16_pays_where_it_is_said_to():
 
     assert training.computes_bf16(CPU) == (fastest(torch.bfloat16) < 3 * fastest(torch.float32))
     assert training.computes_bf16(CUDA)
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported"), reason="a PyTorch without oneDNN")
+@pytest.mark.parametrize("features, expected", [
+    ("", False), ("avx512_f", False), ("avx512_f avx512_bf16", True), ("avx512_f avx512_bf16 amx_bf16", True),
+])  # fmt: skip
+def test_bf16_by_the_processors_features(monkeypatch, features, expected):
+    """oneDNN says yes wherever there is AVX-512; without that it says what it finds."""
+    known = ("avx512_f", "avx512_bf16", "amx_bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: name in features.split() for name in known})
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: "avx512_f" in features)
+    assert training.computes_bf16(CPU) == expected
 
 
 # ---------------------------------------------------------------- the loop

@@ -605,8 +605,9 @@ def train_one(args, device, config, encoder, data, split):
     """Train the network of `config`, its encoder a copy of `encoder` (or None), on a `Split` of data; -> the result."""
     reset_peak_memory(device)
     folder, graph = run_folder(args), device.type == "cuda" and not args.no_graph
-    # on an H200 steps of `small` take 2.6 ms in either, so the more exact one; `paper` 6.3 in bf16, 7.5 in tf32
-    precision = set_precision(args.precision, device, "bf16" if config.width >= 384 else "tf32")
+    # on an H200 steps of `small` take 2.6 ms in either, so the more exact one; `paper` 6.3 in bf16, 7.5 in tf32, but
+    # operation by operation 34 and 28
+    precision = set_precision(args.precision, device, "bf16" if graph and config.width >= 384 else "tf32")
 
     model = build_model(config, encoder, data, split.rows["train"], args)
     if args.init == "random":

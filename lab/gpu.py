@@ -66,16 +66,17 @@ def paper_parts(out, tiny):
     preset, steps, data = ("tiny", "3", "data/synthetic") if tiny else ("paper", "2000", "data/full")
     encoder = [*python, "pretrain_jepa.py", "--preset", preset, "--overwrite"]
     encoder += ["--steps", "3", "--batch", "4", "--num-clouds", "8"] if tiny else ["--steps", "1500", "--batch", "256"]
-    rows = [*python, "sweep.py", "grid", "--data", data, "--preset", preset, "--budget", "0.1,1", "--steps", steps]
+    rows = [*python, "sweep.py", "grid", "--data", data, "--preset", preset, "--steps", steps]
     rows += ["--lr-backbone", "1e-4", "--lr-head", "2e-3", "--threads", "2", "--jobs", "2", "--out", f"{out}/paper"]
+    both = ["--budget", "0.1,1"]
     own_input = ["--budget", "0.1", "--normalize", "metric", "--scale", "0.1", "--group", "ball", "--radius", "0.05"]
     return {
         "data": [*python, "splits.py", "--data", data],  # makes it where it is missing
         "paper_encoder_0": [*encoder, "--seed", "0", "--out", "runs/paper_0.pt"],
-        "paper_scratch": [*rows, "--init", "scratch", "--seeds", "0,1"],
-        "paper_jepa_0": [*rows, "--init", "jepa", "--jepa-ckpt", "runs/paper_0.pt", "--seeds", "0"],
+        "paper_scratch": [*rows, *both, "--init", "scratch", "--seeds", "0,1"],
+        "paper_jepa_0": [*rows, *both, "--init", "jepa", "--jepa-ckpt", "runs/paper_0.pt", "--seeds", "0"],
         "paper_encoder_1": [*encoder, "--seed", "1", "--out", "runs/paper_1.pt"],
-        "paper_jepa_1": [*rows, "--init", "jepa", "--jepa-ckpt", "runs/paper_1.pt", "--seeds", "1"],
+        "paper_jepa_1": [*rows, *both, "--init", "jepa", "--jepa-ckpt", "runs/paper_1.pt", "--seeds", "1"],
         "paper_input": [*rows, "--init", "scratch", *own_input],
     }
 

@@ -449,7 +449,7 @@ def middling_blocks(run):
 
 
 def pretraining_steps(run, work, watch):
-    """`Steps` of pretraining, whose blocks and with them the amount of work are drawn anew in every one."""
+    """`Steps` of pretraining, whose blocks and with them the amount of work are drawn anew each time, on a GPU once."""
     stream = pretrain_jepa.cloud_batches(len(run.clouds), run.args, 0)
     step = Graphs(functools.partial(pretrain_jepa.pretraining_step, run), run.graph)
     # on a GPU every size has a graph of its own, of which one is timed, and the same without a graph

@@ -1,4 +1,4 @@
-"""Speed on a CPU, and nothing else: drop-in forms of PyTorch calls. Skip this file when you read for the method.
+"""Speed, and nothing else: drop-in forms of PyTorch calls. Skip this file when you read for the method.
 
     linear(x, weight, bias)         F.linear                                    float32 products by the faster library
     Linear(in, out)                 nn.Linear                                   the same
@@ -12,7 +12,7 @@
     average(values, weights)        values.mean(), or (values * weights).sum()  weights add up to one, padding has none
 
 tests/test_fast.py holds each against the call beside it, gradients included. On a GPU linear, dropout, attention and
-smallest are that call; the others keep their form.
+smallest are that call; max_over_points and LayerNorm, which on a CPU is nn.LayerNorm, have forms of their own there.
 """
 
 import contextlib

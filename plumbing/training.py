@@ -48,7 +48,7 @@ def add_machine_flags(parser):
         choices=("auto", "fp32", "tf32", "bf16"),
         default="auto",
         help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU needs AVX512_BF16 or AMX to pay; "
-        "auto: fp32 on CPU, on CUDA the fastest: bf16, but tf32 where a step is small",
+        "auto: fp32 on CPU; on CUDA bf16 where that was measured to be faster than tf32, else tf32",
     )
     flag("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
     flag("--no-graph", action="store_true", help="on CUDA, start every operation by itself instead of a captured step")
@@ -73,13 +73,15 @@ def set_up_torch(device="auto", threads=None):
     use_library()
     keep_freed_memory()
     torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
-    # of the fused forms of attention one stays: cuDNN's plans anew for every length of a sequence, which in pretraining
-    # changes with every step, and FlashAttention is slower at a few dozen tokens: 1.3 ms for 0.9 at 2,048 x 34
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.backends.cuda.enable_flash_sdp(False)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device here; use --device cpu or auto")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    found = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    # of a GPU's fused forms of attention one stays: cuDNN's plans anew for every length of a sequence, which in
+    # pretraining changes with every step, and FlashAttention is slower at a few dozen tokens: 1.3 ms, not 0.9, at
+    # 2,048 x 34. That second switch is also the one of a CPU's only fused form, which stays
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_flash_sdp(found.type == "cpu")
+    return found
 
 
 def set_precision(precision, device, fastest="tf32"):
@@ -90,8 +92,8 @@ def set_precision(precision, device, fastest="tf32"):
         raise UserError("--precision tf32: only a CUDA device has it; take fp32 or auto")
     if precision == "bf16" and not computes_bf16(device):
         print(
-            "warning: --precision bf16: this processor has no instructions for bfloat16 and takes some ten times as "
-            "long; leave the flag out for fp32",
+            "warning: --precision bf16: this processor has no instructions for bfloat16 and computes it in software, "
+            "which takes up to ten times as long; leave the flag out for fp32",
             file=sys.stderr,
         )
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -141,7 +143,7 @@ def peak_memory(device):
 
 
 def computes_bf16(device):
-    """Whether `device` has instructions for bfloat16; without them a product takes about ten times as long."""
+    """Whether `device` has instructions for bfloat16; without them a product takes seven to ten times as long."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in builds without oneDNN
     features = getattr(torch.cpu, "get_capabilities", dict)()
     # oneDNN is content with AVX-512, by which it computes bfloat16 in software

@@ -45,6 +45,12 @@ def test_precision_by_device(matmul_precision):
         training.set_precision("tf32", CPU)
 
 
+def test_a_cpu_keeps_its_fused_attention():
+    """The switch of FlashAttention, which a GPU does without, is also the one of the only fused form on a CPU."""
+    training.set_up_torch("cpu")
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
 @pytest.mark.parametrize(
     "precision, dtype", [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)]
 )

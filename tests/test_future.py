@@ -48,7 +48,7 @@ def test_named_variants_come_with_the_default(capsys):
     found = {future.variant_of({"command": command_of(own)}) for own in planned("lora", "geometric")}
     assert found == {"default", "lora", "geometric"}
     assert "no loras" in fails(sweep.main, ["future", "loras"], capsys)
-    for more in (("--lora", "16"), ("--init", "jepa"), ("--preset", "paper"), ("--precision", "fp32,bf16")):
+    for more in (("--lora", "16"), ("--init", "jepa"), ("--preset", "paper"), ("--precision", "fp32,tf32")):
         assert more[0] in fails(sweep.main, ["future", *more], capsys)
 
 

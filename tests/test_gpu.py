@@ -26,7 +26,7 @@ from model import PRESETS, GraspModel
 from plumbing.checkpoint import read_checkpoint
 from plumbing.common import UserError, write_json
 from plumbing.graph import WARM, Graphs
-from plumbing.training import set_precision, set_rate, set_up_torch
+from plumbing.training import set_precision, set_rate
 from variants import surface_distances
 
 STEPS = 50
@@ -86,12 +86,6 @@ def test_gpu_compiled_model_trains(gpu, box_root, tmp_path):
     result = train.main(small_run(box_root, tmp_path, "--steps", 8, "--compile"))
     assert result["eager_steps"] < 8
     assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
-
-
-def test_gpu_attention_is_of_one_form(gpu):
-    set_up_torch("cuda")
-    assert not torch.backends.cuda.flash_sdp_enabled() and not torch.backends.cuda.cudnn_sdp_enabled()
-    assert torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
 def test_gpu_graphs_run_nearly_all_steps(gpu, box_root, tmp_path):

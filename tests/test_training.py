@@ -45,10 +45,13 @@ def test_precision_by_device(matmul_precision):
         training.set_precision("tf32", CPU)
 
 
-def test_a_cpu_keeps_its_fused_attention():
+def test_a_cpu_keeps_its_fused_attention(monkeypatch):
     """The switch of FlashAttention, which a GPU does without, is also the one of the only fused form on a CPU."""
-    training.set_up_torch("cpu")
-    assert torch.backends.cuda.flash_sdp_enabled()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, flash in (("cuda", False), ("cpu", True)):
+        assert training.set_up_torch(device).type == device
+        assert torch.backends.cuda.flash_sdp_enabled() == flash
+        assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from plumbing.parallel import cores, map_in_processes
 from plumbing.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
 from plumbing.roots import VERSION
 from plumbing.training import (
-    LOOK_EVERY, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
+    LOOK_EVERY, WIDE, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
     deferred_interrupt, first_not_finite, join_processes, load_last, save_last, set_precision, set_rate,
     set_up_torch, warn_if_moved, warmup_cosine,
 )  # fmt: skip
@@ -538,9 +538,9 @@ def main(argv=None):
         if device.type == "cuda":  # on CPUs every process normalises its own share of the batch
             jepa = torch.nn.SyncBatchNorm.convert_sync_batchnorm(jepa)
     # on an H200 a step of `small` takes 5.8 ms in bf16, 6.3 in tf32; operation by operation 31 and 23 (`paper` 65, 94)
-    large = config.width >= 384 or use_graph(device, args, processes)
-    precision = set_precision(args.precision, device, "bf16" if large else "tf32")
-    optimizer = build_optimizer(jepa, args, use_graph(device, args, processes))
+    graph = use_graph(device, args, processes)
+    precision = set_precision(args.precision, device, "bf16" if graph or config.width >= WIDE else "tf32")
+    optimizer = build_optimizer(jepa, args, graph)
     run = Pretraining(args, out, device, precision, clouds, jepa, optimizer, generator, Progress(), rank, processes)
     if rank == 0:
         num_parameters = sum(p.numel() for p in jepa.encoder.parameters())

@@ -37,7 +37,7 @@ from plumbing.fast import exact_products, use_library
 from plumbing.graph import Graphs
 from plumbing.roots import ensure_root
 from plumbing.training import (
-    LOOK_EVERY, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
+    LOOK_EVERY, WIDE, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
     check_same_settings, deferred_interrupt, first_not_finite, load_last, peak_memory, reset_peak_memory, save_last,
     set_precision, set_rate, set_up_torch, warn_if_moved, warmup_cosine,
 )  # fmt: skip
@@ -607,7 +607,7 @@ def train_one(args, device, config, encoder, data, split):
     folder, graph = run_folder(args), device.type == "cuda" and not args.no_graph
     # on an H200 steps of `small` take 2.6 ms in either, so the more exact one; `paper` 6.3 in bf16, 7.5 in tf32, but
     # operation by operation 34 and 28
-    precision = set_precision(args.precision, device, "bf16" if graph and config.width >= 384 else "tf32")
+    precision = set_precision(args.precision, device, "bf16" if graph and config.width >= WIDE else "tf32")
 
     model = build_model(config, encoder, data, split.rows["train"], args)
     if args.init == "random":

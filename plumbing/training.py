@@ -15,6 +15,7 @@ from plumbing.common import UserError, number
 from plumbing.fast import use_library
 
 SIZE_FIELDS = ("width", "depth", "heads", "w1", "w2", "w3")  # of the encoder: what a preset stands for
+WIDE = 384  # width D of the preset `paper`: from here on bf16 pays on a GPU
 LOOK_EVERY = 20  # steps between looks at whether the loss is finite: on a GPU every look waits for it
 
 

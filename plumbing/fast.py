@@ -13,9 +13,12 @@
 
 tests/test_fast.py holds each against the call beside it, gradients included. On a GPU linear, dropout, attention and
 smallest are that call; max_over_points and LayerNorm, which on a CPU is nn.LayerNorm, have forms of their own there.
+Under autocast a CPU without instructions for bfloat16 makes the products of linear and attention in float32, of values
+rounded as they would be.
 """
 
 import contextlib
+import functools
 import platform
 from pathlib import Path
 
@@ -37,10 +40,12 @@ def product_library(processor):
     """What makes float32 products on a processor: "onednn", or "plain" for what PyTorch takes, mostly Intel's MKL.
 
     processor: what the system says of it, a text. Nothing is timed: the two differ in the last bits, and these must
-    not depend on how busy a machine was. A training step with oneDNN took 0.62 to 0.70 of the time on an AMD EPYC; on
-    an Intel Xeon with AMX it is MKL that took 0.93 on one thread and 0.75 to 0.9 on two.
+    not depend on how busy a machine was. A training step with oneDNN took 0.62 to 0.70 of the time on an AMD EPYC with
+    AVX-512, which MKL uses on Intel's own only. On one without AVX-512 it is MKL that took 0.82 to 0.93, and on an
+    Intel Xeon with AMX 0.93 on one thread and 0.75 to 0.9 on two.
     """
-    return "onednn" if ONEDNN and any(maker in processor for maker in X86_BUT_INTEL) else "plain"
+    gains = "avx512f" in processor and any(maker in processor for maker in X86_BUT_INTEL)
+    return "onednn" if ONEDNN and gains else "plain"
 
 
 def this_processor():
@@ -77,6 +82,29 @@ def exact_products():
         torch.set_float32_matmul_precision(before)
 
 
+def has_bf16():
+    """Whether this processor has instructions for bfloat16; without them PyTorch's products take ten times as long."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in builds without oneDNN
+    features = getattr(torch.cpu, "get_capabilities", dict)()
+    # oneDNN is content with AVX-512, by which it computes bfloat16 in software
+    in_software = features.get("avx512_f") and not (features["avx512_bf16"] or features["amx_bf16"])
+    return bool(supported and supported() and not in_software)
+
+
+BF16 = has_bf16()
+
+
+def rounds(x):
+    """Whether products with x are to be of bfloat16 values and the processor has no instructions for them."""
+    return not BF16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
+def by_rounding(product, *tensors):
+    """What `product` of some tensors, or None, gives under autocast, but multiplied in float32: bfloat16."""
+    with torch.autocast("cpu", enabled=False):
+        return product(*(x if x is None else x.bfloat16().float() for x in tensors)).bfloat16()
+
+
 def onednn_product(x, weight, bias=None):
     """x (..., in), weight (out, in) -> x @ weight.T + bias (..., out), float32 on a CPU, by the library oneDNN."""
     return torch.ops.mkldnn._linear_pointwise(x, weight.contiguous(), bias, "none", [], "")
@@ -103,6 +131,8 @@ class OneDnnLinear(torch.autograd.Function):
 
 
 def linear(x, weight, bias=None):
+    if rounds(x):
+        return by_rounding(linear, x, weight, bias)
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
     if plain or library != "onednn" or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
@@ -136,8 +166,9 @@ def attention(query, key, value, rate=0.0):
     """(B, H, G, D/H) each -> (B, H, G, D/H); `rate` drops attention weights"""
     if rate == 0 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, dropout_p=rate)
-    weights = (query @ key.transpose(2, 3) * query.shape[3] ** -0.5).softmax(3)  # (B, H, G, G)
-    return dropout(weights, rate) @ value
+    product = functools.partial(by_rounding, torch.matmul) if rounds(query) else torch.matmul
+    weights = (product(query, key.transpose(2, 3)) * query.shape[3] ** -0.5).softmax(3)  # (B, H, G, G)
+    return product(dropout(weights, rate), value)
 
 
 class LayerNorm(nn.LayerNorm):

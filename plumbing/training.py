@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from plumbing import fast
 from plumbing.checkpoint import load_strictly, read_checkpoint, save_checkpoint
 from plumbing.common import UserError, number
 from plumbing.fast import use_library
@@ -48,7 +49,7 @@ def add_machine_flags(parser):
         "--precision",
         choices=("auto", "fp32", "tf32", "bf16"),
         default="auto",
-        help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU needs AVX512_BF16 or AMX to pay; "
+        help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU saves time with AVX512_BF16 or AMX only; "
         "auto: fp32 on CPU; on CUDA bf16 where that was measured to be faster than tf32, else tf32",
     )
     flag("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
@@ -93,8 +94,8 @@ def set_precision(precision, device, fastest="tf32"):
         raise UserError("--precision tf32: only a CUDA device has it; take fp32 or auto")
     if precision == "bf16" and not computes_bf16(device):
         print(
-            "warning: --precision bf16: this processor has no instructions for bfloat16 and computes it in software, "
-            "which takes up to ten times as long; leave the flag out for fp32",
+            "warning: --precision bf16: this processor has no instructions for bfloat16; values are rounded to it, "
+            "but that saves no time; leave the flag out for fp32",
             file=sys.stderr,
         )
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -144,12 +145,8 @@ def peak_memory(device):
 
 
 def computes_bf16(device):
-    """Whether `device` has instructions for bfloat16; without them a product takes seven to ten times as long."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in builds without oneDNN
-    features = getattr(torch.cpu, "get_capabilities", dict)()
-    # oneDNN is content with AVX-512, by which it computes bfloat16 in software
-    in_software = features.get("avx512_f") and not (features["avx512_bf16"] or features["amx_bf16"])
-    return device.type == "cuda" or bool(supported and supported() and not in_software)
+    """Whether `device` has instructions for bfloat16."""
+    return device.type == "cuda" or fast.BF16
 
 
 def autocast(device, precision):

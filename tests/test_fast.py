@@ -36,7 +36,10 @@ def test_every_form_of_the_table_has_a_test():
 # ---------------------------------------------------------------- layers
 
 
-@pytest.mark.skipif(not fast.ONEDNN, reason="this PyTorch is built without oneDNN")
+needs_onednn = pytest.mark.skipif(not fast.ONEDNN, reason="this PyTorch is built without oneDNN")
+
+
+@needs_onednn
 @pytest.mark.parametrize("shape", [(9, 6), (2, 5, 6), (2500, 6)])  # the last one's gradient is made in pieces
 def test_linear_by_onednn(shape, monkeypatch):
     """float32 is all that it does: compared with float64, to float32's precision."""
@@ -86,22 +89,66 @@ def test_gpu_layernorm_keeps_bfloat16(gpu):
         torch.testing.assert_close(own.grad.cpu(), plain.grad, atol=0.1, rtol=0.02)
 
 
-def test_linear_layer_is_nn_linear():
+def test_linear_layer_is_nn_linear(monkeypatch):
     torch.manual_seed(0)
     ours, theirs, x = fast.Linear(6, 4), torch.nn.Linear(6, 4), torch.randn(3, 6)
     theirs.load_state_dict(ours.state_dict())
     assert_same([ours(x)], [theirs(x)], atol=1e-6, rtol=1e-5)
     assert isinstance(ours, torch.nn.Linear)
+    monkeypatch.setattr(fast, "BF16", True)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ours(x), theirs(x))  # PyTorch's own
 
 
-AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2\n"
+def close_in_bfloat16(ours, theirs):
+    """Of the same types, and equal but for a last place of bfloat16, where sums in another order round apart."""
+    assert [x.dtype for x in ours] == [x.dtype for x in theirs]
+    assert_same(ours, theirs, atol=0.02, rtol=2**-7)
+    exact = torch.cat([(a == b).flatten() for a, b in zip(ours, theirs)])
+    assert exact.float().mean() > 0.9
+
+
+def made_in_float32(function, *inputs):
+    """Whether the last thing that function(*inputs) does is to round what it made in float32."""
+    out = function(*(x.clone().requires_grad_() for x in inputs))
+    return type(out.grad_fn).__name__ == "ToCopyBackward0"
+
+
+@pytest.mark.parametrize("library", ["plain", pytest.param("onednn", marks=needs_onednn)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_without_bf16_rounds_as_autocast_does(library, dtype, monkeypatch):
+    """Values and gradients; so a run in bf16 is of the same kind on every processor."""
+    monkeypatch.setattr(fast, "BF16", False)
+    monkeypatch.setattr(fast, "library", library)
+    torch.manual_seed(0)
+    inputs = [torch.randn(40, 9).to(dtype), torch.randn(8, 9), torch.randn(8)]
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = (with_gradients(f, *inputs) for f in (fast.linear, F.linear))
+        close_in_bfloat16(ours, theirs)
+        close_in_bfloat16([fast.linear(*inputs[:2])], [F.linear(*inputs[:2])])
+        assert made_in_float32(fast.linear, *inputs)
+    assert ours[0].dtype == torch.bfloat16 and fast.linear(*(x.float() for x in inputs)).dtype == torch.float32
+
+
+def test_attention_without_bf16_rounds_as_autocast_does(monkeypatch):
+    torch.manual_seed(0)
+    inputs = torch.randn(3, 2, 4, 7, 6).bfloat16().unbind(0)
+    found = []
+    for has in (False, True):
+        monkeypatch.setattr(fast, "BF16", has)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(with_gradients(lambda q, k, v: fast.attention(q, k, v, 1e-9), *inputs))
+            assert made_in_float32(lambda q, k, v: fast.attention(q, k, v, 1e-9), *inputs) != has
+    close_in_bfloat16(*found)
+
+
+AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f\n"
 PROCESSORS = {
     AMD: "onednn",
     AMD.replace("AuthenticAMD", "HygonGenuine"): "onednn",
     AMD.replace("AuthenticAMD", "  Shanghai  "): "onednn",
-    "AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD": "onednn",  # Windows
+    AMD.replace(" avx512f", ""): "plain",  # there MKL is as good as on Intel's
+    "AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD": "plain",  # Windows, which does not say
     AMD.replace("AuthenticAMD", "GenuineIntel").replace("AMD EPYC", "Intel(R) Xeon(R)"): "plain",
     "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel": "plain",
     "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n": "plain",  # ARM
@@ -134,7 +181,7 @@ def test_library_is_chosen_or_told(monkeypatch):
         fast.use_library("onednn")
 
 
-@pytest.mark.skipif(not fast.ONEDNN, reason="this PyTorch is built without oneDNN")
+@needs_onednn
 def test_both_libraries_agree(monkeypatch):
     """On the joints and logits of a network and on its gradients; not to the bit, so the choice is part of a run."""
     torch.manual_seed(0)

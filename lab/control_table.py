@@ -5,6 +5,8 @@ would help. The oracle, an encoder that saw all labels of the training pool, tel
 place between random (0) and oracle (1) is its share of what labels would give.
 """
 
+import itertools
+
 import numpy as np
 
 from evaluate import resample
@@ -30,6 +32,7 @@ SHARED = {"--pack": "A", "--steps": "1000"}
 RATES = {"--lr-backbone": "1e-4", "--lr-head": "2e-3"}
 ORACLE = {"--pack": "A", "--budget": "1", "--steps": "8000", "--init": "scratch"} | RATES  # the run whose encoder it is
 SUITES = ("val", "test")
+SHARES_OF = ("jepa", "scratch")  # arms whose shares of the oracle's lead are told
 RESAMPLINGS = 2000
 RATE_FLAGS = ("--lr-backbone", "--lr-head")
 VARIED = ("--budget", "--k", "--pool", "--init", "--jepa-ckpt", *RATE_FLAGS)  # what rows of one table may differ in
@@ -189,34 +192,42 @@ def controls_text(rows, out):
             rates = ", ".join(flags[flag] for flag in RATE_FLAGS if flag in flags)
             lines.append([f"{budget:g}", -k, arm, count_runs(group), *shown, rates])
         sections.append(f"## {suite}\n\n" + markdown(header, lines))
-    sections.append(shares_section(groups, errors))
-    return "\n".join(sections)
+    return "\n".join([*sections, shares_section(groups, errors)])
+
+
+def resampled_arms(groups, errors, suite, budget, k):
+    """Arm -> its `resampled` errors on a suite, of those that have runs at this budget and K."""
+    arms = {}
+    for name in ARMS:
+        commands = [row["command"] for row in groups.get((budget, k, name), ())]
+        found = [errors[command, suite] for command in commands if (command, suite) in errors]
+        if found:
+            arms[name] = resampled(found, name)
+    return arms
 
 
 def shares_section(groups, errors):
-    """Markdown: the oracle over random weights, and pretraining's share, on both suites."""
-    header = ["suite", "budget", "K", "random", "oracle better by, % (95 %)", "jepa better by, % (95 %)"]
-    header += ["jepa's share (95 %)", "scratch's share (95 %)"]
-    lines = []
-    for suite in SUITES:
-        for budget, k in dict.fromkeys(key[:2] for key in groups):
-            arms = {}
-            for name in ("random", "oracle", "jepa", "scratch"):
-                found = [errors[row["command"], suite] for row in groups.get((budget, k, name), ())
-                         if (row["command"], suite) in errors]  # fmt: skip
-                if found:
-                    arms[name] = resampled(found, name)
-            if {"random", "oracle"} <= set(arms):
-                random, oracle = arms["random"], arms["oracle"]
-                cells = [better_cell(random, arms[name])[0] if name in arms else "" for name in ("oracle", "jepa")]
-                for name in ("jepa", "scratch"):
-                    cells.append(share_cell(random, oracle, arms[name]) if name in arms else "")
-                lines.append([suite, f"{budget:g}", -k, f"{random[0]:.4f}", *cells])
-    if not lines:
+    """Markdown: every arm over random weights, and the shares of pretraining and of scratch, on both suites."""
+    others = [name for name in ARMS if name != "random" and any(name == key[2] for key in groups)]
+    gains, shares = [], []
+    for suite, (budget, k) in itertools.product(SUITES, dict.fromkeys(key[:2] for key in groups)):
+        arms, place = resampled_arms(groups, errors, suite, budget, k), [suite, f"{budget:g}", -k]
+        if "random" not in arms:
+            continue
+        random = arms["random"]
+        cells = [better_cell(random, arms[name])[0] if name in arms else "" for name in others]
+        gains.append([*place, f"{random[0]:.4f}", *cells])
+        if "oracle" in arms:
+            cells = [share_cell(random, arms["oracle"], arms[name]) if name in arms else "" for name in SHARES_OF]
+            shares.append([*place, *cells])
+    if not gains:
         return ""
-    return (
-        "## What labels would give, and pretraining's share of it\n\n"
-        "Shares: 0 is a random encoder that stays as it is, 1 the oracle; intervals resample objects and seeds. "
-        "Rates were chosen on val, so what val says of its own winners is a little too good.\n\n"
-        + markdown(header, lines)
-    )
+    return "\n".join([
+        "## By how much an arm is better than random weights that stay as they are, % (95 %)\n\n"
+        "Intervals resample objects and seeds. Rates were chosen on val, so what val says of its own winners is a "
+        "little too good.\n",
+        markdown(["suite", "budget", "K", "random", *others], gains),
+        "## What labels would give, and pretraining's share of it (95 %)\n\n"
+        "Shares: 0 is random weights, 1 the oracle.\n",
+        markdown(["suite", "budget", "K", *SHARES_OF], shares),
+    ])  # fmt: skip

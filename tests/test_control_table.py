@@ -110,6 +110,27 @@ def test_shares():
         assert controls.share_cell(random, other, middle) == "cannot tell"
 
 
+def test_every_arm_is_compared_with_random_weights():
+    """A column per arm that has runs, empty where it has none at a budget; shares where there is an oracle."""
+    rng, levels = np.random.default_rng(4), {"random": 0.4, "size": 0.6, "jepa": 0.3, "oracle": 0.1}
+    places = [("0.1", name) for name in levels] + [("1", "size"), ("1", "random")]
+    words = {name: f"--init {name}" for name in levels} | {"size": "--pool size"}
+    rows = [{"command": f"python train.py --budget {budget} {words[name]} --seed 0"} for budget, name in places]
+    errors = {(row["command"], suite): runs_of(rng, levels[name])[0]
+              for row, (_, name) in zip(rows, places) for suite in controls.SUITES}  # fmt: skip
+    lines = [line.split(" | ") for line in controls.shares_section(controls.grouped(rows), errors).splitlines()]
+    tables = [line for line in lines if len(line) > 3]
+    assert tables[0][3:] == ["random", "size", "jepa", "oracle |"]
+    few, many = tables[2], tables[3]
+    assert few[1] == "0.1" and float(few[4].split()[0]) < 0 < float(few[5].split()[0]) < float(few[6].split()[0])
+    assert many[1] == "1" and many[4] and many[5:] == ["", " |"]
+    shares = tables[-2:]
+    assert [line[0] for line in shares] == ["| val", "| test"] and all(line[4] == " |" for line in shares)
+    assert 0.2 < float(shares[0][3].split()[0]) < 0.6
+    only_size = [row for row in rows if "size" in row["command"]]
+    assert controls.shares_section(controls.grouped(only_size), errors) == ""
+
+
 def test_runs_of_other_objects_are_not_averaged():
     runs = runs_of(np.random.default_rng(0), 0.1)
     names, grasps, squared = runs[1]
@@ -150,7 +171,7 @@ def test_smoke(box_root, tmp_path, capsys):
     assert {controls.arm_of(flags_of(row)) for row in rows} == {"size", "random", "jepa", "oracle", "scratch"}
     assert all(row["test_top_logit_rmse"] and row["encoder"] for row in rows if "--jepa-ckpt" in row["command"])
     text = (tmp_path / "table" / "table.md").read_text()
-    assert "## test" in text and "jepa's share" in text
+    assert "## test" in text and text.count("| suite | budget | K | random | size | scratch | jepa | oracle |") == 1
     assert (tmp_path / "table" / "figure.png").stat().st_size > 1000
     assert {row["command"] for row in read_rows(tmp_path / "table" / "trials.csv")} & {row["command"] for row in rows}
     assert sweep.main(argv) == rows

@@ -132,6 +132,8 @@ def parse(argv):
         raise UserError("--rates goes with table1, --against with table1 and published; leave them out")
     if args.list and args.kind == "published":
         raise UserError("--list: the runs of published are no commands of train.py; leave it out")
+    if args.seeds and args.kind == "published":
+        raise UserError("--seeds: published gives every draw a seed of its own; leave it out")
     if args.budgets:
         given["--budget"] = args.budgets
     if args.tables and args.list:

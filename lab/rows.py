@@ -19,6 +19,7 @@ METRICS = (
 COSTS = ("parameters_trained", "ms_per_step", "memory_mb")  # of a run; empty in older rows
 HOLDS = ("free", "holds", "holds_best_of_k", "holds_average")  # of val; empty in older rows and for other hands
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
+PUBLISHED = "python sweep.py published"  # and of one that is trained on a split of another kind
 DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--budget", "--k", "--steps")}
 EQUAL_RESULTS = ("--device", "--threads", "--cache-dir", "--save-every")  # flags that no number depends on
 CONVERGED = 8000  # steps, after which curves are nearly flat
@@ -55,8 +56,8 @@ def flags_of(row):
 
 
 def is_training(row):
-    """Whether a row is of a run of train.py."""
-    return split_command(row["command"])[0] == TRAINING
+    """Whether a row is of a training."""
+    return split_command(row["command"])[0] in (TRAINING, PUBLISHED)
 
 
 # ---------------------------------------------------------------- files

@@ -1,6 +1,7 @@
 """lab/published.py: splits as the published code draws them, scatter against plain loops, the sweep from its files."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -126,11 +127,14 @@ def test_smoke(box_root, tmp_path, monkeypatch, capsys):
     argv = arguments(box_root, tmp_path, "--against", table1_errors(tmp_path / "errors"))
     rows = sweep.main(argv)
     assert len(rows) == 6 and {row["arm"] for row in rows} == set(published.ARMS)
-    assert "against itself" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "against itself" in text and "Trainings of 2 steps: **unconverged**." in text
     for scratch, again, jepa in zip(rows[::3], rows[1::3], rows[2::3]):
         assert scratch["val_objects"] == again["val_objects"] == jepa["val_objects"]
         assert len({row["top_logit_rmse"] for row in (scratch, again, jepa)}) == 3
         assert scratch["encoder"] == again["encoder"] == "" != jepa["encoder"]
+        draw, seeds = int(scratch["draw"]), [re.search(r"--seed (\d+)", row["command"])[1] for row in rows]
+        assert f"draw {draw}," in jepa["command"] and seeds[3 * draw :][:3] == [str(draw + more) for more in (0, 1, 0)]
     assert not [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
     write_rows(tmp_path / "table" / "rows.csv", rows[:4])
     again = sweep.main(argv)
@@ -169,5 +173,6 @@ def test_an_unfinished_draw_goes_on_and_a_diverged_one_has_a_row(box_root, tmp_p
 
 
 def test_what_the_protocol_decides_cannot_be_given(box_root, tmp_path, capsys):
-    for more, what in ((("--pack", "B"), "--pack"), (("--k", "1,5"), "one value"), (("--list",), "--list")):
+    refused = ("--pack", "B"), ("--list",), ("--seeds", "5")
+    for more, what in (*((more, more[0]) for more in refused), (("--k", "1,5"), "one value")):
         assert what in fails(sweep.main, arguments(box_root, tmp_path, *more), capsys)

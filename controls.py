@@ -29,7 +29,7 @@ def check_start(args, content, path):
 
 
 def check_oracle(args, data):
-    """Stop where the run that --init oracle names did not see all labels, or those of another split."""
+    """Stop where the encoder that --init oracle names was not trained with all labels, or with another split's."""
     path = Path(args.jepa_ckpt).parent / "config.json"
     config = read_json(path, "settings")
     theirs = config["settings"]
@@ -40,6 +40,8 @@ def check_oracle(args, data):
             pair = tuple(sorted(HELD_OUT if synsets is None else synsets) for synsets in pair)
         if pair[0] != pair[1]:
             raise UserError(f"{path}: an oracle's {name} must be {value}, not {theirs.get(name)}; give another run")
+    if theirs.get("lr_backbone") == 0 and not theirs.get("lora"):
+        raise UserError(f"{path}: this run left its encoder as it was; give one that trained it")
     if not (path.parent / "result.json").exists():
         raise UserError(f"{path.parent}: this run has not finished; go on with it by --resume first")
     if config.get("fingerprint") != data.fingerprint:

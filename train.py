@@ -107,7 +107,7 @@ def build_parser():
         "of the backbone's rate after the warm-up; layerwise: cosine, and lower block by block from the last one on"
     )
     flag("--schedule", choices=("cosine", "constant", "layerwise"), default="cosine", help=schedule)
-    backbone = "peak learning rate of tokenizer and transformer; 0 freezes them"
+    backbone = "peak learning rate of tokenizer and transformer; 0 freezes them, as --init random always does"
     flag("--lr-backbone", type=number(float, 0), default=1e-5, help=backbone)
     flag("--lr-head", type=number(float, 0), default=1e-3, help="peak learning rate of pooling and head")
     flag("--weight-decay", type=number(float, 0), default=0.02, help="AdamW's weight decay")

@@ -5,6 +5,7 @@ would help. The oracle, an encoder that saw all labels of the training pool, tel
 place between random (0) and oracle (1) is its share of what labels would give.
 """
 
+import functools
 import itertools
 
 import numpy as np
@@ -33,7 +34,7 @@ RATES = {"--lr-backbone": "1e-4", "--lr-head": "2e-3"}
 ORACLE = {"--pack": "A", "--budget": "1", "--steps": "8000", "--init": "scratch"} | RATES  # the run whose encoder it is
 SUITES = ("val", "test")
 SHARES_OF = ("jepa", "scratch")  # arms whose shares of the oracle's lead are told
-RESAMPLINGS = 2000
+RESAMPLINGS = 20_000  # with 2,000 an end near zero may change its sign by chance
 RATE_FLAGS = ("--lr-backbone", "--lr-head")
 VARIED = ("--budget", "--k", "--pool", "--init", "--jepa-ckpt", *RATE_FLAGS)  # what rows of one table may differ in
 
@@ -126,6 +127,9 @@ def plan_arms(arms, best, given, args):
 # ---------------------------------------------------------------- shares with intervals
 
 
+same_resample = functools.lru_cache(4)(resample)  # the objects of every arm
+
+
 def resampled(runs, name, draws=RESAMPLINGS):
     """RMSE of an arm, and of `draws` resamplings of its objects and seeds together: a float and (draws,).
 
@@ -136,7 +140,7 @@ def resampled(runs, name, draws=RESAMPLINGS):
     if not all(np.array_equal(others, names) for others, _, _ in runs):
         raise UserError(f"controls: the runs of {name} were scored on different objects; give another --out")
     squared = np.stack([errors for _, _, errors in runs])  # (S, O)
-    objects = resample(len(grasps), 0, draws)  # (draws, O)
+    objects = same_resample(len(grasps), 0, draws)  # (draws, O)
     by_seed = (objects * grasps) @ squared.T / (objects @ grasps)[:, None]  # (draws, S)
     seeds = resample(len(runs), stable_seed("seeds", name), draws) / len(runs)  # (draws, S)
     whole = float(np.sqrt((squared @ grasps).mean() / grasps.sum()))
@@ -144,9 +148,14 @@ def resampled(runs, name, draws=RESAMPLINGS):
 
 
 def better_cell(random, other):
-    """By how much an arm beats random in %, with interval; both of `resampled`. -> a text, the interval's low end."""
+    """By how much an arm beats random in %, with interval; both of `resampled`. -> a text, low and high end."""
     low, high = np.percentile(100 * (1 - other[1] / random[1]), (2.5, 97.5))
-    return f"{100 * (1 - other[0] / random[0]):z.1f} ({low:z.1f} to {high:z.1f})", low
+    return f"{100 * (1 - other[0] / random[0]):z.1f} ({end_of(low)} to {end_of(high)})", low, high
+
+
+def end_of(value):
+    """An interval's end, with a second digit where one would not tell its sign."""
+    return f"{value:.2f}" if abs(value) < 0.05 else f"{value:.1f}"
 
 
 def share_cell(random, oracle, pretrained):
@@ -154,8 +163,9 @@ def share_cell(random, oracle, pretrained):
 
     Left out unless the oracle's interval is above zero: else the benchmark cannot tell these two apart.
     """
-    if better_cell(random, oracle)[1] <= 0:
-        return "cannot tell"
+    _, low, high = better_cell(random, oracle)
+    if low <= 0:
+        return "oracle is worse" if high < 0 else "cannot tell"
     share = (random[0] - pretrained[0]) / (random[0] - oracle[0])
     interval = np.percentile((random[1] - pretrained[1]) / (random[1] - oracle[1]), (2.5, 97.5))
     return f"{share:z.2f} ({interval[0]:z.2f} to {interval[1]:z.2f})"

@@ -101,13 +101,14 @@ def test_shares():
     rng = np.random.default_rng(3)
     random, oracle, middle = (controls.resampled(runs_of(rng, level), name)
                               for level, name in ((0.4, "random"), (0.1, "oracle"), (0.225, "jepa")))  # fmt: skip
-    (gain, low), share = controls.better_cell(random, oracle), controls.share_cell(random, oracle, middle)
-    assert 45 < float(gain.split()[0]) < 55 and gain.split()[1] == f"({low:.1f}"
+    (gain, low, high), share = controls.better_cell(random, oracle), controls.share_cell(random, oracle, middle)
+    assert 45 < float(gain.split()[0]) < 55 and gain.split()[1:] == [f"({low:.1f}", "to", f"{high:.1f})"]
     expected = (random[0] - middle[0]) / (random[0] - oracle[0])
     assert float(share.split()[0]) == pytest.approx(expected, abs=0.006) and 0.4 < expected < 0.6
-    for level in (0.4, 0.8):  # no better, and worse
+    for level, said in ((0.4, "cannot tell"), (0.8, "oracle is worse")):
         other = controls.resampled(runs_of(rng, level), "oracle")
-        assert controls.share_cell(random, other, middle) == "cannot tell"
+        assert controls.share_cell(random, other, middle) == said
+    assert [controls.end_of(value) for value in (-2.34, -0.04, 0.04, 0.06)] == ["-2.3", "-0.04", "0.04", "0.1"]
 
 
 def test_every_arm_is_compared_with_random_weights():

@@ -121,6 +121,9 @@ def test_an_oracle_must_have_seen_all_labels_of_the_same_split(box_root, labelle
     assert "budget" in refused(folder=tmp_path / "half")
     train.main(flags(box_root, tmp_path, "--name", "none", "--pool", "size"))
     assert "no encoder" in refused(folder=tmp_path / "none")
+    for more in (("--init", "random"), ("--lr-backbone", 0)):
+        train.main(flags(box_root, tmp_path, "--name", "frozen", "--budget", 1, "--overwrite", *more))
+        assert "left its encoder as it was" in refused(folder=tmp_path / "frozen")
     (tmp_path / "none" / "result.json").unlink()
     argv = flags(box_root, tmp_path, "--init", "jepa", "--jepa-ckpt", labelled / "best.pt")
     assert "with labels" in fails(train.main, argv, capsys)
@@ -141,12 +144,14 @@ def test_held_out_synsets_may_be_spelt_out(box_root, boxes, labelled, tmp_path):
     controls.check_oracle(spelt, boxes[0])
 
 
-def test_adapters_are_part_of_an_oracle(box_root, tmp_path):
-    train.main(flags(box_root, tmp_path, "--name", "a", "--lora", 2, "--keep-last"))
+def test_adapters_are_part_of_an_oracle(box_root, boxes, tmp_path):
+    train.main(flags(box_root, tmp_path, "--name", "a", "--lora", 2, "--lr-backbone", 0, "--budget", 1, "--keep-last"))
     merged, last = (model.load_encoder(tmp_path / "a" / f"{which}.pt") for which in ("best", "last"))
     for name, weights in model.load_run(tmp_path / "a").encoder.state_dict().items():
         assert torch.equal(weights, merged.state_dict()[name])
         assert torch.equal(last.state_dict()[name], model.load_run(tmp_path / "a", "last").encoder.state_dict()[name])
+    argv = flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", tmp_path / "a" / "best.pt")
+    controls.check_oracle(train.parse(argv), boxes[0])
 
 
 # ---------------------------------------------------------------- centers

@@ -1,7 +1,7 @@
 """Controls that stand beside a comparison of initialisations. Skip it at a first reading.
 
     --init random           an encoder of random weights that stay, its BatchNorm calibrated; pooling and head train
-    --init oracle           what all labels would give: from the encoder of a run that saw those of the whole pool on
+    --init oracle           what all labels would give: starts from the encoder of a run that saw them all
     --embedding standard    no initialisation starts with larger embeddings than another
 
 `--pool size` and `--pool centers`, which do without an encoder, are in model.POOLS.

@@ -48,7 +48,7 @@ class GraspData:
     joint_names: list  # J strings
     excluded: list  # (file, reason) of what --skip-bad left out
     num_low: int  # grasps under the minimum score, dropped
-    fingerprint: str  # changes with any mesh, recording or the minimum score
+    fingerprint: str  # changes with the minimum score and with any mesh or recording that has grasps over it
 
     @property
     def objects(self):
@@ -285,6 +285,11 @@ def agree(entries, skip_bad, excluded, root):
     return good
 
 
+def numbered_joints(count):
+    """Names of `count` joints whose recordings name none."""
+    return [f"joint_{i}" for i in range(count)]
+
+
 # ---------------------------------------------------------------- the cache
 
 
@@ -369,7 +374,7 @@ def collect(root, entries, min_score, excluded):
         clouds=np.stack([entry["cloud"] for entry, _ in pairs]),
         **{key: np.concatenate([entry[key][rows] for entry, rows in pairs]) for key in ("poses", "joints", "scores")},
         scene=np.repeat(np.arange(len(pairs)), [len(rows) for _, rows in pairs]), row=row,
-        joint_names=names or [f"joint_{i}" for i in range(num_joints)],
+        joint_names=names or numbered_joints(num_joints),
         excluded=excluded, num_low=total - len(row), fingerprint=digest.hexdigest()[:16],
     )  # fmt: skip
 

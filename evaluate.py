@@ -20,7 +20,7 @@ import plumbing  # noqa: F401 - before torch, which reads the environment that i
 import torch
 from tqdm import tqdm
 
-from data import check_poses, load_dataset, read_cloud
+from data import check_poses, load_dataset, numbered_joints, read_cloud
 from model import load_run
 from plumbing.common import Parser, UserError, atomic, command, number, read_json, write_json
 from plumbing.fast import exact_products
@@ -46,6 +46,7 @@ SETTINGS = {
     "budget": (int, float),
     "held_out": (list, type(None)),
 }  # of a run's config.json, what its data depends on
+LARGEST = 1e6  # of an angle in rad or a logit: beyond it their squares lose all digits
 CONTRADICTING = {  # flag -> the flags that do not go with it
     "predictions": ("mesh", "save_predictions", "data", "picture"),
     "mesh": ("save_predictions", "data"),
@@ -251,16 +252,18 @@ def read_predictions(path):
             "make it with --save-predictions"
         ) from None
     n = len(joints_hat) if joints_hat.ndim == 3 else 0
-    if not n or logits.shape != joints_hat.shape[:2] or joints.shape != (n, joints_hat.shape[2]):
+    if 0 in joints_hat.shape or logits.shape != joints_hat.shape[:2] or joints.shape != (n, joints_hat.shape[2]):
         raise UserError(
             f"{path}: shapes {joints_hat.shape}, {logits.shape}, {joints.shape} must be (n, K, J), (n, K), (n, J)"
         )
     for name in ("joints_pred", "logits", "joints_true"):
-        if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise UserError(f"{path}: '{name}' must hold finite floating-point numbers")
+        given = arrays[name]
+        if given.dtype.kind != "f" or not (np.abs(given.astype(float)) <= LARGEST).all():
+            raise UserError(f"{path}: '{name}' must hold floating-point numbers, finite and up to {LARGEST:g}")
+        arrays[name] = given.astype(np.float64 if given.dtype.itemsize > 4 else np.float32)
     for name in {"object", "synset", "suite"} & set(arrays):
-        if arrays[name].shape != (n,):
-            raise UserError(f"{path}: '{name}' has shape {arrays[name].shape}; it must be ({n},)")
+        if arrays[name].shape != (n,) or arrays[name].dtype.kind != "U":
+            raise UserError(f"{path}: '{name}' must be {n} strings, one per grasp")
     return arrays
 
 
@@ -291,9 +294,13 @@ def open_run(folder, data_root=None, quiet=False, everything=False):
         objects = sorted(set(data.objects))
         rows = np.arange(len(data.scene))
         return data, Split("", 1.0, data.fingerprint, {"all": objects}, [], {}, [], {"all": rows})
+    try:
+        split = make_split(data, settings["pack"], settings["budget"], settings["held_out"])
+    except UserError as error:
+        raise UserError(f"{error}; or give --suite all for objects that the run has not seen") from None
     if not same:
         print(f"warning: {root} is not the dataset that {folder} was trained on (fingerprints differ)", file=sys.stderr)
-    return data, make_split(data, settings["pack"], settings["budget"], settings["held_out"])
+    return data, split
 
 
 def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0):
@@ -383,8 +390,6 @@ def object_command(args, model, device):
 
 def draw_object(args, poses, joints):
     """The most probable hypotheses (n, J) rad for up to six wrist poses (n, 7) on the mesh of `--mesh`."""
-    if Path(args.mesh).suffix.lower() == ".npy":
-        raise UserError(f"--picture: {args.mesh} is a cloud; give a mesh to draw")
     vertices, faces = read_mesh(args.mesh, ANY_LENGTH)
     vertices = vertices * args.mesh_scale
     vertices = turn_to_z_up(vertices) if args.up == "y" else vertices
@@ -449,7 +454,7 @@ def build_parser():
     flag("--picture", metavar="FILE", help=picture)
     flag("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice")
     flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
-    flag("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
+    flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
     flag("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -467,19 +472,36 @@ def parse(argv):
         raise UserError("--mesh-scale, --pose, --poses and --up go with --mesh FILE; give it")
     if args.holds and (args.mesh or args.predictions):
         raise UserError("--holds goes with a RUN and its data; leave it out")
+    if args.picture and args.mesh and Path(args.mesh).suffix.lower() == ".npy":
+        raise UserError(f"--picture: {args.mesh} is a cloud; give a mesh to draw")
     if "all" in args.suite and (len(args.suite) > 1 or not args.data):
         raise UserError("--suite all: goes alone; give --data ROOT of objects that the run has not seen")
     return args
 
 
 def check_run(folder):
-    """Stop with what to give instead where a folder is not that of a run."""
+    """Stop with what to give instead where a folder is not that of a run, or of one that has nothing to show yet."""
     folder = Path(folder)
-    if folder.is_dir() and not (folder / "config.json").exists():
+    if not (folder / "config.json").exists():
         runs = sorted(path.parent.name for path in folder.glob("*/config.json"))
         if runs:
             some = ", ".join(runs[:3]) + (", …" if len(runs) > 3 else "")
             raise UserError(f"{folder}: holds {len(runs)} runs and is none; give the folder of one ({some})")
+        raise UserError(f"{folder}: no run (no config.json in it); give the folder that train.py printed")
+    if not (folder / "best.pt").exists():
+        raise UserError(f"{folder}: this run has not come to its first validation; go on with it by --resume first")
+
+
+def check_joints(data, model):
+    """Stop where the joints of a `GraspData` are not those that a run predicts: other in number, name or order."""
+    theirs, ours = list(data.joint_names), model.joint_names
+    if len(theirs) != model.config.joints:
+        raise UserError(f"{data.root}: has {len(theirs)} joints, the run {model.config.joints}; name other data")
+    unnamed = numbered_joints(len(theirs))  # of recordings without names
+    if ours is None or unnamed in (theirs, ours) or theirs == ours:
+        return
+    first = next(i for i, (mine, other) in enumerate(zip(ours, theirs)) if mine != other)
+    raise UserError(f"{data.root}: joint {first} is '{theirs[first]}', in the run '{ours[first]}'; name other data")
 
 
 def predictions_command(args):
@@ -500,10 +522,7 @@ def predictions_command(args):
 def run_command(args, model, device):
     """Metrics of a run's suites, its training mean beside them; -> the metrics."""
     data, split = open_run(args.run, args.data, args.quiet, everything="all" in args.suite)
-    if data.joints.shape[1] != model.config.joints:
-        raise UserError(
-            f"{data.root}: has {data.joints.shape[1]} joints, the run {model.config.joints}; name other data"
-        )
+    check_joints(data, model)
     if args.holds and not knows_hand(data):
         raise UserError(f"--holds: {data.root} has other joints than synthetic/hand.py, the only hand modelled here")
     suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)

@@ -146,7 +146,7 @@ def to_z_up(points, up):
 
 
 def start_points(generator, batch, num_points, device):
-    """Where farthest point sampling starts, (batch,), drawn by a torch.Generator; what is drawn stays as it is."""
+    """Where farthest point sampling starts, (batch,), drawn by a torch.Generator, or such points as they are given."""
     if isinstance(generator, torch.Tensor):
         return generator
     drawn = torch.randint(num_points, (batch,), generator=generator, device=generator.device)

@@ -6,8 +6,8 @@
     torchrun --nproc-per-node 2 pretrain_jepa.py --out my.pt      one encoder on two GPUs
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 
-Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time, curve) and, for
---resume, OUT with .last.pt. walkthrough.py draws what an encoder makes of an object.
+Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time), OUT with .csv (its curve) and,
+for --resume, OUT with .last.pt. walkthrough.py draws what an encoder makes of an object.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ NETWORK_FLAGS = (  # not given: the preset's or the file's
 )  # fmt: skip
 # how a pretraining is watched and where it goes; everything else is its identity
 NOT_SETTINGS = (
-    "out", "resume", "overwrite", "quiet", "threads", "log_every", "save_every", "no_graph", "benchmark", "json",
+    "out", "resume", "overwrite", "quiet", "log_every", "save_every", "no_graph", "benchmark", "json",
     "picture", "skip_bad",
 )  # fmt: skip
 FEW_SHAPES = 500  # are made by one process
@@ -68,7 +68,7 @@ def synthetic_pool(count, num_points, seed, up, synsets, quiet):
 
     Kept in data/pretraining, since making them costs some milliseconds each.
     """
-    tag = "all" if set(synsets) == set(TRAIN_SYNSETS) else "-".join(sorted(set(synsets)))
+    tag = "all" if set(synsets) == set(TRAIN_SYNSETS) else "-".join(sorted(synsets))
     path = Path("data/pretraining") / f"v{VERSION}-{count}x{num_points}-{up}-seed{seed}-{tag}.npy"
     if path.exists():
         return read_pool(path, (count, num_points, 3))
@@ -158,7 +158,7 @@ def cloud_batches(num_clouds, args, step):
 
 
 def first_tau(steps):
-    """EMA momentum at step 0: 0.9995 in Point-JEPA's 40,500 steps, else the same share of the run as memory."""
+    """EMA momentum at step 0: 0.9995 in Point-JEPA's 40,500 steps; else the EMA spans the same share of the run."""
     return min(0.9995, max(0.0, 1 - 5e-4 * PUBLISHED_STEPS / steps))
 
 
@@ -205,7 +205,7 @@ def build_parser():
         help="go on from this .last.pt of another run, or from the official Point-JEPA file: its network and weights, "
         "predictor and EMA included; a fresh optimiser",
     )  # fmt: skip
-    width = "features per token, a multiple of the preset's heads"
+    width = "features per token, a multiple of the preset's heads and of 4, the pooling's"
     flag("--width", type=number(int, 1), metavar="N", help=f"{width} {of_preset}")
     flag("--depth", type=number(int, 1), metavar="N", help=f"blocks of the encoder {of_preset}")
     up = "vertical axis of the clouds, which the augmentation rotates about"
@@ -235,7 +235,8 @@ def build_parser():
     add_machine_flags(parser)
 
     flag = parser.add_argument_group("output").add_argument
-    flag("--out", default="runs/pretrained.pt", metavar="FILE", help="the encoder checkpoint")
+    out = "the encoder checkpoint, a .pt; card, curve and .last.pt have its name"
+    flag("--out", default="runs/pretrained.pt", metavar="FILE", help=out)
     flag("--resume", action="store_true", help="go on from OUT's .last.pt; with one process to the same result")
     flag("--overwrite", action="store_true", help="start anew even if OUT is there")
     flag("--picture", metavar="FILE", help="has become: python walkthrough.py --out FILE")
@@ -250,6 +251,9 @@ def parse(argv):
             f"--picture: the picture is part of the walkthrough now: python walkthrough.py --out {args.picture}"
         )
     check_machine_flags(args)
+    if Path(args.out).suffix != ".pt" or Path(args.out).is_dir():
+        raise UserError(f"--out {args.out}: must be a file that ends in .pt")
+    args.synsets = [name for name in (*TRAIN_SYNSETS, NO_SYNSET) if name in args.synsets]  # once each, in one order
     if not args.start:
         args.preset = args.preset or "small"
     return args

@@ -1,4 +1,6 @@
-"""Object-level, stratified, nested splits (Sec. III-A), a pure function of object names and mesh contents.
+"""Object-level, stratified, nested splits (Sec. III-A), a pure function of names and mesh contents.
+
+The objects are those that have a grasp over the minimum score.
 
 Val and test hold 10 % of the objects each and are the same for every budget; a budget is a share of the
 remaining pool, and a larger budget contains every smaller one. Packs A and B are two independent draws.

@@ -134,6 +134,8 @@ def parse(argv):
         raise UserError("--list: the runs of published are no commands of train.py; leave it out")
     if args.seeds and args.kind == "published":
         raise UserError("--seeds: published gives every draw a seed of its own; leave it out")
+    if args.budgets and "--budget" in given:
+        raise UserError("--budgets is the same as --budget; give one of them")
     if args.budgets:
         given["--budget"] = args.budgets
     if args.tables and args.list:
@@ -184,7 +186,7 @@ def run(args, files, given):
         return run_published(given, args)
     if args.kind == "future":
         planned = plan_future(files, given, args)
-        if not pretrain_missing(planned, given, args):
+        if not pretrain_missing(planned, args):
             print("future: these are the pretrainings; after them --list prints the rest", file=sys.stderr)
             return []
         return run_all(planned, path, args, FUTURE_SUITES, functools.partial(keep_details, args.out))

@@ -4,7 +4,7 @@
     python train.py --budget 0.1 --init scratch     the same without pretraining
     python train.py --budget 0.1 --pool none        the pose-only baseline
 
-A run is a folder, runs/<name>/: config.json, metrics.csv, result.json, best.pt, last.pt.
+A run is a folder, runs/<name>/: config.json, metrics.csv, result.json, best.pt; last.pt until it has finished.
 Only validation is reported here; the test suites are evaluate.py's.
 """
 
@@ -146,12 +146,17 @@ def parse(argv):
     """Arguments, with --from's settings as defaults under the explicit flags."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.config:
-        settings = read_json(args.config, "settings")["settings"]
-        try:
-            args = parser.parse_args([*as_flags(settings), *(sys.argv[1:] if argv is None else argv)])
-        except UserError as error:
-            raise UserError(f"{args.config}, or a flag beside it: {error}") from None
+    if not args.config:
+        return checked(args)
+    settings = read_json(args.config, "settings")["settings"]
+    try:
+        return checked(parser.parse_args([*as_flags(settings), *(sys.argv[1:] if argv is None else argv)]))
+    except UserError as error:
+        raise UserError(f"{args.config}, or a flag beside it: {error}") from None
+
+
+def checked(args):
+    """The arguments, if no two of them contradict each other."""
     check_machine_flags(args)
     if args.init == "random":
         args.lr_backbone = 0.0  # these weights stay, whatever rate rows of one sweep share
@@ -175,6 +180,8 @@ def check_together(args):
         raise UserError("--init oracle: name a run that saw all labels, --jepa-ckpt RUN/best.pt")
     if args.embedding_scale and args.embedding != "standard":
         raise UserError("--embedding-scale goes with --embedding standard; add that or leave it out")
+    if args.radius and args.group != "ball" and args.init in ("scratch", "random"):
+        raise UserError("--radius goes with --group ball; add that or leave it out")
     if args.scale and args.normalize != "metric":
         raise UserError("--scale goes with --normalize metric; add that or leave it out")
 
@@ -248,7 +255,7 @@ class Progress:
 
 @dataclasses.dataclass
 class Run:
-    """Everything that the loop works with, made by `main`."""
+    """Everything that the loop works with, made by `train_one`."""
 
     args: object  # the flags
     folder: Path
@@ -650,13 +657,17 @@ def main(argv=None):
     if args.init == "oracle":
         check_oracle(args, data)
 
-    result, baseline = train_one(args, device, config, encoder, data, split), None
+    result, baseline, stopped = train_one(args, device, config, encoder, data, split), None, False
     if not args.no_baseline:
         try:
             baseline = pose_and_size(args, device, config.points, data, split)
-        except (UserError, KeyboardInterrupt) as error:  # this run is done all the same
+        except UserError as error:  # this run is done all the same
             print(f"pose and size only: left out ({error})", file=sys.stderr)
+        except KeyboardInterrupt:
+            stopped = True
     print_result(args, folder, result, baseline)
+    if stopped:
+        raise KeyboardInterrupt("pose and size only: stopped; the next run on this data and budget goes on with it")
     return result
 
 

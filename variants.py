@@ -145,8 +145,8 @@ def hedged_loss(joints_hat, logits, joints, alpha, weights=None):
 
     Arguments as in `model.wta_loss`, K at least 2.
     """
-    # DEVIATION: ours. Which hypothesis wins is often a matter of chance, and then the one of the largest share of
-    # the wins is a bet, while the average has the lowest expected squared error, which is what is reported
+    # DEVIATION: ours. Which hypothesis wins is often a matter of chance. To choose the one that wins most often is a
+    # bet then, while the average has the lowest expected squared error, which is what is reported
     errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
     expected = (logits.softmax(1) * errors.detach()).sum(1)  # (B,) of a hypothesis drawn by the logits
     return average(errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected, weights)
@@ -340,7 +340,7 @@ LAYER_DECAY = 0.75  # of the rate, from a block to the one before it
 
 
 def backbone_tiers(encoder, layerwise):
-    """[(share of the backbone's rate, parameters)]: all alike, or LAYER_DECAY less for every block nearer to the input.
+    """[(share of the backbone's rate, parameters)]: all alike, or times LAYER_DECAY per block nearer to the input.
 
     Layer-wise decay as in BEiT and MAE; tokenizer and positions are the lowest tier, the last norm belongs to the top.
     """

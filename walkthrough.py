@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from data import MESH_NAMES, read_cloud, sample_surface
-from evaluate import open_run
+from evaluate import check_run, open_run
 from model import POOLS, AttentionPool, PointEncoder, PointJEPA, jepa_from, load_encoder, load_run
 from model import from_z_up, gather_points, normalize_clouds
 from model import sequence_patches, to_z_up
@@ -262,6 +262,7 @@ def walk_grasp(run, cloud, pose, joints, alpha):
 
 def open_grasp(folder, seed):
     """A run and one grasp of its validation: model, alpha, `Thing`, pose (1, 7), joints (1, J) rad, joint names."""
+    check_run(folder)
     run, path = load_run(folder), Path(folder) / "config.json"
     if run.config.loss == "annealed":
         run.temperature.fill_(TEMPERATURES[-1])  # as at the end of its training

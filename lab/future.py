@@ -67,7 +67,7 @@ def plan_future(names, given, args):
     return sorted(planned, key=lambda flags: args.seeds.index(flags["--seed"]))
 
 
-def pretrain_missing(planned, given, args):
+def pretrain_missing(planned, args):
     """Make the encoders that planned runs start from and that are not there yet, `args.jobs` at a time.
 
     -> whether all are there now: --list only prints the commands of those that are not.

@@ -33,7 +33,7 @@ from model import POOLS, PRESETS, PointEncoder
 from plumbing.checkpoint import save_checkpoint
 from plumbing.common import UserError, locked, read_json, stable_seed
 from plumbing.reading import read_bytes
-from plumbing.roots import ensure_root, recorded
+from plumbing.roots import DEFAULT_ROOTS, ensure_root, recorded
 from splits import make_split
 
 SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--threads": "1"}
@@ -193,7 +193,7 @@ class PlannedRun:
 def with_origins(planned, path, args):
     """`PlannedRun`s of flags; every mistake in these shows here. path: of the rows, which may have them all already.
 
-    The data is read only if a run needs it, or if it is there.
+    The data is read only if a run needs it, or if it is there; --list makes none.
     """
     for flags in planned:
         train.parse(as_words(flags))
@@ -204,8 +204,9 @@ def with_origins(planned, path, args):
     for flags in {command_of(flags): flags for flags in planned}.values():
         key = tuple(flags.get(flag) for flag in ("--data", "--min-score", "--cache-dir"))
         if key not in datasets:
-            there = Path(flags.get("--data", DEFAULTS["--data"])).exists()
-            datasets[key] = identify(open_data(flags)[0]) if needed or there else UNSEEN
+            root = Path(flags.get("--data", DEFAULTS["--data"]))
+            wanted = needed and not (args.list and root.as_posix() in DEFAULT_ROOTS)
+            datasets[key] = identify(open_data(flags)[0]) if root.exists() or wanted else UNSEEN
         found.append(PlannedRun(flags, encoder_tag(flags), datasets[key], args.runs))
     return found
 
@@ -464,4 +465,4 @@ def list_commands(waiting, suites):
     for run in waiting:
         if not run.finished:
             print(TRAINING, shlex.join(run.words))
-    return [run for run in waiting if run.finished and not suites]
+    return [run for run in waiting if run.finished and not suites and run.dataset != UNSEEN]

@@ -155,6 +155,7 @@ def check_network(config, choices):
     rates = config.dropout, config.attention_dropout, config.drop_path
     rules = {
         "heads must divide width": config.width % config.heads == 0,
+        "width must be a multiple of 4, the heads of the pooling": config.width % 4 == 0,
         "predictor_heads must divide predictor_width": config.predictor_width % config.predictor_heads == 0,
         f"patches must not exceed points ({config.points})": config.patches <= config.points,
         f"patch_size must not exceed points ({config.points})": config.patch_size <= config.points,

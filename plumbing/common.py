@@ -21,6 +21,7 @@ except ImportError:  # Windows
 
     fcntl = None
 
+LARGEST = 2**31 - 1  # of whole numbers on the command line
 LOCK_AT = 2**30  # byte of a file that Windows locks, beyond all content: there a lock keeps others from reading
 
 
@@ -82,12 +83,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Keeps the line breaks of a script's docstring and shows every flag's default."""
 
     def _get_help_string(self, action):
-        silent = action.default in (None, False, argparse.SUPPRESS) or "default" in (action.help or "")
+        unsaid = any(action.default is value for value in (None, False, argparse.SUPPRESS))  # 0 == False, and is said
+        silent = unsaid or "default" in (action.help or "")
         return action.help if silent else super()._get_help_string(action)
 
 
 def number(kind, low=-math.inf, high=math.inf, above=None):
-    """An argparse type: a finite `kind` (int or float) in [low, high], strictly over `above`."""
+    """An argparse type: a finite `kind` (int, up to LARGEST, or float) in [low, high], strictly over `above`."""
 
     def parse(text):
         try:
@@ -96,6 +98,8 @@ def number(kind, low=-math.inf, high=math.inf, above=None):
             raise argparse.ArgumentTypeError(
                 f"'{text}' is not {'a whole number' if kind is int else 'a number'}"
             ) from None
+        if kind is int and abs(value) > LARGEST:
+            raise argparse.ArgumentTypeError(f"'{text[:20]}…' must be at most {LARGEST}")
         if not math.isfinite(value) or value < low or value > high or (above is not None and value <= above):
             bounds = f"over {above}" if above is not None else f"at least {low}" if low > -math.inf else "finite"
             bounds += f" and at most {high}" if high < math.inf else ""

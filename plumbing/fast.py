@@ -12,7 +12,8 @@
     average(values, weights)        values.mean(), or (values * weights).sum()  weights add up to one, padding has none
 
 tests/test_fast.py holds each against the call beside it, gradients included. On a GPU linear, dropout, attention and
-smallest are that call; max_over_points and LayerNorm, which on a CPU is nn.LayerNorm, have forms of their own there.
+smallest are that call; max_over_points, take_rows and LayerNorm, which on a CPU is nn.LayerNorm, have forms of their
+own there.
 Under autocast a CPU without instructions for bfloat16 makes the products of linear and attention in float32, of values
 rounded as they would be.
 """

@@ -52,7 +52,7 @@ def add_machine_flags(parser):
         help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU saves time with AVX512_BF16 or AMX only; "
         "auto: fp32 on CPU; on CUDA bf16 where that was measured to be faster than tf32, else tf32",
     )
-    flag("--threads", type=number(int, 1), metavar="N", help="CPU threads (default: one per core)")
+    flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
     flag("--no-graph", action="store_true", help="on CUDA, start every operation by itself instead of a captured step")
     flag("--quiet", action="store_true", help="no progress bars")
     flag(
@@ -80,7 +80,7 @@ def set_up_torch(device="auto", threads=None):
     found = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     # of a GPU's fused forms of attention one stays: cuDNN's plans anew for every length of a sequence, which in
     # pretraining changes with every step, and FlashAttention is slower at a few dozen tokens: 1.3 ms, not 0.9, at
-    # 2,048 x 34. That second switch is also the one of a CPU's only fused form, which stays
+    # 2,048 x 34. On a CPU that second switch is the one of its only fused form, so there it stays on
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.enable_flash_sdp(found.type == "cpu")
     return found

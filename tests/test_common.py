@@ -56,6 +56,28 @@ def test_number_refuses(text):
         parser.parse_args(["--share", text])
 
 
+@pytest.mark.parametrize("digits", [10, 20, 401])
+def test_huge_whole_numbers_are_refused(digits):
+    """Every kind of which something later would break: a conversion to float, to an index, to a number of threads."""
+    parser = Parser("doc")
+    parser.add_argument("--count", type=number(int, 0))
+    for sign in ("", "-"):
+        with pytest.raises(UserError, match="at most|at least"):
+            parser.parse_args([f"--count={sign}{'9' * digits}"])
+    assert parser.parse_args(["--count", str(2**31 - 1)]).count == 2**31 - 1
+
+
+def test_help_says_a_default_of_zero():
+    parser = Parser("doc")
+    for name, default in (("zero", 0), ("float", 0.0), ("one", 1)):
+        parser.add_argument(f"--{name}", type=number(float), default=default, help=f"a {name}")
+    parser.add_argument("--none", help="nothing")
+    parser.add_argument("--switch", action="store_true", help="a switch")
+    text = " ".join(parser.format_help().split())
+    assert all(f"a {name} (default: {default})" in text for name, default in (("zero", 0), ("float", 0.0), ("one", 1)))
+    assert text.count("default") == 3
+
+
 def test_atomic_leaves_nothing_half_written(tmp_path):
     path = tmp_path / "a" / "file.txt"
     with atomic(path) as temporary:

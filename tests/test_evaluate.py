@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -127,6 +128,69 @@ def test_predictions_without_names(tmp_path, capsys):
     assert "bad.npz" in fails(evaluate.main, ["--predictions", tmp_path / "bad.npz"], capsys)
     (tmp_path / "text.npz").write_text("no")
     assert "text.npz" in fails(evaluate.main, ["--predictions", tmp_path / "text.npz"], capsys)
+
+
+BAD_ARRAYS = {
+    "K = 0": {"joints_pred": np.zeros((60, 0, 3)), "logits": np.zeros((60, 0))},
+    "J = 0": {"joints_pred": np.zeros((60, 4, 0)), "joints_true": np.zeros((60, 0))},
+    "n = 0": {"joints_pred": np.zeros((0, 4, 3)), "logits": np.zeros((0, 4)), "joints_true": np.zeros((0, 3))},
+    "huge": {"joints_true": np.full((60, 3), 1e300)},
+    "not a number": {"logits": np.full((60, 4), np.nan)},
+    "whole numbers": {"logits": np.zeros((60, 4), int)},
+    "suites that are numbers": {"suite": np.arange(60)},
+    "objects that are numbers": {"object": np.arange(60.0)},
+    "too few suites": {"suite": np.array(["val"])},
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_a_bad_file_of_predictions_is_one_line(tmp_path, capsys, bad):
+    p = random_predictions(0)
+    np.savez(tmp_path / "bad.npz", **{name: p[name] for name in ARRAYS} | bad)
+    assert "bad.npz" in fails(evaluate.main, ["--predictions", tmp_path / "bad.npz"], capsys)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+def test_predictions_of_any_precision(tmp_path, dtype):
+    p = random_predictions(0)
+    np.savez(tmp_path / "p.npz", **{name: p[name].astype(dtype) for name in ARRAYS})
+    found = evaluate.main(["--predictions", str(tmp_path / "p.npz")])
+    naive = naive_metrics(*(p[name].astype(dtype).astype(float) for name in ARRAYS))
+    assert found["top_logit_rmse"] == pytest.approx(naive["top_logit_rmse"], rel=1e-4)
+
+
+def copied(root, folder, change):
+    """A copy of a root in which `change` has altered the arrays of every recording, a dict each."""
+    shutil.copytree(root, folder, ignore=shutil.ignore_patterns(".cache"))
+    for path in folder.rglob("recording.npz"):
+        arrays = dict(np.load(path))
+        np.savez(path, **arrays | change(arrays))
+    return folder
+
+
+def test_joints_of_another_order_are_not_scored(run, box_root, tmp_path, capsys):
+    """Equal in number, and so accepted by the network; recordings without names cannot be told apart."""
+    turned = copied(box_root, tmp_path / "turned", lambda arrays: {"joint_names": np.array(hand.JOINT_NAMES[::-1])})
+    said = fails(evaluate.main, [run, "--suite", "all", "--data", turned], capsys)
+    assert f"joint 0 is '{hand.JOINT_NAMES[-1]}', in the run '{hand.JOINT_NAMES[0]}'" in said
+    fewer = copied(box_root, tmp_path / "fewer", lambda arrays: {"grasps": arrays["grasps"][:, :-1],
+                                                                 "joint_names": np.array(hand.JOINT_NAMES[:-1])})
+    assert "has 11 joints, the run 12" in fails(evaluate.main, [run, "--suite", "all", "--data", fewer], capsys)
+
+
+def test_what_is_no_run_is_told_apart(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.pt").write_text("")
+    for path in (tmp_path / "nowhere", tmp_path / "empty", tmp_path / "file.pt"):
+        assert "no run" in fails(evaluate.main, [path], capsys)
+    assert "holds 1 runs and is none" in fails(evaluate.main, [run.parent], capsys)
+    shutil.copytree(run, tmp_path / "early", ignore=shutil.ignore_patterns("best.pt"))
+    assert "first validation" in fails(evaluate.main, [tmp_path / "early"], capsys)
+
+
+def test_a_root_that_cannot_be_split_names_the_suite_that_can(run, tmp_path, capsys):
+    root = write_root(tmp_path / "one", {"02876657": 1})
+    assert "--suite all" in fails(evaluate.main, [run, "--data", root], capsys)
 
 
 def test_one_object_from_the_command_line(run, tmp_path, capsys):

@@ -20,6 +20,7 @@ import model
 import pretrain_jepa
 import train
 from plumbing import checkpoint
+from plumbing.common import UserError
 from synthetic.shapes import pretraining_cloud
 
 
@@ -379,6 +380,52 @@ def test_errors(tmp_path, shapes, capsys):
     assert "--lr" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / "e.pt", "--lr", "nan"), capsys)
     np.save(tmp_path / "empty" / "few.npy", np.zeros((5, 3)))
     assert "few.npy" in fails(pretrain_jepa.main, arguments(tmp_path / "empty", tmp_path / "e.pt"), capsys)
+
+
+def test_out_is_a_file_of_its_own_beside_card_and_curve(tmp_path, shapes, capsys):
+    """Else the card would be written over the encoder, or two encoders with a dot in their names share it."""
+    (tmp_path / "folder.pt").mkdir()
+    for name in ("enc.json", "enc.csv", "tau0.99", "enc", "folder.pt"):
+        assert "ends in .pt" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / name), capsys)
+    for name in ("tau0.99.pt", "tau0.999.pt"):
+        pretrain_jepa.main(arguments(shapes, tmp_path / name, "--steps", 1))
+        assert f"--out {tmp_path / name}" in json.loads((tmp_path / name).with_suffix(".json").read_text())["command"]
+    assert len(list(tmp_path.glob("tau*"))) == 6
+
+
+@pytest.mark.parametrize("flags", ["B A", "A B A", "A B"])
+def test_synsets_in_any_order_are_the_same(flags):
+    names = dict(zip("AB", pretrain_jepa.TRAIN_SYNSETS))
+    args = pretrain_jepa.parse(["--synsets", *(names[flag] for flag in flags.split())])
+    assert args.synsets == [names["A"], names["B"]]
+    assert pretrain_jepa.parse([]).synsets == list(pretrain_jepa.TRAIN_SYNSETS)
+
+
+def test_resumed_with_other_threads_is_refused(tmp_path, shapes, capsys, monkeypatch):
+    """Their number is in the last bits of a sum, and in the card."""
+    argv, real = arguments(shapes, tmp_path / "e.pt", "--save-every", 1), pretrain_jepa.save_progress
+
+    def stop(run):
+        real(run)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_jepa, "save_progress", stop)
+        with pytest.raises(SystemExit):
+            pretrain_jepa.main(argv)
+    assert "threads" in fails(pretrain_jepa.main, [*argv, "--resume", "--threads", "2"], capsys)
+    pretrain_jepa.main([*argv, "--resume"])
+
+
+def test_every_width_that_pretrains_can_be_fine_tuned(capsys):
+    """The pooling has heads of its own, which must divide the width as well."""
+    for width in range(2, 40, 2):  # `tiny` has 2 heads
+        args = pretrain_jepa.parse(["--preset", "tiny", "--width", str(width)])
+        if width % model.AttentionPool(32).attention.num_heads:
+            with pytest.raises(UserError, match="pooling"):
+                pretrain_jepa.resolve_config(args)
+        else:
+            model.GraspModel(pretrain_jepa.resolve_config(args))
 
 
 def test_pictures_are_the_walkthroughs(shapes, tmp_path, capsys):

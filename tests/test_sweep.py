@@ -164,7 +164,7 @@ def test_errors(box_root, tmp_path, capsys):
         (["--k"], "pairs"), (["--k", "0"], "--k"), (["--seeds", "x"], "--seeds"), (["--seed", "1"], "--seeds"),
         (["--against", "x"], "table1"), (["--init", "jepa", "--jepa-ckpt", "none.pt"], "none.pt"),
         (["--quick"], "--quick"), (["--tables", "--list"], "--list"), (["--from", "x"], "--from"),
-        (["--tables"], "no rows"),
+        (["--tables"], "no rows"), (["--budgets", "0.1", "--budget", "1"], "same as --budget"),
     ]  # fmt: skip
     for more, message in wrong:
         assert message in fails(sweep.main, arguments(box_root, tmp_path, *more), capsys)
@@ -304,6 +304,15 @@ def test_listed_commands_leave_what_the_sweep_takes(box_root, tmp_path, monkeypa
     assert len(sweep.main(argv)) == 4
     sweep.main([*argv, "--list"])
     assert capsys.readouterr().out.count("python train.py") == 0
+
+
+def test_list_makes_no_data(tmp_path, monkeypatch, capsys):
+    """A default root that is not there stays away; one of the user's own must be there, or its name is wrong."""
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(["k", "--list", "--k", "1,2"]) == []
+    assert capsys.readouterr().out.count("python train.py --data data/full") == 2
+    assert not (tmp_path / "data").exists()
+    assert "no such root" in fails(sweep.main, ["k", "--list", "--data", "mine"], capsys)
 
 
 @pytest.mark.parametrize("by", ["a sweep", "train.py"])

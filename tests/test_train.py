@@ -192,6 +192,35 @@ def test_baseline_is_trained_once(box_root, tmp_path, monkeypatch, capsys):
     assert len(list(tmp_path.glob("pose-and-size-*"))) == 2
 
 
+def test_ctrl_c_in_the_baseline_shows_the_run_that_is_done(box_root, tmp_path, monkeypatch, capsys):
+    argv = [flag for flag in arguments(box_root, tmp_path, "--steps", 2) if flag != "--no-baseline"]
+
+    def pose_and_size(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "pose_and_size", pose_and_size)
+        with pytest.raises(SystemExit) as stop:
+            train.main([*argv, "--name", "run"])
+    told = capsys.readouterr()
+    assert stop.value.code == 130 and "this run, step" in told.out and "the next run" in told.err
+    train.main([*argv, "--name", "next", "--seed", "1"])
+    assert "pose and size only" in capsys.readouterr().out
+
+
+def test_a_radius_without_balls_is_refused(box_root, tmp_path, capsys):
+    for more in ((), ("--group", "knn"), ("--init", "random")):
+        assert "--group ball" in fails(train.main, arguments(box_root, tmp_path, "--radius", 0.3, *more), capsys)
+
+
+def test_a_flag_that_contradicts_the_file_of_from_is_told_with_it(finished, tmp_path, capsys):
+    config = json.loads((finished / "config.json").read_text())
+    config["settings"] |= {"init": "jepa", "jepa_ckpt": "mine.pt"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    told = fails(train.main, ["--from", tmp_path / "config.json", "--init", "scratch"], capsys)
+    assert f"{tmp_path / 'config.json'}, or a flag beside it: --jepa-ckpt contradicts" in told
+
+
 def test_each_cloud_is_encoded_once_per_batch(box_root, tmp_path, monkeypatch):
     rows, original = [], model.PointEncoder.forward
 

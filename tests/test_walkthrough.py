@@ -278,7 +278,7 @@ def test_errors_are_one_line(encoder, box_root, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "few.npy", np.random.default_rng(0).random((9, 3)))
     for argv, message in (
-        ([tmp_path / "empty"], "best.pt"),
+        ([tmp_path / "empty"], "no run"),
         ([tmp_path / "empty", "--shape", "mug"], "--shape"),
         ([tmp_path / "empty", "--encoder", encoder], "--encoder"),
         (["--shape", "teapot"], "teapot"),

@@ -251,8 +251,8 @@ def read_predictions(path):
             f"{path}: not a file of predictions (.npz with joints_pred, logits, joints_true); "
             "make it with --save-predictions"
         ) from None
-    n = len(joints_hat) if joints_hat.ndim == 3 else 0
-    if 0 in joints_hat.shape or logits.shape != joints_hat.shape[:2] or joints.shape != (n, joints_hat.shape[2]):
+    whole = joints_hat.ndim == 3 and 0 not in joints_hat.shape
+    if not whole or logits.shape != joints_hat.shape[:2] or joints.shape != joints_hat.shape[::2]:
         raise UserError(
             f"{path}: shapes {joints_hat.shape}, {logits.shape}, {joints.shape} must be (n, K, J), (n, K), (n, J)"
         )
@@ -262,8 +262,8 @@ def read_predictions(path):
             raise UserError(f"{path}: '{name}' must hold floating-point numbers, finite and up to {LARGEST:g}")
         arrays[name] = given.astype(np.float64 if given.dtype.itemsize > 4 else np.float32)
     for name in {"object", "synset", "suite"} & set(arrays):
-        if arrays[name].shape != (n,) or arrays[name].dtype.kind != "U":
-            raise UserError(f"{path}: '{name}' must be {n} strings, one per grasp")
+        if arrays[name].shape != joints.shape[:1] or arrays[name].dtype.kind != "U":
+            raise UserError(f"{path}: '{name}' must be {len(joints)} strings, one per grasp")
     return arrays
 
 

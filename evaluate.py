@@ -46,7 +46,7 @@ SETTINGS = {
     "budget": (int, float),
     "held_out": (list, type(None)),
 }  # of a run's config.json, what its data depends on
-LARGEST = 1e6  # of an angle in rad or a logit: beyond it their squares lose all digits
+TOO_LARGE = 1e6  # of an angle in rad or a logit: beyond it their squares lose all digits
 CONTRADICTING = {  # flag -> the flags that do not go with it
     "predictions": ("mesh", "save_predictions", "data", "picture"),
     "mesh": ("save_predictions", "data"),
@@ -258,8 +258,8 @@ def read_predictions(path):
         )
     for name in ("joints_pred", "logits", "joints_true"):
         given = arrays[name]
-        if given.dtype.kind != "f" or not (np.abs(given.astype(float)) <= LARGEST).all():
-            raise UserError(f"{path}: '{name}' must hold floating-point numbers, finite and up to {LARGEST:g}")
+        if given.dtype.kind != "f" or not (np.abs(given.astype(float)) < TOO_LARGE).all():
+            raise UserError(f"{path}: '{name}' must hold floating-point numbers, finite and under {TOO_LARGE:g}")
         arrays[name] = given.astype(np.float64 if given.dtype.itemsize > 4 else np.float32)
     for name in {"object", "synset", "suite"} & set(arrays):
         if arrays[name].shape != joints.shape[:1] or arrays[name].dtype.kind != "U":

@@ -99,7 +99,7 @@ def number(kind, low=-math.inf, high=math.inf, above=None):
                 f"'{text}' is not {'a whole number' if kind is int else 'a number'}"
             ) from None
         if kind is int and abs(value) > LARGEST:
-            raise argparse.ArgumentTypeError(f"'{text[:20]}…' must be at most {LARGEST}")
+            raise argparse.ArgumentTypeError(f"a whole number must be at most {LARGEST}, with either sign")
         if not math.isfinite(value) or value < low or value > high or (above is not None and value <= above):
             bounds = f"over {above}" if above is not None else f"at least {low}" if low > -math.inf else "finite"
             bounds += f" and at most {high}" if high < math.inf else ""

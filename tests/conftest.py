@@ -148,6 +148,19 @@ def fails(main, argv, capsys):
     return err
 
 
+def stop_at_the_first_save(script, main, argv):
+    """Run a command as if Ctrl-C came once `script`, train or pretrain_jepa, has saved for the first time."""
+    real = script.save_progress
+
+    def save_and_stop(run):
+        real(run)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(script, "save_progress", save_and_stop)
+        main(argv)
+
+
 class Planted:
     """Unpickling this runs code: it makes the file that the environment names."""
 

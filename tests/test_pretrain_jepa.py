@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fails, write_box
+from conftest import fails, stop_at_the_first_save, write_box
 from official import official_file
 
 import model
@@ -401,18 +401,10 @@ def test_synsets_in_any_order_are_the_same(flags):
     assert pretrain_jepa.parse([]).synsets == list(pretrain_jepa.TRAIN_SYNSETS)
 
 
-def test_resumed_with_other_threads_is_refused(tmp_path, shapes, capsys, monkeypatch):
+def test_resumed_with_other_threads_is_refused(tmp_path, shapes, capsys):
     """Their number is in the last bits of a sum, and in the card."""
-    argv, real = arguments(shapes, tmp_path / "e.pt", "--save-every", 1), pretrain_jepa.save_progress
-
-    def stop(run):
-        real(run)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pretrain_jepa, "save_progress", stop)
-        with pytest.raises(SystemExit):
-            pretrain_jepa.main(argv)
+    argv = arguments(shapes, tmp_path / "e.pt", "--save-every", 1)
+    stop_at_the_first_save(pretrain_jepa, pretrain_jepa.main, argv)
     assert "threads" in fails(pretrain_jepa.main, [*argv, "--resume", "--threads", "2"], capsys)
     pretrain_jepa.main([*argv, "--resume"])
 

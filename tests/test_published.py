@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import fails
+from conftest import fails, stop_at_the_first_save
 
 import sweep
 import train
@@ -153,16 +153,7 @@ def test_smoke(box_root, tmp_path, monkeypatch, capsys):
 
 def test_an_unfinished_draw_goes_on_and_a_diverged_one_has_a_row(box_root, tmp_path, monkeypatch, capsys):
     argv = arguments(box_root, tmp_path, "--against", table1_errors(tmp_path / "errors"), "--save-every", 1)
-    real = train.save_progress
-
-    def stop(run):
-        real(run)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "save_progress", stop)
-        with pytest.raises(SystemExit):
-            sweep.main(argv)
+    stop_at_the_first_save(train, sweep.main, argv)
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if (path / "last.pt").exists())
     resumed = []
     monkeypatch.setattr(train, "load_last", lambda path, *more: resumed.append(path) or load_last(path, *more))

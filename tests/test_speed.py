@@ -359,8 +359,9 @@ def test_steps_do_not_wait_for_the_gpu(gpu, pool):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Yardstick and batches made small."""
+    """Yardsticks and batches made small."""
     monkeypatch.setattr(speed, "PRODUCT", 64)
+    monkeypatch.setattr(speed, "COPIED", 2**20)
     monkeypatch.setattr(speed, "GRASPS", (1, 2, 8))
 
 

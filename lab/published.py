@@ -233,7 +233,8 @@ def published_text(rows, table1):
         for budget, values in sorted(improvements(rows, of, over).items()):
             if len(values) > 1:
                 lines.append([name, f"{budget:g}", len(values), *spread_cells(values), PAPER[budget]])
-    sections = [*differences(rows), "## Relative improvement over the draws\n\n" + markdown(header, lines)]
+    notes = [note + "\n" for note in differences(rows)]
+    sections = [*notes, "## Relative improvement over the draws\n\n" + markdown(header, lines)]
     sections *= bool(lines)
     title = f"## Validation sets of as few objects, drawn from the test objects of {Path(table1).name}\n\n"
     header = ["budget", "objects", "RMSE of scratch, all objects", "middle 95 % of such sets"]

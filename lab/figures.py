@@ -7,8 +7,8 @@ import textwrap
 from matplotlib.figure import Figure
 
 from lab.control_table import ARMS, grouped
-from lab.published import PAPER, improvements
-from lab.rows import DEFAULTS, differences, flags_of, is_training
+from lab.published import PAPER, PUBLISHED_STEPS, improvements
+from lab.rows import DEFAULTS, differences, flags_of, is_training, lengths
 from lab.table1 import BOTH_PACKS
 from lab.tables import by_configuration
 from plumbing.common import atomic
@@ -310,7 +310,8 @@ def draw_published(rows, path):
     for arm, (label, color, shift) in looks.items():
         for budget, values in improvements(rows, arm, "scratch").items():
             x = budgets.index(budget) + shift
-            axes.plot([x] * len(values), values, "o", color=color, alpha=0.5, label=label)
+            places = [x + 0.16 * (i / max(1, len(values) - 1) - 0.5) for i in range(len(values))]  # side by side
+            axes.plot(places, values, "o", color=color, alpha=0.5, label=label)
             axes.plot([x - 0.1, x + 0.1], [statistics.mean(values)] * 2, color=color, linewidth=3)
     axes.plot(range(len(budgets)), [PAPER[budget] for budget in budgets], "*", markersize=14, color="C3", label="paper")
     axes.axhline(0, color="black", linewidth=0.8)
@@ -319,6 +320,8 @@ def draw_published(rows, path):
     }
     axes.set_xticks(range(len(budgets)), [names[budget] for budget in budgets])
     axes.set(ylabel="relative improvement (%), bars: means")
+    title = " ".join(lengths(rows)).replace("**", "")
+    axes.set_title(f"A point per draw. {title} The paper: {PUBLISHED_STEPS:,} steps on its own data.", fontsize="small")
     axes.grid(axis="y", alpha=0.3)
     add_legend(figure)
     save_figure(figure, path)

@@ -4,7 +4,8 @@ The objects are those that have a grasp over the minimum score.
 
 Val and test hold 10 % of the objects each and are the same for every budget; a budget is a share of the
 remaining pool, and a larger budget contains every smaller one. Packs A and B are two independent draws.
-Test_category holds the held-out synsets, test_grasp a tenth of the grasps of every object of the pool, which never train.
+Test_category holds the held-out synsets. Test_grasp holds a tenth of the grasps of every pool object; they never
+train.
 Order comes from SHA-256 of the names: no random generator, no folder order, no library version.
 
     python splits.py --data ROOT --pack A --budget 0.1     prints, verifies and with --json saves a split

@@ -7,16 +7,25 @@
 `--pool size` and `--pool centers`, which do without an encoder, are in model.POOLS.
 """
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
 
-from model import from_z_up, normalize_clouds
+from model import POOLS, from_z_up, normalize_clouds
 from plumbing.checkpoint import check_kind
-from plumbing.common import UserError, read_json
+from plumbing.common import UserError, as_flags, read_json
 from splits import HELD_OUT
+from variants import PROBE_REACH, surface_distances
+
+# what tells one row "pose and size only" from another; and what else it takes over from a run
+BASELINE = ("pack", "budget", "held_out", "min_score", "steps", "k", "loss")
+SAME_AS_RUN = ("data", "skip_bad", "cache_dir", "no_graph", *BASELINE)
+MANY_FAR = 0.6  # share of saturated surface distances that is worth a warning: 0.31 on the open benchmark
 
 
 def check_start(args, content, path):
@@ -80,3 +89,44 @@ def standardise(model, clouds, calibrated, batch=64):
         calibrate(model.encoder, clouds)
     model.eval()
     model.standardise.fit(torch.cat([model.pool(model.encode(part).tokens) for part in clouds.split(batch)]))
+
+
+def prepare(model, args, data, split, pretrained):
+    """What --init random and --embedding standard do to a model before step 1; pretrained: whether its encoder is."""
+    if args.init == "random":
+        calibrate(model.encoder, torch.from_numpy(data.clouds[np.isin(data.objects, split.pool)]))
+    if args.embedding == "standard":
+        scenes = np.unique(data.scene[split.rows["train"]])
+        standardise(model, torch.from_numpy(data.clouds[scenes]), calibrated=pretrained or args.init == "random")
+
+
+def warn_of_probes(pool, data, rows):
+    """Say where --pool surface sees little of the grasps `rows`: its probes fit one hand and its wrist frame."""
+    if not POOLS[pool].surface:
+        return
+    rows = np.random.default_rng(0).choice(rows, 256)
+    scenes, index = np.unique(data.scene[rows], return_inverse=True)
+    clouds, index, poses = map(torch.from_numpy, (data.clouds[scenes], index, data.poses[rows]))
+    far = (surface_distances(clouds, index, poses) >= PROBE_REACH).float().mean()
+    if far > MANY_FAR:
+        print(
+            f"warning: --pool {pool}: {far:.0%} of its distances are over {PROBE_REACH:g} m and tell nothing; "
+            "its probes fit the hand of synthetic/hand.py and its wrist frame (DATA.md)",
+            file=sys.stderr,
+        )
+
+
+def pose_and_size(args, data, points, train):
+    """The val summary of `--pool size`: pose, centroid and radius, no shape; trained once per data, pack and budget.
+
+    train(flags): a run on this data.
+    """
+    key = [data.fingerprint, *(getattr(args, name) for name in BASELINE), points]
+    name = f"pose-and-size-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}"
+    folder = Path(args.runs) / name
+    if not (folder / "result.json").exists():
+        print("\npose and size only, once for this data and budget:", file=sys.stderr)
+        same = as_flags({name: getattr(args, name) for name in SAME_AS_RUN} | {"points": points})
+        more = ["--quiet"] * args.quiet + ["--resume"] * (folder / "config.json").exists()
+        train([*same, "--pool", "size", "--runs", args.runs, "--name", name, *more])
+    return read_json(folder / "result.json", "suites")["suites"]["val"]

@@ -13,6 +13,7 @@ import collections
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import sys
@@ -414,6 +415,27 @@ def batch_arrays(scene, chunks):
     """A batch of chunks (grasp indices, each of one scene): scenes (O,), grasp index (B,), object_index (B,)."""
     object_index = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])
     return scene[[chunk[0] for chunk in chunks]], np.concatenate(chunks), object_index
+
+
+def epochs(scene, rows, objects_per_batch, grasps_per_object, seed, first=0, pad=False):
+    """The batches of grasps `rows`, a list per epoch, from batch number `first` on, for ever.
+
+    Each epoch is a function of (seed, epoch) alone, so a resumed run meets the same batches. With `pad` every batch of
+    O clouds has O · grasps_per_object grasps, the last of them of weight zero: a CUDA graph wants constant shapes.
+    """
+    for epoch in itertools.count():
+        seed_of_epoch = stable_seed("batches", seed, epoch)
+        batches = epoch_batches(scene[rows], objects_per_batch, grasps_per_object, seed_of_epoch)
+        left = [(scenes, rows[grasps], object_index) for scenes, grasps, object_index in batches[first:]]
+        yield [padded(*batch, len(batch[0]) * grasps_per_object) for batch in left] if pad else left
+        first = max(0, first - len(batches))
+
+
+def padded(scenes, grasps, object_index, count):
+    """A batch of B grasps filled up to `count` with its first grasp, and weights (count,) float32: 1/B, then zeros."""
+    missing = count - len(grasps)
+    weights = np.repeat(np.float32([1 / len(grasps), 0]), [len(grasps), missing])
+    return scenes, *(np.r_[index, index[:1].repeat(missing)] for index in (grasps, object_index)), weights
 
 
 # ---------------------------------------------------------------- python data.py ROOT

@@ -13,10 +13,11 @@ RUN is a folder that train.py wrote.
 import json
 import math
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
-import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
+import plumbing  # before torch, which reads the environment that it sets
 import torch
 from tqdm import tqdm
 
@@ -149,6 +150,31 @@ def metrics_table(results):
     return "\n".join(lines)
 
 
+def print_run(result, folder, pack, baseline=None):
+    """The table of a finished run (what result.json holds), `baseline` in it if there is one, and how to read it."""
+    mean, own = result["training_mean"], result["suites"]["val"]
+    rows = {"training mean": mean} | ({"pose and size only": baseline} if baseline else {})
+    print("\n" + metrics_table(rows | {f"this run, step {result['best_step']}": own, "recorded": result["recorded"]}))
+    print(f"\nval of pack {pack}; brackets: 95 % over objects. Saved in {folder}")
+    in_all = time.perf_counter() - plumbing.STARTED
+    print(f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given")
+    trained, total, took = result["parameters_trained"] / 1e6, result["parameters"] / 1e6, result["ms_per_step"]
+    time_each = f"{took:.0f} ms per step" if took >= 10 else f"{took:.1f} ms per step"
+    if result["device"] == "cuda":
+        time_each += f", {result['eager_steps']} of {result['steps']} steps outside CUDA graphs"
+    memory = f"{result['memory_mb'] / 1000:.1f} GB of memory at most"
+    print(f"{trained:.2f} of {total:.2f} M parameters trained; {time_each}, {memory}")
+    if "holds" in own:
+        print(f"holds: the hand, closed from the prediction, would hold the object; of {own['grasps_closed']} grasps")
+    else:
+        print("free and holds: left out, there is a model of the hand of synthetic/hand.py only")
+    if own["top_logit_rmse"] > mean["top_logit_rmse"]:
+        print(
+            "The mean's RMSE is hard to beat with few objects: a squared error rewards the average of all grasps that "
+            "fit a wrist, which seldom holds, and punishes a choice among them."
+        )
+
+
 # ---------------------------------------------------------------- predictions
 
 
@@ -231,6 +257,18 @@ def add_holds(results, predictions, data, rows, quiet=False, seed=0):
         shares = {name: torch.from_numpy(values).double() for name, values in shares.items()}
         results[key] |= {name: values.mean().item() for name, values in shares.items()} | {"grasps_closed": len(part)}
         results[key].setdefault("interval_95", {}).update(bootstrap(shares, objects, seed))
+
+
+def compare(model, data, rows, summary, predictions, holds, quiet=False, seed=0):
+    """Summaries of a run, its training mean and the recorded joints by name; with `holds` also whether these hold.
+
+    summary, predictions: of the run on grasps `rows`, from `evaluate_suites`; the summary gains the shares that hold.
+    """
+    beside = reference_predictions(data, model.joint_mean.cpu().numpy(), rows)
+    results = {name: summarize(found, seed) for name, found in beside.items()} | {"run": summary}
+    if holds:
+        add_holds(results, beside | {"run": predictions}, data, rows, quiet, seed)
+    return results
 
 
 def knows_hand(data):
@@ -530,10 +568,8 @@ def run_command(args, model, device):
         raise UserError(f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
     rows, means = {}, {}
     for suite in suites:
-        beside = reference_predictions(data, model.joint_mean.cpu().numpy(), split.rows[suite])
-        results = {name: summarize(found, args.seed) for name, found in beside.items()} | {"run": suites[suite]}
-        if args.holds:
-            add_holds(results, beside | {"run": predictions[suite]}, data, split.rows[suite], args.quiet, args.seed)
+        found = suites[suite], predictions[suite]
+        results = compare(model, data, split.rows[suite], *found, args.holds, args.quiet, args.seed)
         means[suite] = results["training mean"]
         rows |= {f"training mean, {suite}": means[suite], f"this run, {suite}": suites[suite]}
         if args.holds:

@@ -53,9 +53,14 @@ PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 
 
 # ---------------------------------------------------------------- configuration
+LOSSES = {  # what GraspModel.loss can be, and what that is
+    "wta": "winner takes all, the paper's", "mdn": "mixture density",
+    "hedged": "one hypothesis learns the average, logits choose by expected error",
+    "relaxed": "the others learn a little too", "annealed": "less and less of it",
+}  # fmt: skip
 CHOICES = {
     "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
-    "target_norm": ("instance", "layer"), "loss": ("wta", "mdn", "hedged", "relaxed", "annealed"),
+    "target_norm": ("instance", "layer"), "loss": tuple(LOSSES),
     "patching": tuple(variants.SPREADS), "tokenizer": tuple(variants.POINT_FEATURES),
     "embedding": ("raw", "standard"),
 }  # fmt: skip
@@ -483,6 +488,11 @@ class GraspModel(nn.Module):
             return variants.annealed_loss(joints_hat, logits, joints, alpha, self.temperature, weights)
         loss = {"wta": wta_loss, "hedged": variants.hedged_loss, "relaxed": variants.relaxed_loss}[self.config.loss]
         return loss(joints_hat, logits, joints, alpha, weights)
+
+    def content(self):
+        """What a checkpoint must hold to be this model again, see `load_run`."""
+        config, weights = dataclasses.asdict(self.config), self.state_dict()
+        return {"config": config, "model": weights, "joint_names": self.joint_names, "joint_range": self.joint_range}
 
 
 def load_run(folder, which="best"):

@@ -38,8 +38,7 @@ from plumbing.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
 from plumbing.roots import VERSION
 from plumbing.training import (
     LOOK_EVERY, WIDE, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
-    deferred_interrupt, first_not_finite, join_processes, load_last, save_last, set_precision, set_rate,
-    set_up_torch, warn_if_moved, warmup_cosine,
+    join_processes, load_last, paced, save_last, set_precision, set_rate, set_up_torch, warn_if_moved, warmup_cosine,
 )  # fmt: skip
 from synthetic.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
 
@@ -413,41 +412,29 @@ def pretraining_loop(run):
     tau_start = first_tau(args.steps) if args.tau is None else args.tau
     stream = cloud_batches(len(run.clouds), args, progress.step)
     take_step = Graphs(functools.partial(pretraining_step, run), run.graph)
-    bad_step = torch.tensor(-1, device=run.device)
     marked, marked_step = time.perf_counter(), progress.step
-    started = marked - progress.seconds
     run.jepa.train()
-    silent = args.quiet or run.rank > 0 or None
-    bar = tqdm(total=args.steps, initial=progress.step, desc="pretraining", unit="step", disable=silent)
-    # several processes stop at once: they do not hear Ctrl-C between the same two steps
-    interrupts = deferred_interrupt() if run.processes == 1 else contextlib.nullcontext([])
-    with bar, interrupts as interrupted:
-        while progress.step < args.steps:
+    silent, alone = args.quiet or run.rank > 0, run.processes == 1
+    with paced(progress, args.steps, "pretraining", run.device, silent, alone) as pace:
+        while pace.goes_on():
             rate, tau = rate_at(progress.step, args.steps, args.lr), tau_at(progress.step, args.steps, tau_start)
             set_rate(run.optimizer.param_groups[0], rate)
             loss, target_std, prediction_std, finite = take_step(*draw_step(run, next(stream), tau))
-            bad_step = first_not_finite(bad_step, finite, progress.step)
-            progress.step += 1
-            progress.seconds = time.perf_counter() - started
-            bar.update()
+            pace.count(finite)
 
-            stop, done = bool(interrupted), progress.step == args.steps
-            log_now = done or progress.step % args.log_every == 0
-            save_now = done or stop or progress.step % args.save_every == 0
-            if log_now or save_now or progress.step % LOOK_EVERY == 0:
-                check_finite(run, int(bad_step))
+            log_now, save_now = pace.due(args.log_every), pace.due(args.save_every) or pace.stop
+            if log_now or save_now or pace.due(LOOK_EVERY):
+                pace.look(functools.partial(shapes_in_batch, run), run.last, "--lr")
             if log_now:
                 now = time.perf_counter()
                 speed = (progress.step - marked_step) * args.batch / (now - marked)
                 marked, marked_step = now, progress.step
-                log_row(run, bar, {
+                log_row(run, pace.bar, {
                     "step": progress.step, "loss": loss.item(), "tau": tau, "lr": rate, "clouds_per_s": round(speed, 1),
                     "target_std": target_std.item(), "prediction_std": prediction_std.item(),
                 })  # fmt: skip
             if save_now:
                 save_progress(run)
-            if stop:
-                raise KeyboardInterrupt(f"stopped at step {progress.step}; the same command with --resume goes on")
 
 
 def log_row(run, bar, row):
@@ -465,15 +452,9 @@ def log_row(run, bar, row):
         tqdm.write(warning, file=sys.stderr)
 
 
-def check_finite(run, bad_step):
-    """Stop before a NaN reaches a checkpoint; bad_step: the first step that was not finite, -1 for none."""
-    if bad_step < 0:
-        return
-    shapes = " ".join(map(str, sorted(next(cloud_batches(len(run.clouds), run.args, bad_step)))))
-    raise UserError(
-        f"the loss or its gradient is not finite at step {bad_step} (batch of shapes {shapes}); {run.last} holds the "
-        "last good state if there is one; lower --lr"
-    )
+def shapes_in_batch(run, step):
+    """The clouds that are in the batch of a step."""
+    return "shapes " + " ".join(map(str, sorted(next(cloud_batches(len(run.clouds), run.args, step)))))
 
 
 def save_progress(run):

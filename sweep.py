@@ -29,7 +29,6 @@ import signal
 import sys
 from pathlib import Path
 
-import train
 from lab.baselines import add_baselines, probes_text
 from lab.control_table import controls_text, run_controls
 from lab.encoders import run_encoders
@@ -42,6 +41,7 @@ from lab.table1 import TABLE_SUITES, arms, check_alike, keep_details, plan_table
 from lab.tables import columns_table, configurations_table
 from model import POOLS
 from plumbing.common import Parser, UserError, atomic, command, number
+from plumbing.runs import NOT_SETTINGS
 from plumbing.training import set_precision, set_up_torch
 
 ERRORS = "results/table1_long"  # errors by object, whose scatter `published` looks at
@@ -116,7 +116,7 @@ def pair_up(words):
             f"{shlex.join(words)}: after sweep.py's own flags come pairs of a flag of train.py and its values"
         )
     for flag in flags:
-        if flag[2:].replace("-", "_") in ("seed", "from", *train.NOT_SETTINGS):
+        if flag[2:].replace("-", "_") in ("seed", "from", *NOT_SETTINGS):
             raise UserError(f"{flag}: the sweep sets it for every run; leave it out (--seeds gives the seeds)")
     return dict(zip(flags, values))
 

@@ -30,7 +30,7 @@ from lab.rows import (
     COSTS, DEFAULTS, HOLDS, METRICS, TRAINING, as_words, command_of, dataset_of, read_rows, write_rows,
 )  # fmt: skip
 from model import POOLS, PRESETS, PointEncoder
-from plumbing.checkpoint import save_checkpoint
+from plumbing.checkpoint import save_checkpoint, shipped_encoder
 from plumbing.common import UserError, locked, read_json, stable_seed
 from plumbing.reading import read_bytes
 from plumbing.roots import DEFAULT_ROOTS, ensure_root, recorded
@@ -102,7 +102,7 @@ def random_encoder(config, runs):
 
 def encoder_file(flags):
     """Path of the encoder that a run with --init jepa starts from."""
-    return flags.get("--jepa-ckpt") or train.shipped_encoder(flags.get("--preset", "small"))
+    return flags.get("--jepa-ckpt") or shipped_encoder(flags.get("--preset", "small"))
 
 
 def file_tag(path):

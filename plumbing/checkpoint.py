@@ -11,10 +11,24 @@ import pickle
 import sys
 import warnings
 import zipfile
+from pathlib import Path
 
 import torch
 
 from plumbing.common import UserError, atomic
+
+SHIPPED = Path(__file__).parents[1] / "checkpoints"  # a file per preset that has one
+
+
+def shipped_encoder(preset):
+    """Path of the encoder that ships for a preset."""
+    path = SHIPPED / f"{preset}.pt"
+    if not path.exists():
+        have = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.pt"))) or "none"
+        raise UserError(
+            f"--init jepa: no encoder ships for --preset {preset} (presets with weights: {have}); give --jepa-ckpt FILE"
+        )
+    return path
 
 
 def save_checkpoint(path, content):

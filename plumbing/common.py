@@ -109,6 +109,17 @@ def number(kind, low=-math.inf, high=math.inf, above=None):
     return parse
 
 
+def refuse(wrong, message):
+    """Stop with that message where something is wrong."""
+    if wrong:
+        raise UserError(message)
+
+
+def told(names):
+    """A dict of name -> what it is, for --help."""
+    return "; ".join(f"{name}: {what}" for name, what in names.items())
+
+
 def stable_seed(*parts):
     """A 63-bit seed from SHA-256 of the parts joined by '/': the same in every version and process."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1

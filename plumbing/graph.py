@@ -21,10 +21,10 @@ class Graphs:
     memory, which is safe in any order: a graph reads its own inputs and what lies outside, parameters and optimiser.
     """
 
-    def __init__(self, step, use):
+    def __init__(self, step, use, eager=0):
         self.step, self.use = step, use
         self.seen, self.captured = collections.Counter(), {}
-        self.eager = 0  # calls that ran one by one
+        self.eager = eager  # calls that ran one by one, these before it included
         # every step and capture on one stream: gradients remember the stream that they were first made on
         self.stream = torch.cuda.Stream() if use else None
         self.pool = torch.cuda.graph_pool_handle() if use else None

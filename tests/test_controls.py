@@ -194,7 +194,7 @@ def test_a_standard_embedding_has_mean_zero_and_the_given_spread(box_root, boxes
         network.encoder.embed.train()  # as in a training step, but without dropout
         met.append(network.standardise(network.pool(network.encode(clouds).tokens)))
 
-    monkeypatch.setattr(train, "standardise", keep)
+    monkeypatch.setattr(controls, "standardise", keep)
     more = ("--embedding", "standard", "--embedding-scale", 0.4, "--pool", pool, "--name", "a", "--budget", 0.5)
     train.main(flags(box_root, tmp_path, *more))
     ((embedding, count),) = fitted

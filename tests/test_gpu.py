@@ -20,6 +20,7 @@ import model
 import pretrain_jepa
 import sweep
 import train
+from data import padded
 from lab import gpu as gpu_lab
 from lab import runner, speed
 from model import PRESETS, GraspModel
@@ -362,7 +363,7 @@ def test_padding_of_weight_zero_changes_neither_loss_nor_gradient(loss):
     seen = []
     for missing in (0, 4):
         rows = np.r_[np.arange(5), np.zeros(missing, int)]
-        _, _, again, weights = train.padded(np.arange(3), np.arange(5), index.numpy(), 5 + missing)
+        _, _, again, weights = padded(np.arange(3), np.arange(5), index.numpy(), 5 + missing)
         assert again.tolist() == index[rows].tolist()
         weights = torch.from_numpy(weights)
         network.zero_grad()

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "synthesize": "synthetic data plumbing",
     "pretrain_jepa": "synthetic.shapes data model plumbing",
     "evaluate": "splits synthetic data model plumbing",
-    "controls": "splits model plumbing",
+    "controls": "splits model variants plumbing",
     "train": "controls evaluate splits data model variants plumbing",
     "walkthrough": "evaluate synthetic data model variants plumbing",
     "lab": "lab controls train pretrain_jepa evaluate splits synthetic data model variants plumbing",

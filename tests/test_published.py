@@ -156,7 +156,7 @@ def test_an_unfinished_draw_goes_on_and_a_diverged_one_has_a_row(box_root, tmp_p
     stop_at_the_first_save(train, sweep.main, argv)
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if (path / "last.pt").exists())
     resumed = []
-    monkeypatch.setattr(train, "load_last", lambda path, *more: resumed.append(path) or load_last(path, *more))
+    monkeypatch.setattr("plumbing.runs.load_last", lambda path, *more: resumed.append(path) or load_last(path, *more))
     rows = sweep.main(argv)
     assert resumed == [folder / "last.pt"] and len(rows) == 6 and not folder.exists()
     bad = sweep.main([*argv[:-2], "--lr-head", "1e30", "--out", str(tmp_path / "bad")])

@@ -193,7 +193,7 @@ def run_with(run, folder, **changes):
     model = with_statistics(GraspModel(dataclasses.replace(load_run(run).config, **changes)))
     folder.mkdir()
     shutil.copy(run / "config.json", folder)
-    save_checkpoint(folder / "best.pt", train.model_content(model))
+    save_checkpoint(folder / "best.pt", model.content())
     return folder
 
 

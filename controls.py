@@ -12,13 +12,15 @@ import json
 import sys
 from pathlib import Path
 
+import cli  # noqa: F401 - before torch, which reads the environment that it sets
 import numpy as np
-import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
 
+from cli.errors import UserError
+from cli.flags import as_flags
+from files.checkpoints import check_kind
+from files.writing import read_json
 from model import POOLS, from_z_up, normalize_clouds
-from plumbing.checkpoint import check_kind
-from plumbing.common import UserError, as_flags, read_json
 from splits import HELD_OUT
 from variants import PROBE_REACH, surface_distances
 
@@ -111,7 +113,7 @@ def warn_of_probes(pool, data, rows):
     if far > MANY_FAR:
         print(
             f"warning: --pool {pool}: {far:.0%} of its distances are over {PROBE_REACH:g} m and tell nothing; "
-            "its probes fit the hand of synthetic/hand.py and its wrist frame (DATA.md)",
+            "its probes fit the hand of hand/kinematics.py and its wrist frame (DATA.md)",
             file=sys.stderr,
         )
 

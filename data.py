@@ -22,11 +22,22 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from plumbing.common import Parser, UserError, atomic, command, number, stable_seed
-from plumbing.frames import describe_frames, frame_figures, frame_warnings
-from plumbing.reading import (
-    MAX_LENGTH, MESH_TYPES, bad_row, is_hidden, parse_mesh, read_array, read_bytes, stamp, subfolders, unit_hint,
-)  # fmt: skip
+from cli.errors import UserError, command
+from cli.flags import Parser, number
+from files.frames import describe_frames, frame_figures, frame_warnings
+from files.reading import (
+    MAX_LENGTH,
+    MESH_TYPES,
+    bad_row,
+    is_hidden,
+    parse_mesh,
+    read_array,
+    read_bytes,
+    stamp,
+    subfolders,
+    unit_hint,
+)
+from files.writing import atomic, stable_seed
 
 MESH_NAMES = tuple("mesh" + extension for extension in MESH_TYPES)
 MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees

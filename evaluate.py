@@ -16,23 +16,25 @@ import sys
 import time
 from pathlib import Path
 
+import cli  # before torch, which reads the environment that it sets
 import numpy as np
-import plumbing  # before torch, which reads the environment that it sets
 import torch
+from hand.holds import candidate_joints, outcomes_in_scenes, read_scene_mesh, rows_to_close
 from tqdm import tqdm
 
+from benchmark.roots import ensure_root
+from cli.errors import UserError, command
+from cli.flags import Parser, number
 from data import check_poses, load_dataset, numbered_joints, read_cloud
+from files.frames import SMALL, check_reach, turn_poses_to_z_up, turn_to_z_up
+from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
+from files.writing import atomic, read_json, write_json
+from hand import kinematics
+from loop.fast import exact_products
+from loop.machine import set_up_torch
 from model import load_run
-from plumbing.common import Parser, UserError, atomic, command, number, read_json, write_json
-from plumbing.fast import exact_products
-from plumbing.frames import SMALL, check_reach, turn_poses_to_z_up, turn_to_z_up
-from plumbing.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
-from plumbing.roots import ensure_root
-from plumbing.training import set_up_torch
+from pictures.draw import draw_grasps, scene_title
 from splits import SUITES, Split, make_split
-from synthetic import hand
-from synthetic.draw import draw_grasps, scene_title
-from synthetic.holds import candidate_joints, outcomes_in_scenes, read_scene_mesh, rows_to_close
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
 LIMIT_SLACK = 1e-3  # rad
@@ -156,7 +158,7 @@ def print_run(result, folder, pack, baseline=None):
     rows = {"training mean": mean} | ({"pose and size only": baseline} if baseline else {})
     print("\n" + metrics_table(rows | {f"this run, step {result['best_step']}": own, "recorded": result["recorded"]}))
     print(f"\nval of pack {pack}; brackets: 95 % over objects. Saved in {folder}")
-    in_all = time.perf_counter() - plumbing.STARTED
+    in_all = time.perf_counter() - cli.STARTED
     print(f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given")
     trained, total, took = result["parameters_trained"] / 1e6, result["parameters"] / 1e6, result["ms_per_step"]
     time_each = f"{took:.0f} ms per step" if took >= 10 else f"{took:.1f} ms per step"
@@ -167,7 +169,7 @@ def print_run(result, folder, pack, baseline=None):
     if "holds" in own:
         print(f"holds: the hand, closed from the prediction, would hold the object; of {own['grasps_closed']} grasps")
     else:
-        print("free and holds: left out, there is a model of the hand of synthetic/hand.py only")
+        print("free and holds: left out, there is a model of the hand of hand/kinematics.py only")
     if own["top_logit_rmse"] > mean["top_logit_rmse"]:
         print(
             "The mean's RMSE is hard to beat with few objects: a squared error rewards the average of all grasps that "
@@ -234,11 +236,11 @@ def reference_predictions(data, mean, rows):
 
 
 def add_holds(results, predictions, data, rows, quiet=False, seed=0):
-    """Shares of grasps that are free, and that hold once closed (synthetic/holds.py), into `summarize`d results.
+    """Shares of grasps that are free, and that hold once closed (hand/holds.py), into `summarize`d results.
 
     results, predictions: equal keys -> `summarize`, arrays of `predict` for the same grasps `rows` (n,). Of the grasps
     that `rows_to_close` chooses; for K > 1 the top logit ("free", "holds"), the hypothesis nearest to the
-    recorded joints ("…_best_of_k") and the average by probability ("…_average"). For the hand of synthetic/hand.py.
+    recorded joints ("…_best_of_k") and the average by probability ("…_average"). For the hand of hand/kinematics.py.
     """
     rows = np.sort(rows)
     part = rows_to_close(data, rows)
@@ -273,7 +275,7 @@ def compare(model, data, rows, summary, predictions, holds, quiet=False, seed=0)
 
 def knows_hand(data):
     """Whether the joints of a `GraspData` are those of the one hand that there is a model of."""
-    return list(data.joint_names) == list(hand.JOINT_NAMES)
+    return list(data.joint_names) == list(kinematics.JOINT_NAMES)
 
 
 def read_predictions(path):
@@ -407,8 +409,8 @@ def object_command(args, model, device):
         prediction["pose"] = pose.tolist()  # as it was given, whatever is up
     result = {"run": args.run, "unit": "rad", "joint_names": model.joint_names, "predictions": found}
     joints = np.array([[hypothesis["joints"] for hypothesis in p["hypotheses"]] for p in found])  # (n, K, J)
-    if model.joint_names == list(hand.JOINT_NAMES):
-        outside = (joints < hand.LIMITS[:, 0] - LIMIT_SLACK) | (joints > hand.LIMITS[:, 1] + LIMIT_SLACK)
+    if model.joint_names == list(kinematics.JOINT_NAMES):
+        outside = (joints < kinematics.LIMITS[:, 0] - LIMIT_SLACK) | (joints > kinematics.LIMITS[:, 1] + LIMIT_SLACK)
         result["joints_outside_limits"] = int(outside.sum())
     if model.joint_range is not None:
         low, high = model.joint_range
@@ -437,9 +439,9 @@ def draw_object(args, poses, joints):
 
 
 def check_drawable(joint_names):
-    """Stop where the hand to be drawn is not the one of synthetic/hand.py."""
-    if joint_names != list(hand.JOINT_NAMES):
-        raise UserError("--picture: draws the hand of synthetic/hand.py only; the joints of this run have other names")
+    """Stop where the hand to be drawn is not the one of hand/kinematics.py."""
+    if joint_names != list(kinematics.JOINT_NAMES):
+        raise UserError("--picture: draws the hand of hand/kinematics.py only; the joints of this run have other names")
 
 
 def draw_predictions(model, data, split, suite, path, device, seed=0):
@@ -562,7 +564,7 @@ def run_command(args, model, device):
     data, split = open_run(args.run, args.data, args.quiet, everything="all" in args.suite)
     check_joints(data, model)
     if args.holds and not knows_hand(data):
-        raise UserError(f"--holds: {data.root} has other joints than synthetic/hand.py, the only hand modelled here")
+        raise UserError(f"--holds: {data.root} has other joints than hand/kinematics.py, the only hand modelled here")
     suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)
     if not suites:
         raise UserError(f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")

@@ -16,7 +16,7 @@ Where only clouds are in play (encoder, pretraining) their number is written B a
 poses are in metres in the frame of the mesh, z up; the encoder itself sees normalised clouds.
 
 A reader of the method may skip variants.py and controls.py (our own poolings, losses and controls),
-synthetic/ (how the open benchmark is made), lab/ (sweeps, tables, timing) and plumbing/ (reading files, checkpoints,
+hand/ and benchmark/ (how the open benchmark is made), lab/ (sweeps, tables, timing), files/ and loop/ (reading, checkpoints,
 and fast.py: Linear, Dropout, attention and a max in forms that a processor likes, equal to PyTorch's).
 
 References: "Label-Efficient Grasp Joint Prediction with Point-JEPA" (the paper: Sec., Eq., Fig.);
@@ -37,14 +37,30 @@ import torch.nn.functional as F
 from torch import nn
 
 import variants
-from plumbing.checkpoint import (
-    build, check_kind, check_network, check_step, check_tensors, load_strictly, official_config, official_weights,
+from cli.errors import UserError
+from files.checkpoints import (
+    build,
+    check_kind,
+    check_network,
+    check_step,
+    check_tensors,
+    load_strictly,
+    official_config,
+    official_weights,
     read_checkpoint,
-)  # fmt: skip
-from plumbing.common import UserError
-from plumbing.fast import (
-    Dropout, LayerNorm, Linear, attention, average, linear, max_over_points, smallest, squared_distances, take_rows,
-)  # fmt: skip
+)
+from loop.fast import (
+    Dropout,
+    LayerNorm,
+    Linear,
+    attention,
+    average,
+    linear,
+    max_over_points,
+    smallest,
+    squared_distances,
+    take_rows,
+)
 
 POSITION_HIDDEN = 128  # hidden width of the positional encoding, in all published weights
 LENGTH = 0.05  # m: the head sees lengths divided by this, so that wrist positions vary by about one
@@ -687,4 +703,3 @@ def load_encoder(path):
         return jepa_from(content, path).encoder
     weights = content["encoder"] if kind == "encoder" else encoder_weights(content, path)
     return load_strictly(build(PointEncoder, ModelConfig, content.get("config"), path), weights, path)
-

@@ -19,28 +19,28 @@ import sys
 import time
 from pathlib import Path
 
+import cli  # noqa: F401 - before torch, which reads the environment that it sets
 import numpy as np
-import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from benchmark.roots import VERSION
+from benchmark.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
+from cli.errors import UserError, command
+from cli.flags import Parser, number
+from cli.processes import cores, map_in_processes
 from data import read_cloud
+from files.checkpoints import read_checkpoint, save_checkpoint
+from files.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
+from files.writing import atomic, locked, stable_seed, write_csv, write_json
+from loop import fast
+from loop.flags import add_encoder_flags, add_machine_flags, check_flags, check_machine_flags
+from loop.graphs import Graphs
+from loop.last import load_last, save_last, warn_if_moved
+from loop.machine import WIDE, autocast, join_processes, set_precision, set_up_torch
+from loop.pace import LOOK_EVERY, adamw, paced, set_rate, warmup_cosine
 from model import CHOICES, PRESETS, PRETRAINING, PointJEPA, jepa_from, normalize_clouds, start_points
-from plumbing import fast
-from plumbing.checkpoint import read_checkpoint, save_checkpoint
-from plumbing.common import (
-    Parser, UserError, atomic, command, locked, number, stable_seed, write_csv, write_json,
-)  # fmt: skip
-from plumbing.graph import Graphs
-from plumbing.parallel import cores, map_in_processes
-from plumbing.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
-from plumbing.roots import VERSION
-from plumbing.training import (
-    LOOK_EVERY, WIDE, adamw, add_encoder_flags, add_machine_flags, autocast, check_flags, check_machine_flags,
-    join_processes, load_last, paced, save_last, set_precision, set_rate, set_up_torch, warn_if_moved, warmup_cosine,
-)  # fmt: skip
-from synthetic.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
 
 PUBLISHED_STEPS = 40_500  # of Point-JEPA
 WARMUP_SHARE = 30 / 500  # of Point-JEPA's 500 epochs

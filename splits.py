@@ -20,9 +20,11 @@ import sys
 
 import numpy as np
 
-from plumbing.common import Parser, UserError, command, number, write_json
+from benchmark.roots import ensure_root
+from cli.errors import UserError, command
+from cli.flags import Parser, number
 from data import add_data_flags, load_dataset
-from plumbing.roots import ensure_root
+from files.writing import write_json
 
 HELD_OUT = ("03948459", "02954340")  # pistol and cap, as in the published code: categories that never train
 SUITES = ("train", "val", "test", "test_category", "test_grasp", "test_grasp_train")

@@ -29,6 +29,9 @@ import signal
 import sys
 from pathlib import Path
 
+from cli.errors import UserError, command
+from cli.flags import Parser, number
+from files.writing import atomic
 from lab.baselines import add_baselines, probes_text
 from lab.control_table import controls_text, run_controls
 from lab.encoders import run_encoders
@@ -39,10 +42,9 @@ from lab.rows import DEFAULTS, command_of, differences, lengths, read_rows
 from lab.runner import plan_runs, run_all
 from lab.table1 import TABLE_SUITES, arms, check_alike, keep_details, plan_table1, rates_of_table1, table1_text
 from lab.tables import columns_table, configurations_table
+from loop.machine import set_precision, set_up_torch
+from loop.runs import NOT_SETTINGS
 from model import POOLS
-from plumbing.common import Parser, UserError, atomic, command, number
-from plumbing.runs import NOT_SETTINGS
-from plumbing.training import set_precision, set_up_torch
 
 ERRORS = "results/table1_long"  # errors by object, whose scatter `published` looks at
 TABLES = "runs/tables"  # of all tables that no --out places elsewhere; the committed ones lie in results/

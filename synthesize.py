@@ -1,4 +1,4 @@
-"""The open benchmark: procedural household objects, or any folder of meshes, with grasps of the hand in hand.py.
+"""The open benchmark: procedural household objects, or any folder of meshes, with grasps of the hand in kinematics.py.
 
     python synthesize.py --out data/synthetic --preset mini     700 objects, what train.py makes by itself
     python synthesize.py --out data/full --preset full          1,500 objects, the paper's scale
@@ -24,19 +24,30 @@ if __name__ == "__main__":  # before numpy loads: its products are too small her
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from hand.score import MIN_SCORE
 from tqdm import tqdm
 
+from benchmark import dexgraspnet
+from benchmark.card import write_card
+from benchmark.grasps import REASONS, synthesize
+from benchmark.roots import LOG, SIZES, VERSION, read_log, recorded
+from benchmark.shapes import (
+    CATEGORIES,
+    HELD_OUT_SYNSETS,
+    LENGTHS,
+    MAX_MIDDLE,
+    pose_scene,
+    procedural_mesh,
+    scale_to_hand,
+    settle,
+)
+from cli.errors import UserError, command
+from cli.flags import Parser, number
+from cli.processes import cores, map_in_processes
 from data import sample_surface
-from plumbing.common import Parser, UserError, atomic, command, number, stable_seed, write_json
-from plumbing.parallel import cores, map_in_processes
-from plumbing.reading import ANY_LENGTH, MESH_TYPES, UNITS, files_under, read_mesh, stamp
-from plumbing.roots import LOG, SIZES, VERSION, read_log, recorded
-from synthetic import dexgraspnet, hand
-from synthetic.card import write_card
-from synthetic.grasps import MIN_SCORE, REASONS, synthesize
-from synthetic.shapes import (
-    CATEGORIES, HELD_OUT_SYNSETS, LENGTHS, MAX_MIDDLE, pose_scene, procedural_mesh, scale_to_hand, settle,
-)  # fmt: skip
+from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, files_under, read_mesh, stamp
+from files.writing import atomic, stable_seed, write_json
+from hand import kinematics
 
 # ---------------------------------------------------------------- objects on disk
 
@@ -164,7 +175,7 @@ def make_object(root, settings, source):
         return record | {"unusable": "the hand finds no grasp"}
     for k, (posed, grasps, scores) in enumerate(scenes):
         if len(grasps):
-            write_scene(folder / str(k), posed, faces, grasps, scores, hand.JOINT_NAMES)
+            write_scene(folder / str(k), posed, faces, grasps, scores, kinematics.JOINT_NAMES)
     return record | {"counts": counts | {"kept": kept, "low": low}}
 
 

@@ -21,7 +21,7 @@ import math
 import torch
 from torch import nn
 
-from plumbing.fast import Linear, average, exact_products, smallest, squared_distances, take_rows
+from loop.fast import Linear, average, exact_products, smallest, squared_distances, take_rows
 
 # (Q, 3) m, hand frame: a grid in the room that palm and fingers can close on
 PROBES = torch.cartesian_prod(

@@ -15,23 +15,36 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
+import cli  # noqa: F401 - before torch, which reads the environment that it sets
 import numpy as np
-import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
 import torch.nn.functional as F
 
+from benchmark.shapes import CATEGORIES, procedural_mesh
+from cli.errors import UserError, command
+from cli.flags import Parser, number
 from data import MESH_NAMES, read_cloud, sample_surface
 from evaluate import check_run, open_run
-from model import POOLS, AttentionPool, PointEncoder, PointJEPA, jepa_from, load_encoder, load_run
-from model import from_z_up, gather_points, normalize_clouds
-from model import sequence_patches, to_z_up
-from plumbing.checkpoint import check_kind, read_checkpoint
-from plumbing.common import Parser, UserError, command, number, read_json, stable_seed
-from plumbing.reading import read_array, read_mesh
-from synthetic import sheet
-from synthetic.draw import view_of_hand
-from synthetic.hand import JOINT_NAMES
-from synthetic.shapes import CATEGORIES, procedural_mesh
+from files.checkpoints import check_kind, read_checkpoint
+from files.reading import read_array, read_mesh
+from files.writing import read_json, stable_seed
+from hand.kinematics import JOINT_NAMES
+from model import (
+    POOLS,
+    AttentionPool,
+    PointEncoder,
+    PointJEPA,
+    from_z_up,
+    gather_points,
+    jepa_from,
+    load_encoder,
+    load_run,
+    normalize_clouds,
+    sequence_patches,
+    to_z_up,
+)
+from pictures import sheet
+from pictures.draw import view_of_hand
 from variants import TEMPERATURES, HandPool, local_shape
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "small.pt"
@@ -334,7 +347,7 @@ def main(argv=None):
             panels += sheet.weights_panels(photo, surface, seen, grasp.weights[0])
         panels += hands[1:] + sheet.loss_panels(grasp)
         if not has_hand:
-            print("\nNo hands in the pictures: the joints of this run are not those of synthetic/hand.py")
+            print("\nNo hands in the pictures: the joints of this run are not those of hand/kinematics.py")
     sheet.draw(panels, args.out)
     print(f"\ndrawn: {args.out}")
 

@@ -10,12 +10,13 @@ import itertools
 
 import numpy as np
 
+from cli.errors import UserError
 from evaluate import resample
+from files.writing import stable_seed
 from lab.rows import check_one_setting, command_of, flags_of
 from lab.runner import choose, plan_runs, refuse_flags, run_all, with_origins
 from lab.table1 import read_errors
 from lab.tables import column_cell, count_runs, markdown
-from plumbing.common import UserError, stable_seed
 
 ARMS = {  # name -> flags
     "pose": {"--pool": "none"},

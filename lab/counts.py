@@ -47,7 +47,7 @@ class Traffic(TorchDispatchMode):
 def count(take_step, trained):
     """The `Work` of `take_step()`, on tensors of the device "meta", which have shapes and no values.
 
-    There plumbing/fast.py takes PyTorch's plain layers, whose products PyTorch's counter sees. trained: parameters
+    There loop/fast.py takes PyTorch's plain layers, whose products PyTorch's counter sees. trained: parameters
     that the optimiser, which takes no step there, would move.
     """
     # the device knows no autocast; the products in bfloat16 are the same ones

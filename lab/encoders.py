@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cli.errors import UserError
 from controls import calibrate
+from files.checkpoints import save_checkpoint
+from files.writing import read_json, stable_seed
 from lab.rows import command_of, read_rows, write_rows
 from lab.runner import DATA_FLAGS, file_tag, open_data, plan_runs, random_encoder, run_all
 from model import from_z_up, load_encoder, normalize_clouds
-from plumbing.checkpoint import save_checkpoint
-from plumbing.common import UserError, read_json, stable_seed
 
 # ---------------------------------------------------------------- features
 

@@ -6,12 +6,12 @@ import textwrap
 
 from matplotlib.figure import Figure
 
+from files.writing import atomic
 from lab.control_table import ARMS, grouped
 from lab.published import PAPER, PUBLISHED_STEPS, improvements
 from lab.rows import DEFAULTS, differences, flags_of, is_training, lengths
 from lab.table1 import BOTH_PACKS
 from lab.tables import by_configuration
-from plumbing.common import atomic
 
 LOOKS = (  # column, label, marker and its size, colour; the smaller one shows on the larger where both are equal
     ("top_logit_rmse", "top-logit RMSE", "o", 8, "C0"),

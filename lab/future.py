@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cli.errors import UserError
 from lab.rows import as_words, check_one_setting, flags_of, split_command
 from lab.runner import choose, plan_runs, refuse_flags
 from lab.table1 import averaged_errors, improvement_cells, read_errors
 from lab.tables import column_cell, count_runs, markdown
-from plumbing.common import UserError
 
 VARIANTS = {  # name -> what differs from the default
     "default": {},

@@ -22,7 +22,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from plumbing.common import Parser, UserError, command, read_json, write_json
+from cli.errors import UserError, command
+from cli.flags import Parser
+from files.writing import read_json, write_json
 
 LIMIT = 150  # seconds for a part
 LIMITS = {"tests": 300, "paper_scratch": 240, "paper_jepa_0": 240, "paper_jepa_1": 240, "paper_input": 240}

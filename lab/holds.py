@@ -1,4 +1,4 @@
-"""How the shares of free and of holding grasps (synthetic/holds.py) move with the constants of that metric.
+"""How the shares of free and of holding grasps (hand/holds.py) move with the constants of that metric.
 
 python -m lab.holds data/full --runs runs/one runs/other --out results/holds/constants.csv
 
@@ -9,18 +9,20 @@ probability, and what the best choice among K could hold.
 """
 
 import numpy as np
+from hand.holds import grasp_outcomes, read_scene_mesh, solid_field
 from tqdm import tqdm
 
+from benchmark.roots import ensure_root
+from cli.errors import UserError, command
+from cli.flags import Parser, number
 from data import load_dataset
 from evaluate import MIN_OBJECTS, open_run, predict, resample
+from files.writing import write_csv
+from hand import kinematics
 from model import load_run
-from plumbing.common import Parser, UserError, command, number, write_csv
-from plumbing.roots import ensure_root
 from splits import make_split
-from synthetic import hand
-from synthetic.holds import grasp_outcomes, read_scene_mesh, solid_field
 
-# (constant, value) that differs from synthetic/holds.py: angles in rad, lengths in m
+# (constant, value) that differs from hand/holds.py: angles in rad, lengths in m
 FIELD_CHANGES = [("density", 2.5e5), ("density", 5e5), ("density", 2e6), ("seed", 1)]
 CLOSING_CHANGES = [
     *[("travel", np.radians(degrees)) for degrees in (0, 5, 15, 20, 30, 90)],
@@ -48,7 +50,7 @@ def joints_without_model(data, split, rows, seed):
         kinds[f"recorded, noise of {degrees} degrees"] = recorded + noise
     kinds["of another object"] = train[rng.integers(len(train), size=len(rows))]
     kinds["training mean"] = np.repeat(train.mean(0, keepdims=True), len(rows), axis=0)
-    kinds["uniform"] = rng.uniform(*hand.LIMITS.T, recorded.shape)
+    kinds["uniform"] = rng.uniform(*kinematics.LIMITS.T, recorded.shape)
     return {kind: joints[:, None] for kind, joints in kinds.items()}
 
 
@@ -127,8 +129,10 @@ def main(argv=None):
     flag("--out", required=True, metavar="FILE.csv", help="the table")
     args = parser.parse_args(argv)
     data = load_dataset(ensure_root(args.root), 512, cache_dir=args.cache_dir)
-    if data.joints.shape[1] != len(hand.JOINT_NAMES):
-        raise UserError(f"{args.root}: has {data.joints.shape[1]} joints; only the hand of synthetic/hand.py is judged")
+    if data.joints.shape[1] != len(kinematics.JOINT_NAMES):
+        raise UserError(
+            f"{args.root}: has {data.joints.shape[1]} joints; only the hand of hand/kinematics.py is judged"
+        )
     split = make_split(data, "A", 0.1)
     rows = choose_rows(data, split.rows["val"], args.grasps, args.seed)
     kinds = joints_without_model(data, split, rows, args.seed)
@@ -137,7 +141,7 @@ def main(argv=None):
     objects = np.asarray(data.objects)[data.scene[rows]]
     table = table_rows(close_all(data, rows, kinds), objects, args.seed)
     write_csv(args.out, table)
-    print(f"{len(rows)} grasps of {len(set(objects))} objects; constants as in synthetic/holds.py:")
+    print(f"{len(rows)} grasps of {len(set(objects))} objects; constants as in hand/holds.py:")
     for row in table:
         if row["constant"] == "none":
             print(f"  {row['joints']:<60} free {row['free']:.3f}  holds {row['holds']:.3f}")

@@ -25,15 +25,23 @@ import numpy as np
 from tqdm import tqdm
 
 import train
+from cli.errors import UserError
+from cli.processes import map_in_processes
+from files.writing import locked, stable_seed
 from lab.rows import PUBLISHED, as_words, check_one_setting, differences, read_rows, split_command, write_rows
 from lab.runner import (
-    DATA_FLAGS, Dataset, check_origins, encoder_tag, identify, open_data, random_encoder, refuse_flags,
+    DATA_FLAGS,
+    Dataset,
+    check_origins,
+    encoder_tag,
+    identify,
+    open_data,
+    random_encoder,
+    refuse_flags,
 )  # fmt: skip
 from lab.table1 import read_errors
 from lab.tables import markdown
 from model import PRESETS
-from plumbing.common import UserError, locked, stable_seed
-from plumbing.parallel import map_in_processes
 from splits import HELD_OUT, Split, suite_rows, synset_of
 
 BUDGETS = (0.01, 0.1, 0.25)

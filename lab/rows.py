@@ -10,7 +10,8 @@ import shlex
 from pathlib import Path
 
 import train
-from plumbing.common import UserError, write_csv
+from cli.errors import UserError
+from files.writing import write_csv
 
 METRICS = (
     "top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy", "top_coverage_15",

@@ -25,15 +25,25 @@ from tqdm import tqdm
 
 import evaluate
 import train
+from benchmark.roots import DEFAULT_ROOTS, ensure_root, recorded
+from cli.errors import UserError
 from data import load_dataset
+from files.checkpoints import save_checkpoint, shipped_encoder
+from files.reading import read_bytes
+from files.writing import locked, read_json, stable_seed
 from lab.rows import (
-    COSTS, DEFAULTS, HOLDS, METRICS, TRAINING, as_words, command_of, dataset_of, read_rows, write_rows,
+    COSTS,
+    DEFAULTS,
+    HOLDS,
+    METRICS,
+    TRAINING,
+    as_words,
+    command_of,
+    dataset_of,
+    read_rows,
+    write_rows,
 )  # fmt: skip
 from model import POOLS, PRESETS, PointEncoder
-from plumbing.checkpoint import save_checkpoint, shipped_encoder
-from plumbing.common import UserError, locked, read_json, stable_seed
-from plumbing.reading import read_bytes
-from plumbing.roots import DEFAULT_ROOTS, ensure_root, recorded
 from splits import make_split
 
 SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--threads": "1"}

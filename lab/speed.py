@@ -33,20 +33,23 @@ import time
 from itertools import pairwise
 from typing import Callable
 
+import cli  # noqa: F401 - before torch, which reads the environment that it sets
 import numpy as np
-import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import torch
 from tqdm import tqdm
 
 import pretrain_jepa
 import train
+from cli.errors import UserError, command
+from cli.flags import Parser
 from data import GraspData
+from files.writing import write_json
 from lab.counts import TAU, pretraining_work, training_work
+from loop import fast
+from loop.graphs import WARM, Graphs
+from loop.machine import computes_bf16, set_precision, set_up_torch
+from loop.pace import set_rate
 from model import GraspModel, PointJEPA, start_points
-from plumbing import fast
-from plumbing.common import Parser, UserError, command, write_json
-from plumbing.graph import WARM, Graphs
-from plumbing.training import computes_bf16, set_precision, set_rate, set_up_torch
 from variants import add_lora
 
 SECONDS = {"cpu": 12, "cuda": 4}  # per precision and number of threads

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cli.errors import UserError
 from evaluate import MIN_OBJECTS, read_predictions, resample, sample_statistics
+from files.writing import atomic
 from lab.rows import EQUAL_RESULTS, command_of, differences, flags_of, read_rows, write_rows
 from lab.runner import plan_runs, run_all
 from lab.tables import count_runs, markdown, metric_cells
-from plumbing.common import UserError, atomic
 
 TABLE_SUITES = ("val", "test", "test_grasp", "test_category")
 SUITES_BY_OBJECT = ("val", "test", "test_category")  # whose errors are kept by object

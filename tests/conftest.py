@@ -4,11 +4,12 @@ import contextlib
 import os
 import signal
 
+import cli  # noqa: F401 - before torch, which reads the environment that it sets
 import numpy as np
-import plumbing  # noqa: F401 - before torch, which reads the environment that it sets
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
 torch.set_num_threads(1)  # tiny networks: a second thread only waits
@@ -122,7 +123,7 @@ def tiny_run(box_root, tmp_path_factory):
     """A folder with a finished run of two steps, `run`, an encoder with random weights and a box, box.obj."""
     import model
     import train
-    from plumbing.checkpoint import save_checkpoint
+    from files.checkpoints import save_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
     flags = "--name run --preset tiny --steps 2 --keep-last --no-baseline --quiet --threads 1"

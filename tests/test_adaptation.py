@@ -8,8 +8,8 @@ from conftest import fails
 
 import train
 import variants
+from files.checkpoints import read_checkpoint
 from model import PRESETS, GraspModel, load_run
-from plumbing.checkpoint import read_checkpoint
 
 
 def flags(box_root, runs, *more):

@@ -1,4 +1,4 @@
-"""synthetic/card.py: exact distances to a mesh, and the card of a small root."""
+"""benchmark/card.py: exact distances to a mesh, and the card of a small root."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 import trimesh
 
 import synthesize
-from synthetic import card
+from benchmark import card
 
 
 def test_closest_points_and_inside_against_a_box():

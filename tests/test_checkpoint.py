@@ -1,4 +1,4 @@
-"""plumbing/checkpoint.py: our own files and the official one, read exactly or refused in one line, never run."""
+"""files/checkpoints.py: our own files and the official one, read exactly or refused in one line, never run."""
 
 import collections
 import dataclasses
@@ -17,9 +17,9 @@ from official import official_file, official_state
 from samples import TINY, TINY_JEPA, brute_sequence, clouds_of, grasp_model, jepa_of, poses_of, seeded, unit_clouds
 
 import model
+from cli.errors import UserError
+from files import checkpoints
 from model import PRESETS, PointEncoder, PointJEPA
-from plumbing import checkpoint
-from plumbing.common import UserError
 
 SHIPPED = Path(model.__file__).parent / "checkpoints"
 SHIPPED_SHA256 = {"small.pt": "886adb7d420b7718358470683406a35410921704cb73fc47732391008335aa38"}
@@ -32,7 +32,7 @@ def saved_encoder(path, **changes):
     torch.manual_seed(3)
     encoder = PointEncoder(TINY)
     content = {"config": dataclasses.asdict(TINY), "encoder": encoder.state_dict(), "step": 7}
-    checkpoint.save_checkpoint(path, {**content, **changes})
+    checkpoints.save_checkpoint(path, {**content, **changes})
     return encoder.eval()
 
 
@@ -51,7 +51,7 @@ def test_run_round_trip(tmp_path, which):
     network = grasp_model(pool="hand", loss="mdn")
     names = [f"joint {j}" for j in range(12)]
     content = {"config": dataclasses.asdict(network.config), "model": network.state_dict(), "joint_names": names}
-    checkpoint.save_checkpoint(tmp_path / f"{which}.pt", content)
+    checkpoints.save_checkpoint(tmp_path / f"{which}.pt", content)
     loaded = model.load_run(tmp_path, which)
     inputs = clouds_of(2), torch.tensor([0, 1, 1]), poses_of(3)
     assert torch.equal(loaded(*inputs)[0], network(*inputs)[0])
@@ -63,17 +63,17 @@ def test_jepa_round_trip(tmp_path):
     with torch.no_grad():
         jepa.target.norm.bias.add_(1)
     content = {"config": dataclasses.asdict(jepa.config), "jepa": jepa.state_dict(), "step": 12}
-    checkpoint.save_checkpoint(tmp_path / "jepa.pt", content)
+    checkpoints.save_checkpoint(tmp_path / "jepa.pt", content)
     loaded, clouds = model.load_jepa(tmp_path / "jepa.pt"), unit_clouds(2)
     assert loaded.step == 12 and loaded.config == TINY_JEPA
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in jepa.state_dict().items())
     encoder = model.load_encoder(tmp_path / "jepa.pt")
     assert torch.equal(encoder(clouds)[0], jepa.eval().encoder(clouds)[0])
-    checkpoint.save_checkpoint(tmp_path / "encoder.pt", {"config": content["config"], "encoder": encoder.state_dict()})
+    checkpoints.save_checkpoint(tmp_path / "encoder.pt", {"config": content["config"], "encoder": encoder.state_dict()})
     with pytest.raises(UserError, match="holds no predictor"):
         model.load_jepa(tmp_path / "encoder.pt")
     del content["jepa"]["predictor.mask_token"]
-    checkpoint.save_checkpoint(tmp_path / "jepa.pt", content)
+    checkpoints.save_checkpoint(tmp_path / "jepa.pt", content)
     with pytest.raises(UserError, match="missing keys: predictor.mask_token"):
         model.load_jepa(tmp_path / "jepa.pt")
 
@@ -100,19 +100,19 @@ class Settings:
 
 def test_a_field_added_later_takes_its_default():
     stored = {"width": 4, "rate": 0, "name": "b"}
-    assert checkpoint.config_from(Settings, stored) == Settings(4, 0, "b", 3)
-    assert checkpoint.config_from(Settings, stored | {"added": 5}) == Settings(4, 0, "b", 5)
+    assert checkpoints.config_from(Settings, stored) == Settings(4, 0, "b", 3)
+    assert checkpoints.config_from(Settings, stored | {"added": 5}) == Settings(4, 0, "b", 5)
     for name in stored:  # any other must be there, whatever its default
         with pytest.raises(UserError, match=f"missing or unknown fields: {name};"):
-            checkpoint.config_from(Settings, {k: v for k, v in stored.items() if k != name})
+            checkpoints.config_from(Settings, {k: v for k, v in stored.items() if k != name})
     with pytest.raises(UserError, match="missing or unknown fields: colour;"):
-        checkpoint.config_from(Settings, stored | {"colour": 1})
+        checkpoints.config_from(Settings, stored | {"colour": 1})
     for name, value in (("width", 0), ("width", "8"), ("width", 8.0), ("rate", "0.5"), ("name", 3), ("added", -1)):
         with pytest.raises(UserError, match=f"{name} must be"):
-            checkpoint.config_from(Settings, stored | {name: value})
+            checkpoints.config_from(Settings, stored | {name: value})
     for content in (None, [1], "width"):
         with pytest.raises(UserError, match="missing or unknown fields"):
-            checkpoint.config_from(Settings, content)
+            checkpoints.config_from(Settings, content)
 
 
 def test_every_field_of_the_network_is_needed(tmp_path):
@@ -188,7 +188,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path, capsys):
     encoder = saved_encoder(path, hidden={"deep": [1, Attack(marker)]})
     loaded = model.load_encoder(path)
     assert torch.equal(loaded.state_dict()["position.0.bias"], encoder.state_dict()["position.0.bias"])
-    assert checkpoint.read_checkpoint(path)["hidden"] == {"deep": [1]}
+    assert checkpoints.read_checkpoint(path)["hidden"] == {"deep": [1]}
     warning = capsys.readouterr().err.splitlines()[0]
     assert warning.startswith("warning:") and "open" in warning and str(path) in warning
     saved_encoder(path, encoder={**encoder.state_dict(), "position.0.bias": Attack(marker)})
@@ -340,14 +340,14 @@ def test_paper_preset_has_the_keys_and_shapes_of_the_official_file():
     ):
         assert state[f"tokenizer.embedding.encoder.{name}.weight"].shape == shape
     config = dataclasses.replace(PRESETS["paper"], up="y", **model.PRETRAINING)
-    found = checkpoint.official_config({"state_dict": state}, "file")
+    found = checkpoints.official_config({"state_dict": state}, "file")
     assert {name: getattr(config, name) for name in found} == found
     later = {field.name for field in dataclasses.fields(config) if field.metadata.get("later")}  # as before
     free = {"scale", "dropout", "attention_dropout", "drop_path", "k", "joints", "pool", "loss"}
     assert set(vars(config)) - set(found) - later == free
     with torch.device("meta"):
         expected = PointJEPA(config).state_dict()
-    ours = checkpoint.official_weights(state, expected, "file")  # complains about any difference in names
+    ours = checkpoints.official_weights(state, expected, "file")  # complains about any difference in names
     assert [(name, value.shape) for name, value in ours.items()] == [(n, v.shape) for n, v in expected.items()]
 
 
@@ -437,7 +437,7 @@ def test_official_file_with_foreign_classes(tmp_path, capsys, foreign):
     assert torch.equal(encoder.transformer.norm.bias, state["student.norm.bias"].float())
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1 and warning.startswith("warning:") and "gone_package.Thing" in warning
-    content = checkpoint.read_checkpoint(path)
+    content = checkpoints.read_checkpoint(path)
     assert content["hyper_parameters"] == {"encoder_heads": 4, "svm_validation": {}}
     assert type(content["state_dict"]) is dict and "gone_package" not in sys.modules
 

@@ -1,4 +1,4 @@
-"""plumbing/common.py: one-line errors, argument types, atomic writing, stable seeds."""
+"""cli/ and files/writing.py: one-line errors, argument types, atomic writing, stable seeds."""
 
 import hashlib
 import os
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from plumbing.common import Parser, UserError, atomic, command, number, read_json, stable_seed, write_json
+from cli.errors import UserError, command
+from cli.flags import Parser, number
+from files.writing import atomic, read_json, stable_seed, write_json
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,7 +113,7 @@ def script(code, tmp_path, **environment):
     """A process whose main prints what `code` says, as a command of ours."""
     path = tmp_path / "script.py"
     path.write_text(
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom plumbing.common import UserError, command\n\n\n"
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom cli.errors import UserError, command\n\n\n"
         f"@command\ndef main(argv=None):\n    {code}\n\n\nmain()\n"
     )
     return [sys.executable, str(path)], os.environ | environment

@@ -5,11 +5,10 @@ import pytest
 from conftest import fails
 
 import sweep
+from cli.errors import UserError
 from lab import control_table as controls
 from lab import figures
 from lab.rows import command_of, flags_of, read_rows
-from plumbing.common import UserError
-
 
 OTHER = {"--pack": "B", "--held-out": "03797390", "--min-score": "1"}
 

@@ -13,8 +13,8 @@ import model
 import train
 import variants
 from data import load_dataset
-from plumbing.checkpoint import read_checkpoint, save_checkpoint
-from plumbing.common import read_json
+from files.checkpoints import read_checkpoint, save_checkpoint
+from files.writing import read_json
 from splits import HELD_OUT, make_split
 
 TINY = model.PRESETS["tiny"]

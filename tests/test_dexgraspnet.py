@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 import data
 import synthesize
 import train
-from synthetic import dexgraspnet
+from benchmark import dexgraspnet
 
 JOINTS = ["robot0:THJ0", "robot0:FFJ3", "robot0:FFJ2"]  # in no order, as in the published files
 WRIST = ["WRJRx", "WRJRy", "WRJRz", "WRJTx", "WRJTy", "WRJTz"]

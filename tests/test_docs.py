@@ -278,7 +278,7 @@ def test_messages_that_the_readme_explains_exist():
 
 
 def test_synsets_in_the_documents_are_the_generators():
-    from synthetic.shapes import CATEGORIES
+    from benchmark.shapes import CATEGORIES
 
     for synset, (maker, *_) in CATEGORIES.items():
         assert f"{maker.__name__} {synset}" in README

@@ -1,11 +1,12 @@
-"""synthetic/draw.py: the hand of a picture, its colours by contact, what a sheet puts together."""
+"""pictures/draw.py: the hand of a picture, its colours by contact, what a sheet puts together."""
 
 import numpy as np
 import trimesh
+from hand.closing import CONTACT
+from hand.holds import FREE_DEPTH
 
-from synthetic import draw, hand
-from synthetic.grasps import CONTACT
-from synthetic.holds import FREE_DEPTH
+from hand import kinematics
+from pictures import draw
 
 GRASP = np.r_[0.02, -0.03, 0.3, 1, 0, 0, 0, np.zeros(12)]  # 30 cm over the origin, looking down
 
@@ -30,11 +31,11 @@ def test_links_are_coloured_by_contact():
 
 
 def test_hand_of_a_picture_is_the_hand():
-    """Every sphere is there, where hand.hand_drawing says; each finger in its colour, the palm in its own."""
+    """Every sphere is there, where kinematics.hand_drawing says; each finger in its colour, the palm in its own."""
     triangles, colours = draw.hand_mesh(GRASP)
     assert triangles.shape[1:] == (3, 3) and len(triangles) == len(colours)
     assert {tuple(colour) for colour in colours} == {draw.PALM_COLOUR, *draw.FINGER_COLOURS}
-    centers, radii, _ = hand.hand_drawing(GRASP[:7], GRASP[7:])
+    centers, radii, _ = kinematics.hand_drawing(GRASP[:7], GRASP[7:])
     corners = triangles.reshape(-1, 3)
     for center, radius in zip(centers, radii):
         distance = np.linalg.norm(corners - center, axis=1)

@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 
 import evaluate
 import train
+from files.reading import read_mesh
+from hand import kinematics
 from model import load_run
-from plumbing.reading import read_mesh
-from synthetic import hand
 
 ARRAYS = ("joints_pred", "logits", "joints_true")
 
@@ -92,7 +92,7 @@ def test_intervals_widen_when_grasps_repeat():
 def run(tmp_path_factory):
     """A run on boxes whose joints have the names of the hand that pictures show."""
     folder = tmp_path_factory.mktemp("runs")
-    root = write_root(folder / "root", OBJECTS, names=hand.JOINT_NAMES)
+    root = write_root(folder / "root", OBJECTS, names=kinematics.JOINT_NAMES)
     flags = "--preset tiny --steps 12 --objects-per-batch 4 --name run --no-baseline --quiet"
     train.main(["--data", str(root), "--runs", str(folder), *flags.split()])
     return folder / "run"
@@ -170,11 +170,16 @@ def copied(root, folder, change):
 
 def test_joints_of_another_order_are_not_scored(run, box_root, tmp_path, capsys):
     """Equal in number, and so accepted by the network; recordings without names cannot be told apart."""
-    turned = copied(box_root, tmp_path / "turned", lambda arrays: {"joint_names": np.array(hand.JOINT_NAMES[::-1])})
+    turned = copied(
+        box_root, tmp_path / "turned", lambda arrays: {"joint_names": np.array(kinematics.JOINT_NAMES[::-1])}
+    )
     said = fails(evaluate.main, [run, "--suite", "all", "--data", turned], capsys)
-    assert f"joint 0 is '{hand.JOINT_NAMES[-1]}', in the run '{hand.JOINT_NAMES[0]}'" in said
-    fewer = copied(box_root, tmp_path / "fewer", lambda arrays: {"grasps": arrays["grasps"][:, :-1],
-                                                                 "joint_names": np.array(hand.JOINT_NAMES[:-1])})
+    assert f"joint 0 is '{kinematics.JOINT_NAMES[-1]}', in the run '{kinematics.JOINT_NAMES[0]}'" in said
+    fewer = copied(
+        box_root,
+        tmp_path / "fewer",
+        lambda arrays: {"grasps": arrays["grasps"][:, :-1], "joint_names": np.array(kinematics.JOINT_NAMES[:-1])},
+    )
     assert "has 11 joints, the run 12" in fails(evaluate.main, [run, "--suite", "all", "--data", fewer], capsys)
 
 
@@ -252,9 +257,9 @@ def test_joints_outside_the_limits_are_counted(run, tmp_path, capsys, monkeypatc
     argv = [str(run), "--mesh", str(tmp_path / "box.obj"), "--pose", *"0 0 0.2 1 0 0 0".split()]
     result = evaluate.main(argv)
     joints = np.array([h["joints"] for h in result["predictions"][0]["hypotheses"]])  # (K, J)
-    outside = (joints < hand.LIMITS[:, 0] - 1e-3) | (joints > hand.LIMITS[:, 1] + 1e-3)
+    outside = (joints < kinematics.LIMITS[:, 0] - 1e-3) | (joints > kinematics.LIMITS[:, 1] + 1e-3)
     assert result["joints_outside_limits"] == outside.sum()
-    monkeypatch.setattr(hand, "LIMITS", np.tile([5.0, 6.0], (12, 1)))
+    monkeypatch.setattr(kinematics, "LIMITS", np.tile([5.0, 6.0], (12, 1)))
     assert evaluate.main(argv)["joints_outside_limits"] == joints.size
 
 

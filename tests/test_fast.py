@@ -1,13 +1,13 @@
-"""plumbing/fast.py: each form against the plain PyTorch call beside it in the table there, gradients included."""
+"""loop/fast.py: each form against the plain PyTorch call beside it in the table there, gradients included."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from cli.errors import UserError
+from loop import fast
+from loop.machine import set_up_torch
 from model import PRESETS, GraspModel
-from plumbing import fast
-from plumbing.common import UserError
-from plumbing.training import set_up_torch
 
 
 def with_gradients(function, *inputs):

@@ -1,10 +1,10 @@
-"""plumbing/frames.py: what does not fit between meshes, wrists and quaternions is said, and nothing else is."""
+"""files/frames.py: what does not fit between meshes, wrists and quaternions is said, and nothing else is."""
 
 import numpy as np
 import pytest
 
 from data import load_dataset
-from plumbing import frames
+from files import frames
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 from conftest import fails
 
 import sweep
+from cli.errors import UserError
 from lab import future
 from lab.rows import command_of, flags_of, write_rows
 from lab.table1 import write_errors
-from plumbing.common import UserError
 
 
 def parsed(*words):

@@ -20,14 +20,16 @@ import model
 import pretrain_jepa
 import sweep
 import train
+from cli.errors import UserError
 from data import padded
+from files.checkpoints import read_checkpoint
+from files.writing import write_json
 from lab import gpu as gpu_lab
 from lab import runner, speed
+from loop.graphs import WARM, Graphs
+from loop.machine import set_precision
+from loop.pace import set_rate
 from model import PRESETS, GraspModel
-from plumbing.checkpoint import read_checkpoint
-from plumbing.common import UserError, write_json
-from plumbing.graph import WARM, Graphs
-from plumbing.training import set_precision, set_rate
 from variants import surface_distances
 
 STEPS = 50

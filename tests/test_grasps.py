@@ -1,4 +1,4 @@
-"""synthetic/grasps.py: distances, closing fingers and scores, against geometry worked out independently."""
+"""hand/closing.py: distances, closing fingers and scores, against geometry worked out independently."""
 
 import numpy as np
 import pytest
@@ -6,23 +6,27 @@ import trimesh
 from scipy.spatial import ConvexHull
 from scipy.stats import spearmanr
 
-from synthetic import card, grasps, hand, shapes
+from benchmark import card, shapes
+from hand import kinematics
+from benchmark import grasps
+from hand import closing
+from hand import score
 
 # ---------------------------------------------------------------- distances and closing fingers
 
 
 def test_distance_field_on_a_sphere():
     mesh = trimesh.creation.icosphere(4, 0.04)
-    points, normals = grasps.surface_normals(mesh.vertices, mesh.faces, 12000, np.random.default_rng(0))
+    points, normals = closing.surface_normals(mesh.vertices, mesh.faces, 12000, np.random.default_rng(0))
     np.testing.assert_allclose(np.sum(points * normals, axis=1), 0.04, atol=2e-4)
-    field = grasps.DistanceField(points)
+    field = closing.DistanceField(points)
     probes = np.random.default_rng(1).uniform(-0.06, 0.06, (4000, 3)).astype(np.float32)
     exact = np.abs(np.linalg.norm(probes, axis=1) - 0.04)
     near = (exact > 0.004) & (exact < 0.016)
     assert np.abs(field(probes)[near] - exact[near]).max() < 0.001
     # further away, at most a lower bound: no step may be too long
     assert (field(probes) < exact + 0.001)[exact > 0.004].all()
-    assert np.allclose(field(np.full((1, 3), 0.5, dtype=np.float32)), grasps.FIELD_REACH)
+    assert np.allclose(field(np.full((1, 3), 0.5, dtype=np.float32)), closing.FIELD_REACH)
     shell = probes[near & (np.linalg.norm(probes, axis=1) > 0.04)]
     inward = -shell / np.linalg.norm(shell, axis=1, keepdims=True)
     assert (np.sum(field.direction(shell) * inward, axis=1) > 0.97).all()
@@ -31,23 +35,23 @@ def test_distance_field_on_a_sphere():
 def test_fingers_stop_at_a_thin_plate():
     """Every finger that meets a 1 mm plate stops on its near side, within the last step."""
     plate = trimesh.creation.box((0.4, 0.4, 0.001))
-    points, _ = grasps.surface_normals(plate.vertices, plate.faces, 40000, np.random.default_rng(0))
-    field = grasps.DistanceField(points)
+    points, _ = closing.surface_normals(plate.vertices, plate.faces, 40000, np.random.default_rng(0))
+    field = closing.DistanceField(points)
     count = 60
     rng = np.random.default_rng(2)
     rotation = np.tile(np.diag([1.0, 1, 1]), (count, 1, 1)).astype(np.float32)
     position = np.zeros((count, 3), dtype=np.float32)
     position[:, 1] = -0.15
     position[:, 2] = -rng.uniform(0.06, 0.12, count)  # the plate lies before the palm, which looks along z
-    bases, origins = hand.finger_bases(rotation, position)
+    bases, origins = kinematics.finger_bases(rotation, position)
     q = np.tile(np.radians([-15, 0, 5]), (count, 1)).astype(np.float32)
     mode = np.arange(count) % 3
-    closed, gaps = grasps.close_fingers(q, bases[:, 2], origins[:, 2], mode, field)
-    centers = hand.finger_points(closed, bases[:, 2], origins[:, 2])
+    closed, gaps = closing.close_fingers(q, bases[:, 2], origins[:, 2], mode, field)
+    centers = kinematics.finger_points(closed, bases[:, 2], origins[:, 2])
     assert (gaps.min(0) < 0.002).sum() > 0.9 * count
     assert gaps.min() > -0.0015
     assert (centers[..., 2] < -0.0005).all()
-    assert (closed[:, 0] <= hand.LIMITS[0, 1] + 1e-6).all() and (closed[mode == 1, 2] == q[0, 2]).all()
+    assert (closed[:, 0] <= kinematics.LIMITS[0, 1] + 1e-6).all() and (closed[mode == 1, 2] == q[0, 2]).all()
 
 
 # ---------------------------------------------------------------- score
@@ -80,7 +84,7 @@ def test_epsilon_follows_the_hull_of_linearised_cones(count):
     for _ in range(count):
         points, normals = random_contacts(rng, int(rng.integers(3, 7)))
         mask = np.ones((1, len(points)), dtype=bool)
-        score.append(grasps.epsilon(grasps.contact_wrenches(points[None], normals[None], np.zeros(3)), mask)[0])
+        score.append(score.epsilon(score.contact_wrenches(points[None], normals[None], np.zeros(3)), mask)[0])
         exact.append(hull_of_cones(points, normals))
         if exact[-1] > 0 and len(exact) <= 8:
             assert np.isclose(exact[-1], card.hull_epsilon(points, normals, np.zeros(3)), atol=0.02)
@@ -94,11 +98,11 @@ def test_epsilon_follows_the_hull_of_linearised_cones(count):
 
 def test_epsilon_ignores_masked_contacts():
     points, normals = random_contacts(np.random.default_rng(3), 8)
-    wrenches = grasps.contact_wrenches(points[None], normals[None], np.zeros(3))
+    wrenches = score.contact_wrenches(points[None], normals[None], np.zeros(3))
     mask = np.arange(8)[None] % 2 == 0
-    alone = grasps.epsilon(wrenches[:, ::2], mask[:, ::2])
-    np.testing.assert_allclose(grasps.epsilon(wrenches, mask), alone, atol=1e-5)
-    assert len(grasps.epsilon(wrenches[:0], mask[:0])) == 0
+    alone = score.epsilon(wrenches[:, ::2], mask[:, ::2])
+    np.testing.assert_allclose(score.epsilon(wrenches, mask), alone, atol=1e-5)
+    assert len(score.epsilon(wrenches[:0], mask[:0])) == 0
 
 
 # ---------------------------------------------------------------- grasps
@@ -115,12 +119,14 @@ def test_grasps_are_physical(cylinder):
     vertices, faces, found, scores, counts = cylinder
     assert found.shape == (len(scores), 19) and found.dtype == scores.dtype == np.float32
     assert counts["kept"] == (scores >= 1.5).sum() == 40 and counts["low"] == (scores < 1.5).sum()
-    assert (found[:, 7:] >= hand.LIMITS[:, 0] - 1e-5).all() and (found[:, 7:] <= hand.LIMITS[:, 1] + 1e-5).all()
+    assert (found[:, 7:] >= kinematics.LIMITS[:, 0] - 1e-5).all() and (
+        found[:, 7:] <= kinematics.LIMITS[:, 1] + 1e-5
+    ).all()
     np.testing.assert_allclose(np.linalg.norm(found[:, 3:7], axis=1), 1, atol=1e-5)
     assert (found[:, 6] >= 0).all()
     radius, exact = 0.03, []
     for grasp in found[scores >= 1.5]:
-        centers, radii, _ = hand.hand_drawing(grasp[:7], grasp[7:])
+        centers, radii, _ = kinematics.hand_drawing(grasp[:7], grasp[7:])
         aside, above = np.linalg.norm(centers[:, :2], axis=1) - radius, np.abs(centers[:, 2] - 0.07) - 0.07
         distance = np.where((aside > 0) & (above > 0), np.hypot(aside, above), np.maximum(aside, above))
         gap = distance - radii  # to a cylinder

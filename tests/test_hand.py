@@ -1,10 +1,10 @@
-"""synthetic/hand.py against a chain of 4 x 4 matrices written out here, published points, and finite differences."""
+"""hand/kinematics.py against a chain of 4 x 4 matrices written out here, published points, and finite differences."""
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from synthetic import hand
+from hand import kinematics
 
 
 def move(x, y, z):
@@ -42,7 +42,7 @@ def oracle(finger, flexion, abduction, distal):
 
 @pytest.fixture
 def joints():
-    return np.random.default_rng(0).uniform(*hand.LIMITS.T, (40, 12))
+    return np.random.default_rng(0).uniform(*kinematics.LIMITS.T, (40, 12))
 
 
 def scaled(frame):
@@ -53,15 +53,15 @@ def scaled(frame):
 
 
 def test_names_and_limits():
-    assert len(hand.JOINT_NAMES) == 12 and hand.LIMITS.shape == (12, 2)
-    assert hand.JOINT_NAMES[:4] == ("thumb_flexion", "thumb_abduction", "thumb_distal", "first_flexion")
-    degrees = np.degrees(hand.LIMITS).round(6)
+    assert len(kinematics.JOINT_NAMES) == 12 and kinematics.LIMITS.shape == (12, 2)
+    assert kinematics.JOINT_NAMES[:4] == ("thumb_flexion", "thumb_abduction", "thumb_distal", "first_flexion")
+    degrees = np.degrees(kinematics.LIMITS).round(6)
     assert degrees[0].tolist() == [-20, 70] and degrees[2].tolist() == [0, 100]
     assert degrees[1::3].tolist() == [[-30, 30], [-30, 10], [-30, 30], [-10, 30]]
 
 
 def test_forward_kinematics_is_the_chain_of_matrices(joints):
-    frames = hand.forward_kinematics(joints)
+    frames = kinematics.forward_kinematics(joints)
     assert frames.shape == (40, 4, 4, 4, 4)
     for n, row in enumerate(np.degrees(joints)):
         for finger in range(4):
@@ -71,16 +71,16 @@ def test_forward_kinematics_is_the_chain_of_matrices(joints):
 
 def test_published_points_at_rest():
     third = (
-        hand.forward_kinematics(np.zeros((1, 12)))[0, :, 2, :3, 3] @ HAND_FROM_PALM[:3, :3] / hand.SCALE
+        kinematics.forward_kinematics(np.zeros((1, 12)))[0, :, 2, :3, 3] @ HAND_FROM_PALM[:3, :3] / kinematics.SCALE
     )  # back to palm mm
     np.testing.assert_allclose(third[2], (0, 274.85, 0), atol=0.06)
     np.testing.assert_allclose(third[0], (-184.9, 26.5, 19.85), atol=0.06)
 
 
 def test_spheres_sit_on_their_links(joints):
-    centers, radii = hand.finger_spheres(joints)
+    centers, radii = kinematics.finger_spheres(joints)
     assert centers.shape == (40, 4, 8, 3) and radii.shape == (8,)
-    frames = hand.forward_kinematics(joints)
+    frames = kinematics.forward_kinematics(joints)
     along = [(1, 0, -82), (1, 0, -60), (1, 0, -38), (1, 0, -16), (2, 0, -30), (2, 0, -12), (3, 2, 6), (3, 2, 20)]
     for sphere, (row, axis, offset) in enumerate(along):
         expected = frames[:, :, row, :3, 3] + offset * 0.85e-3 * frames[:, :, row, :3, axis]
@@ -88,25 +88,25 @@ def test_spheres_sit_on_their_links(joints):
 
 
 def test_a_joint_moves_only_what_lies_beyond_it(joints):
-    step, base = 1e-6, hand.finger_spheres(joints)[0]
+    step, base = 1e-6, kinematics.finger_spheres(joints)[0]
     for joint in range(12):
         moved = joints.copy()
         moved[:, joint] += step
-        speed = np.linalg.norm(hand.finger_spheres(moved)[0] - base, axis=-1) / step  # m per rad
+        speed = np.linalg.norm(kinematics.finger_spheres(moved)[0] - base, axis=-1) / step  # m per rad
         finger, kind = divmod(joint, 3)
         assert np.allclose(np.delete(speed, finger, axis=1), 0)
         if kind == 2:
             assert np.allclose(speed[:, finger, :4], 0, atol=1e-6)  # the distal joint leaves link 1
             np.testing.assert_allclose(speed[:, finger, 4], 0.0085, atol=1e-6)  # 10 mm beyond it
         if kind == 1:
-            distance = np.linalg.norm(base[:, finger, :4] - hand.BASES[finger, :3, 3], axis=-1)
+            distance = np.linalg.norm(base[:, finger, :4] - kinematics.BASES[finger, :3, 3], axis=-1)
             np.testing.assert_allclose(speed[:, finger, :4], distance, atol=1e-6)
 
 
 def test_closing_brings_thumb_and_fingers_together():
     opened, closed = np.zeros((2, 1, 12))
     closed[:, ::3] = 0.8
-    tips = [hand.finger_spheres(q)[0][0, :, -1] for q in (opened, closed)]
+    tips = [kinematics.finger_spheres(q)[0][0, :, -1] for q in (opened, closed)]
     gap = [np.linalg.norm(t[0] - t[2]) for t in tips]
     assert gap[1] < gap[0]
     assert tips[1][2][2] > tips[0][2][2]  # fingers close towards the approach direction z
@@ -115,19 +115,19 @@ def test_closing_brings_thumb_and_fingers_together():
 def test_pose_round_trip_and_canonical_sign():
     rng = np.random.default_rng(1)
     poses = np.concatenate((rng.normal(size=(50, 3)), Rotation.random(50, random_state=1).as_quat()), axis=1)
-    back = hand.matrix_to_pose(hand.pose_to_matrix(poses))
+    back = kinematics.matrix_to_pose(kinematics.pose_to_matrix(poses))
     assert (back[:, 6] >= 0).all()
     np.testing.assert_allclose(back[:, :3], poses[:, :3])
     np.testing.assert_allclose(np.abs(np.sum(back[:, 3:] * poses[:, 3:], axis=1)), 1)
-    quarter = hand.pose_to_matrix([[0.1, 0, 0, 0, 0, np.sqrt(0.5), np.sqrt(0.5)]])  # 90 degrees about z
-    np.testing.assert_allclose(hand.transform(quarter, np.array([[[1.0, 0, 0]]]))[0, 0], (0.1, 1, 0), atol=1e-12)
+    quarter = kinematics.pose_to_matrix([[0.1, 0, 0, 0, 0, np.sqrt(0.5), np.sqrt(0.5)]])  # 90 degrees about z
+    np.testing.assert_allclose(kinematics.transform(quarter, np.array([[[1.0, 0, 0]]]))[0, 0], (0.1, 1, 0), atol=1e-12)
 
 
 def test_drawing_is_the_hand_in_the_objects_frame(joints):
     pose = np.array([0.1, -0.2, 0.3, 0, 0, 1, 0])  # half a turn about z
-    centers, radii, segments = hand.hand_drawing(pose, joints[0])
+    centers, radii, segments = kinematics.hand_drawing(pose, joints[0])
     assert centers.shape == (59, 3) and radii.shape == (59,) and segments.shape == (16, 2, 3)
-    local = np.concatenate((hand.PALM_CENTERS, hand.finger_spheres(joints[:1])[0].reshape(-1, 3)))
+    local = np.concatenate((kinematics.PALM_CENTERS, kinematics.finger_spheres(joints[:1])[0].reshape(-1, 3)))
     np.testing.assert_allclose(centers, local * (-1, -1, 1) + pose[:3], atol=1e-12)
     np.testing.assert_allclose(
         segments.reshape(4, 4, 2, 3)[:, :-1, 1], segments.reshape(4, 4, 2, 3)[:, 1:, 0]

@@ -1,4 +1,4 @@
-"""Which hands hold an object (synthetic/holds.py): generated grasps, joints that know nothing, geometry by hand."""
+"""Which hands hold an object (hand/holds.py): generated grasps, joints that know nothing, geometry by hand."""
 
 import csv
 import os
@@ -7,16 +7,25 @@ import shutil
 import numpy as np
 import pytest
 import trimesh
+from hand.holds import (
+    CONTACT,
+    TRAVEL,
+    Outcomes,
+    flex,
+    grasp_outcomes,
+    outcomes_in_scenes,
+    read_scene_mesh,
+    scene_mesh,
+    solid_field,
+)
 from scipy.spatial.transform import Rotation
 
 import synthesize
 import train
+from benchmark.card import sphere_gaps
 from data import load_dataset
+from hand import kinematics
 from lab import holds as lab_holds
-from synthetic import hand
-from synthetic.card import sphere_gaps
-from synthetic.holds import CONTACT, TRAVEL, Outcomes, flex
-from synthetic.holds import grasp_outcomes, outcomes_in_scenes, read_scene_mesh, scene_mesh, solid_field
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +57,7 @@ NOISE = (2, 5, 10, 20)  # degrees
 @pytest.fixture(scope="module")
 def outcomes(data):
     """Kind of joints -> `Outcomes` at all recorded poses."""
-    rng, recorded, limits = np.random.default_rng(0), data.joints, hand.LIMITS
+    rng, recorded, limits = np.random.default_rng(0), data.joints, kinematics.LIMITS
     opened = recorded.copy()
     opened[:, 0::3], opened[:, 2::3] = limits[0, 0], limits[2, 0]  # flexion and distal
     kinds = {"recorded": recorded, "open": opened, "average": np.broadcast_to(recorded.mean(0), recorded.shape)}
@@ -105,8 +114,8 @@ def test_a_recorded_hand_moved_forward_is_in_the_object(data, scene):
 def test_gaps_are_those_of_exact_geometry(scene):
     field, mesh, poses, joints = scene
     found, exact = grasp_outcomes(field, poses, joints), []
-    for pose, its_joints in zip(poses, np.clip(joints, *hand.LIMITS.T)):
-        centers, radii, _ = hand.hand_drawing(pose, its_joints)
+    for pose, its_joints in zip(poses, np.clip(joints, *kinematics.LIMITS.T)):
+        centers, radii, _ = kinematics.hand_drawing(pose, its_joints)
         gaps, _ = sphere_gaps(*mesh, centers[-32:], radii[-32:])  # infinite where a sphere is far away
         exact.append(gaps.reshape(4, 8).min(1))
     close = np.abs(exact) < 0.008  # m; deeper inside, the surfaces of overlapping parts come nearer than the outer one
@@ -124,15 +133,15 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     height = np.array([0.02, 0.06, 0.0])  # m, of the wrist above the top
     rotation = np.tile(Rotation.from_euler("x", 180, degrees=True).as_matrix(), (3, 1, 1)).astype(np.float32)
     position = np.stack((0 * height, 0.1 + 0 * height, height), -1).astype(np.float32)
-    bases, origins = hand.finger_bases(rotation, position)
+    bases, origins = kinematics.finger_bases(rotation, position)
     start = np.zeros((3, 3), dtype=np.float32)
 
     def lowest(q):  # gap (3,) m of the spheres over the table
         joints = np.zeros((3, 12))
         joints[:, 6:9] = q
-        centers = hand.transform(frames, hand.finger_spheres(joints)[0][:, 2])
+        centers = kinematics.transform(frames, kinematics.finger_spheres(joints)[0][:, 2])
         over = centers[..., 1] < -0.08  # the table begins there
-        return np.where(over, centers[..., 2] - hand.SPHERE_RADII, np.inf).min(1)
+        return np.where(over, centers[..., 2] - kinematics.SPHERE_RADII, np.inf).min(1)
 
     frames = np.tile(np.eye(4), (3, 1, 1))
     frames[:, :3, :3], frames[:, :3, 3] = rotation, position

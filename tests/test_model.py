@@ -10,8 +10,8 @@ from samples import TINY, brute_sequence, clouds_of, grasp_model, jepa_of, poses
 from torch import nn
 
 import model
+from cli.errors import UserError
 from model import PRESETS, GraspModel, ModelConfig, PatchEmbed, PointEncoder, PointJEPA, TransformerEncoder
-from plumbing.common import UserError
 from variants import PROBES
 
 # ---------------------------------------------------------------- configuration

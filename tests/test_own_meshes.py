@@ -12,9 +12,9 @@ import data
 import evaluate
 import splits
 import synthesize
-from plumbing.frames import SMALL, frame_figures, frame_warnings
-from synthetic import hand
-from synthetic.shapes import LENGTHS, MAX_MIDDLE
+from benchmark.shapes import LENGTHS, MAX_MIDDLE
+from files.frames import SMALL, frame_figures, frame_warnings
+from hand import kinematics
 
 BOX = np.array([0.05, 0.06, 0.1])  # m
 
@@ -22,7 +22,7 @@ BOX = np.array([0.05, 0.06, 0.1])  # m
 @pytest.fixture
 def quick(monkeypatch):
     """Two grasps for every scene, which cost nothing."""
-    grasps = np.zeros((2, 7 + len(hand.JOINT_NAMES)), np.float32)
+    grasps = np.zeros((2, 7 + len(kinematics.JOINT_NAMES)), np.float32)
     grasps[:, :7] = (0, 0, 0.2, 0, 0, 0, 1)
     found = grasps, np.full(2, 2, np.float32), collections.Counter(kept=2)
     monkeypatch.setattr(synthesize, "synthesize", lambda vertices, faces, wanted, rng: found)

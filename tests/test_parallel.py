@@ -1,9 +1,9 @@
-"""plumbing/parallel.py: the same results in the same order, here and in processes."""
+"""cli/processes.py: the same results in the same order, here and in processes."""
 
 import math
 import os
 
-from plumbing.parallel import map_in_processes
+from cli.processes import map_in_processes
 
 
 def test_results_in_order_whatever_the_number_of_workers():

@@ -19,10 +19,9 @@ from official import official_file
 import model
 import pretrain_jepa
 import train
-from plumbing import checkpoint
-from plumbing.common import UserError
-from synthetic.shapes import pretraining_cloud
-
+from benchmark.shapes import pretraining_cloud
+from cli.errors import UserError
+from files import checkpoints
 
 STEPS = 14
 
@@ -55,7 +54,7 @@ def outcome(out):
     """Weights and curve, without times."""
     with open(out.with_suffix(".csv")) as file:
         rows = [row | {"clouds_per_s": None} for row in csv.DictReader(file)]
-    return rows, {k: v.tolist() for k, v in checkpoint.read_checkpoint(out)["encoder"].items()}
+    return rows, {k: v.tolist() for k, v in checkpoints.read_checkpoint(out)["encoder"].items()}
 
 
 def test_checkpoint_card_and_fine_tuning(pretrained, box_root, tmp_path):
@@ -84,7 +83,7 @@ def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, st
     words = [sys.executable, "-c", code, *argv]
     child = subprocess.run(words, cwd=Path(train.__file__).parent, capture_output=True, text=True)
     assert child.returncode == (130 if stop == signal.SIGINT else -9), child.stderr
-    last = checkpoint.read_checkpoint(tmp_path / "encoder.last.pt")
+    last = checkpoints.read_checkpoint(tmp_path / "encoder.last.pt")
     assert last["step"] == (10 if stop == signal.SIGINT else 8)
     assert (last["device"], last["precision"]) == ("cpu", "fp32")
     pretrain_jepa.main([*argv, "--resume"])
@@ -339,7 +338,7 @@ def test_start_errors(shapes, pretrained, official, tmp_path, monkeypatch, capsy
     (tmp_path / "short.ckpt").write_bytes(official.read_bytes()[:-1000])
     assert "short.ckpt" in error("--start", tmp_path / "short.ckpt")
     stopped_at(3, arguments(shapes, tmp_path / "old.pt"), monkeypatch)
-    content = checkpoint.read_checkpoint(tmp_path / "old.last.pt")
+    content = checkpoints.read_checkpoint(tmp_path / "old.last.pt")
     for change in ({"settings": {}}, {"settings": None}, {"step": "three"}):
         torch.save(content | change, tmp_path / "bad.pt")
         assert "bad.pt" in error("--start", tmp_path / "bad.pt")

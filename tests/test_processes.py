@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pretrain_jepa
-from plumbing.common import read_json
+from files.writing import read_json
 
 ROOT = Path(__file__).parent.parent
 # a process of torchrun: no dropout, and every cloud of a batch is augmented alike, so that both shares are the same

@@ -9,12 +9,13 @@ from conftest import fails, stop_at_the_first_save
 
 import sweep
 import train
+from cli.errors import UserError
 from data import load_dataset
 from lab import published
 from lab.rows import write_rows
 from lab.table1 import write_errors
-from plumbing.common import UserError
-from plumbing.training import load_last, warmup_cosine
+from loop.last import load_last
+from loop.pace import warmup_cosine
 from splits import HELD_OUT
 
 
@@ -156,7 +157,7 @@ def test_an_unfinished_draw_goes_on_and_a_diverged_one_has_a_row(box_root, tmp_p
     stop_at_the_first_save(train, sweep.main, argv)
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if (path / "last.pt").exists())
     resumed = []
-    monkeypatch.setattr("plumbing.runs.load_last", lambda path, *more: resumed.append(path) or load_last(path, *more))
+    monkeypatch.setattr("loop.runs.load_last", lambda path, *more: resumed.append(path) or load_last(path, *more))
     rows = sweep.main(argv)
     assert resumed == [folder / "last.pt"] and len(rows) == 6 and not folder.exists()
     bad = sweep.main([*argv[:-2], "--lr-head", "1e30", "--out", str(tmp_path / "bad")])

@@ -1,4 +1,4 @@
-"""plumbing/reading.py: meshes and arrays of other people, read as they are, and nothing else opened."""
+"""files/reading.py: meshes and arrays of other people, read as they are, and nothing else opened."""
 
 import os
 import shutil
@@ -8,9 +8,9 @@ import pytest
 import trimesh
 from conftest import write_root
 
+from cli.errors import UserError
 from data import load_dataset
-from plumbing.common import UserError
-from plumbing.reading import read_mesh
+from files.reading import read_mesh
 
 
 @pytest.mark.parametrize("extension", [".obj", ".stl", ".ply", ".off", ".glb"])

@@ -1,12 +1,12 @@
-"""plumbing/roots.py: which roots are made on first use, and what is said about the others."""
+"""benchmark/roots.py: which roots are made on first use, and what is said about the others."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from plumbing import roots
-from plumbing.common import UserError
+from benchmark import roots
+from cli.errors import UserError
 
 SETTINGS = {"preset": "full", "objects": 4, "scenes": None, "rescale": True, "quick": False}
 

@@ -1,10 +1,10 @@
-"""synthetic/shapes.py: closed parts of usable size, scenes, the pool for pretraining."""
+"""benchmark/shapes.py: closed parts of usable size, scenes, the pool for pretraining."""
 
 import numpy as np
 import pytest
 import trimesh
 
-from synthetic import shapes
+from benchmark import shapes
 
 SYNSETS = [*shapes.TRAIN_SYNSETS, *shapes.HELD_OUT_SYNSETS]
 

@@ -1,11 +1,11 @@
-"""synthetic/sheet.py: like features have like colours, and every point belongs to the nearest patch."""
+"""pictures/sheet.py: like features have like colours, and every point belongs to the nearest patch."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from synthetic import sheet
+from pictures import sheet
 
 
 def test_like_features_have_like_colours():

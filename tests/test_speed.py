@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import model
 import pretrain_jepa
 import train
+from cli.errors import UserError
 from lab import counts, speed
-from plumbing import fast, graph
-from plumbing.common import UserError
-from plumbing.training import computes_bf16
+from loop import fast, graphs
+from loop.machine import computes_bf16
 from variants import PROBES
 
 TINY = model.PRESETS["tiny"]
@@ -271,7 +271,7 @@ def test_what_a_gpu_is_asked(monkeypatch):
 def test_a_graph_is_captured_before_it_is_timed():
     calls, failures = [], []
     (kind,) = speed.as_graphs([speed.Steps({}, lambda: calls.append(1), None, None)], failures)
-    assert len(calls) > graph.WARM and kind.last_part == "graph" and not failures
+    assert len(calls) > graphs.WARM and kind.last_part == "graph" and not failures
 
 
 def test_a_capture_that_fails_leaves_the_other_figures(monkeypatch, tmp_path, small):
@@ -423,7 +423,14 @@ def test_flags_about_speed_are_not_settings(tmp_path, capsys):
 
 def test_nothing_loads_it_with_itself():
     """Only --benchmark does."""
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("plumbing/*.py"), *ROOT.glob("synthetic/*.py"), *ROOT.glob("lab/*.py")]:
+    for path in [
+        *ROOT.glob("*.py"),
+        *(
+            p
+            for folder in ("cli", "files", "loop", "hand", "benchmark", "pictures", "lab")
+            for p in ROOT.glob(f"{folder}/*.py")
+        ),
+    ]:
         imports = [
             ast.unparse(node) for node in ast.parse(path.read_text()).body if "import" in type(node).__name__.lower()
         ]
@@ -481,7 +488,7 @@ def test_own_settings_win():
     sys.platform != "linux", reason="only GNU's OpenMP says how often its threads look before they sleep"
 )
 def test_openmp_heeds_it():
-    shown = run_python("import plumbing, torch", OMP_DISPLAY_ENV="verbose")
+    shown = run_python("import cli, torch", OMP_DISPLAY_ENV="verbose")
     if "GOMP_SPINCOUNT" not in shown:
         pytest.skip("torch comes with another OpenMP")
     assert "GOMP_SPINCOUNT = '20000'" in shown

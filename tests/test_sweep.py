@@ -19,11 +19,11 @@ from sweeps import arguments, parsed
 
 import sweep
 import train
+from benchmark.roots import VERSION
+from files.writing import locked
 from lab import runner
 from lab.rows import OLD_DATASETS, command_of, dataset_of, differences, flags_of, lengths, read_rows, write_rows
 from model import POOLS, PRESETS
-from plumbing.common import locked
-from plumbing.roots import VERSION
 
 ROOT = Path(__file__).parent.parent
 OLD_COLUMNS = (  # of a table written by an earlier version
@@ -358,7 +358,7 @@ def test_a_run_that_somebody_trains_is_tried_again(box_root, tmp_path, monkeypat
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
-    code = "from plumbing.common import locked\nwith locked('lock') as mine:\n print(mine, flush=True)\n input()"
+    code = "from files.writing import locked\nwith locked('lock') as mine:\n print(mine, flush=True)\n input()"
     command, pipe = [sys.executable, "-c", code], subprocess.PIPE
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=pipe, stdout=pipe)

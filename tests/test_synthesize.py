@@ -13,11 +13,11 @@ import pytest
 import trimesh
 
 import synthesize
-from plumbing import roots
-from plumbing.common import UserError
-from plumbing.reading import read_mesh
-from synthetic import card, hand
-from synthetic.shapes import HELD_OUT_SYNSETS
+from benchmark import card, roots
+from benchmark.shapes import HELD_OUT_SYNSETS
+from cli.errors import UserError
+from files.reading import read_mesh
+from hand import kinematics
 
 
 def run(*argv):
@@ -55,7 +55,7 @@ def test_root_layout(small_root):
     for path in small_root.rglob("recording.npz"):
         with np.load(path) as recording:
             assert sorted(recording) == ["grasps", "joint_names", "scores"]
-            assert recording["joint_names"].tolist() == list(hand.JOINT_NAMES)
+            assert recording["joint_names"].tolist() == list(kinematics.JOINT_NAMES)
             kept += (recording["scores"] >= 1.5).sum()
     assert kept == content["grasps_kept"] == 32
     scenes = [read_mesh(small_root / "03797390/mug_0000" / k / "mesh.obj")[0] for k in "01"]

@@ -12,9 +12,9 @@ from sweeps import arguments, parsed
 
 import sweep
 import train
+from cli.errors import UserError
 from lab import figures, table1
 from lab.rows import METRICS, command_of, flags_of, read_rows, write_rows
-from plumbing.common import UserError
 
 PAPER = table1.PAPER_RATES
 

@@ -19,7 +19,8 @@ import data
 import model
 import splits
 import train
-from plumbing import checkpoint, fast
+from files import checkpoints
+from loop import fast
 
 BATCHES = "--objects-per-batch 4 --grasps-per-object 3"
 TIMED = ("seconds", "ms_per_step", "memory_mb")  # what differs between equal runs
@@ -35,7 +36,7 @@ def outcome(folder):
     with open(folder / "metrics.csv") as file:
         rows = [row | {"seconds": None} for row in csv.DictReader(file)]
     result = json.loads((folder / "result.json").read_text()) | dict.fromkeys(TIMED)
-    weights = checkpoint.read_checkpoint(folder / "best.pt")["model"]
+    weights = checkpoints.read_checkpoint(folder / "best.pt")["model"]
     return rows, result, {name: value.tolist() for name, value in weights.items()}
 
 
@@ -52,7 +53,7 @@ def encoder(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("encoder") / "tiny.pt"
     config = model.PRESETS["tiny"]
-    checkpoint.save_checkpoint(path, {"config": vars(config), "encoder": model.PointEncoder(config).state_dict()})
+    checkpoints.save_checkpoint(path, {"config": vars(config), "encoder": model.PointEncoder(config).state_dict()})
     return path
 
 
@@ -102,7 +103,7 @@ def test_stopped_and_resumed_equals_undisturbed(box_root, finished, tmp_path, st
     child = subprocess.run(words, cwd=Path(train.__file__).parent, capture_output=True, text=True)
     assert child.returncode == (130 if stop == signal.SIGINT else -9), child.stderr
     assert "Traceback" not in child.stderr
-    step = checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"]
+    step = checkpoints.read_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"]
     assert step == (15 if stop == signal.SIGINT else 12)
     train.main([*argv, "--resume"])
     assert outcome(tmp_path / "run") == outcome(finished)
@@ -123,7 +124,7 @@ def test_finished_and_unfinished_runs_are_kept(box_root, finished, tmp_path, cap
 def test_last_checkpoint_is_kept_where_asked(box_root, finished, tmp_path):
     assert not (finished / "last.pt").exists()
     train.main(arguments(box_root, tmp_path, "--name", "run", "--steps", 2, "--keep-last"))
-    assert checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"] == 2
+    assert checkpoints.read_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"] == 2
 
 
 def test_a_run_that_goes_on_elsewhere_says_so(box_root, tmp_path, capsys):
@@ -292,7 +293,7 @@ def test_nan_stops_before_the_next_checkpoint_and_names_its_step(box_root, tmp_p
     error = fails(train.main, arguments(box_root, tmp_path, "--name", "run"), capsys)
     assert "step 6" in error and "object_" in error and "last.pt" in error
     assert len(calls) == 8  # where a checkpoint would have been written
-    saved = checkpoint.read_checkpoint(tmp_path / "run" / "last.pt")
+    saved = checkpoints.read_checkpoint(tmp_path / "run" / "last.pt")
     assert saved["progress"]["step"] == 4 and all(torch.isfinite(v).all() for v in saved["model"].values())
 
 

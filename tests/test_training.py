@@ -1,4 +1,4 @@
-"""plumbing/training.py: schedule, Ctrl-C, precision, what a checkpoint must agree on."""
+"""loop/: schedule, Ctrl-C, precision, what a checkpoint must agree on."""
 
 import dataclasses
 import math
@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from samples import TINY, seeded
 
-from plumbing import fast, training
-from plumbing.common import UserError
-
+from cli.errors import UserError
+from loop import fast
+from loop import flags
+from loop import last
+from loop import machine
+from loop import pace
 
 # ---------------------------------------------------------------- the machine
 
@@ -30,26 +33,26 @@ def matmul_precision():
 
 
 def test_precision_by_device(matmul_precision):
-    resolved = {(device.type, fastest): training.set_precision("auto", device, fastest)
+    resolved = {(device.type, fastest): machine.set_precision("auto", device, fastest)
                 for device in (CPU, CUDA) for fastest in ("tf32", "bf16")}  # fmt: skip
     expected = {("cpu", "tf32"): "fp32", ("cpu", "bf16"): "fp32", ("cuda", "tf32"): "tf32", ("cuda", "bf16"): "bf16"}
     assert resolved == expected
     for precision, products in (("tf32", "high"), ("fp32", "highest")):
-        assert training.set_precision(precision, CUDA) == precision
+        assert machine.set_precision(precision, CUDA) == precision
         assert torch.get_float32_matmul_precision() == products
-    training.set_precision("tf32", CUDA)
+    machine.set_precision("tf32", CUDA)
     with fast.exact_products():
         assert torch.get_float32_matmul_precision() == "highest"
     assert torch.get_float32_matmul_precision() == "high"
     with pytest.raises(UserError, match="--precision tf32"):
-        training.set_precision("tf32", CPU)
+        machine.set_precision("tf32", CPU)
 
 
 def test_a_cpu_keeps_its_fused_attention(monkeypatch):
     """The switch of FlashAttention, which a GPU does without, is also the one of the only fused form on a CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for device, flash in (("cuda", False), ("cpu", True)):
-        assert training.set_up_torch(device).type == device
+        assert machine.set_up_torch(device).type == device
         assert torch.backends.cuda.flash_sdp_enabled() == flash
         assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
 
@@ -58,7 +61,7 @@ def test_a_cpu_keeps_its_fused_attention(monkeypatch):
     "precision, dtype", [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)]
 )
 def test_precision_of_the_forward_pass(precision, dtype):
-    with training.autocast(CPU, precision):
+    with machine.autocast(CPU, precision):
         assert F.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype == dtype
 
 
@@ -66,12 +69,12 @@ def test_bf16_without_instructions_is_announced(monkeypatch, capsys, matmul_prec
     """Which processor runs the test must not matter."""
     monkeypatch.setattr(training, "computes_bf16", lambda device: False)
     for precision in ("auto", "fp32"):
-        training.set_precision(precision, CPU)
+        machine.set_precision(precision, CPU)
     assert capsys.readouterr().err == ""
-    training.set_precision("bf16", CPU)
+    machine.set_precision("bf16", CPU)
     assert "warning: --precision bf16" in capsys.readouterr().err
     monkeypatch.setattr(training, "computes_bf16", lambda device: True)
-    training.set_precision("bf16", CPU)
+    machine.set_precision("bf16", CPU)
     assert capsys.readouterr().err == ""
 
 
@@ -86,8 +89,8 @@ def test_bf16_pays_where_it_is_said_to():
             times.append(time.perf_counter() - begun)
         return min(times)
 
-    assert training.computes_bf16(CPU) == (fastest(torch.bfloat16) < 3 * fastest(torch.float32))
-    assert training.computes_bf16(CUDA)
+    assert machine.computes_bf16(CPU) == (fastest(torch.bfloat16) < 3 * fastest(torch.float32))
+    assert machine.computes_bf16(CUDA)
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported"), reason="a PyTorch without oneDNN")
@@ -106,7 +109,7 @@ def test_bf16_by_the_processors_features(monkeypatch, features, expected):
 
 
 def test_warmup_cosine_against_the_formula():
-    values = [training.warmup_cosine(step, 100, 10, start=0.1, end=0.02) for step in range(101)]
+    values = [pace.warmup_cosine(step, 100, 10, start=0.1, end=0.02) for step in range(101)]
     assert values[0] == pytest.approx(0.1) and values[5] == pytest.approx(0.55) and values[10] == pytest.approx(1)
     assert values[55] == pytest.approx(0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert values[100] == pytest.approx(0.02)
@@ -115,7 +118,7 @@ def test_warmup_cosine_against_the_formula():
 
 def test_deferred_interrupt_waits_for_the_loop():
     before = signal.getsignal(signal.SIGINT)
-    with training.deferred_interrupt() as pressed:
+    with pace.deferred_interrupt() as pressed:
         os.kill(os.getpid(), signal.SIGINT)
         assert pressed == [True]
     assert signal.getsignal(signal.SIGINT) is before
@@ -124,7 +127,7 @@ def test_deferred_interrupt_waits_for_the_loop():
 def test_first_step_that_was_not_finite_is_kept():
     bad_step = torch.tensor(-1)
     for step, finite in enumerate((True, True, False, True, False)):
-        bad_step = training.first_not_finite(bad_step, torch.tensor(finite), step)
+        bad_step = pace.first_not_finite(bad_step, torch.tensor(finite), step)
         assert bad_step == (-1 if step < 2 else 2)
 
 
@@ -161,12 +164,12 @@ def test_last_checkpoint_goes_on_to_the_bit(tmp_path):
     layer, optimizer, generator = learner()
     content = {"model": layer.state_dict(), "settings": settings}
     reached = Progress(2, [{"loss": 0.5}])
-    training.save_last(path, content, optimizer, generator, dataclasses.asdict(reached))
+    last.save_last(path, content, optimizer, generator, dataclasses.asdict(reached))
     learn(layer, optimizer, generator)
 
     again, its_optimizer, its_generator = learner()
     learn(again, its_optimizer, its_generator)  # somewhere else by now
-    assert training.load_last(path, settings, "model", again, its_optimizer, its_generator, Progress()) == reached
+    assert last.load_last(path, settings, "model", again, its_optimizer, its_generator, Progress()) == reached
     learn(again.train(), its_optimizer, its_generator)
     assert torch.equal(again.weight, layer.weight) and torch.equal(again.bias, layer.bias)
 
@@ -177,17 +180,17 @@ def test_last_checkpoint_goes_on_to_the_bit(tmp_path):
         ("is not of this run", (settings, "model", again, other_optimizer)),
     ):
         with pytest.raises(UserError, match=f"last.pt: {message}"):
-            training.load_last(path, *arguments, its_generator, Progress())
+            last.load_last(path, *arguments, its_generator, Progress())
     for progress in ({"step": 2}, {"step": 2, "history": [], "more": 1}, [2], 2):
-        training.save_last(path, content, optimizer, generator, progress)
+        last.save_last(path, content, optimizer, generator, progress)
         with pytest.raises(UserError, match="last.pt: is not of this run"):
-            training.load_last(path, settings, "model", again, its_optimizer, its_generator, Progress())
+            last.load_last(path, settings, "model", again, its_optimizer, its_generator, Progress())
 
 
 def test_flags_must_agree_with_a_checkpoint():
-    training.check_flags({"patches": TINY.patches}, TINY, "x.pt", ("tiny", TINY))
+    flags.check_flags({"patches": TINY.patches}, TINY, "x.pt", ("tiny", TINY))
     with pytest.raises(UserError, match="x.pt: was pretrained with patch_size 8, not 4; leave --patch-size out"):
-        training.check_flags({"patches": TINY.patches, "patch_size": 4}, TINY, "x.pt")
-    training.check_flags({}, TINY, "x.pt", ("other", dataclasses.replace(TINY, patches=4)))  # no part of its size
+        flags.check_flags({"patches": TINY.patches, "patch_size": 4}, TINY, "x.pt")
+    flags.check_flags({}, TINY, "x.pt", ("other", dataclasses.replace(TINY, patches=4)))  # no part of its size
     with pytest.raises(UserError, match="x.pt: is not of --preset wide"):
-        training.check_flags({}, TINY, "x.pt", ("wide", dataclasses.replace(TINY, width=64)))
+        flags.check_flags({}, TINY, "x.pt", ("wide", dataclasses.replace(TINY, width=64)))

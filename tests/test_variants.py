@@ -11,8 +11,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 import variants
+from hand import kinematics
 from model import PRESETS, PointJEPA, TransformerEncoder, farthest_point_sample, wta_loss
-from synthetic import hand
 
 
 def test_rotation_matrix_against_scipy():
@@ -66,9 +66,9 @@ def test_surface_distances_by_a_tree():
 
 def test_probes_fill_the_room_in_which_a_hand_closes():
     """The grid lies within 1 cm of the fingers' reach: every tip sphere of random postures is near some probe."""
-    low, high = torch.tensor(hand.LIMITS).T
+    low, high = torch.tensor(kinematics.LIMITS).T
     joints = low + torch.rand(200, 12, generator=seeded()) * (high - low)
-    centers = torch.from_numpy(hand.finger_spheres(joints.numpy())[0]).float().flatten(0, 2)
+    centers = torch.from_numpy(kinematics.finger_spheres(joints.numpy())[0]).float().flatten(0, 2)
     nearest = (centers[:, None] - variants.PROBES).norm(dim=2).amin(1)
     assert (nearest < variants.PROBE_REACH).float().mean() > 0.9
 

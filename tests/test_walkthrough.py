@@ -11,10 +11,10 @@ from conftest import fails, write_box, write_root
 
 import train
 import walkthrough
+from files.checkpoints import read_checkpoint, save_checkpoint
+from hand.kinematics import JOINT_NAMES
 from model import POOLS, PRESETS, GraspModel, PointEncoder, PointJEPA, from_z_up, load_run, normalize_clouds
-from plumbing.checkpoint import read_checkpoint, save_checkpoint
-from synthetic import draw, photo, sheet
-from synthetic.hand import JOINT_NAMES
+from pictures import draw, photo, sheet
 from variants import SPREADS
 
 TINY = PRESETS["tiny"]

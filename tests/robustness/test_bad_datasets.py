@@ -18,7 +18,6 @@ import data
 import splits
 import train
 
-
 SCENE = "03797390/object_001/scene_0"  # where the bad file goes; its neighbours are good
 
 

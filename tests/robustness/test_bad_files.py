@@ -13,7 +13,8 @@ from rules import EXTENSIONS, rejected
 import evaluate
 import pretrain_jepa
 import train
-from plumbing import checkpoint, roots
+from benchmark import roots
+from files import checkpoints
 
 POSE = "--pose 0 0 0.2 0 0 0 1".split()
 
@@ -62,7 +63,7 @@ def bad_checkpoints(path):
     """(id, write(path)) of bad versions of a checkpoint file."""
     for name, content in checkpoint_cases(path.read_bytes()):
         yield name, lambda target, content=content: target.write_bytes(content)
-    for name, content in content_cases(checkpoint.read_checkpoint(path)):
+    for name, content in content_cases(checkpoints.read_checkpoint(path)):
         yield name, lambda target, content=content: torch.save(content, target)
     yield "a folder", lambda target: target.mkdir()
     yield "a dangling link", lambda target: target.symlink_to("nowhere")
@@ -135,7 +136,7 @@ def test_bad_unfinished_runs(tiny_run, box_root, tmp_path, capsys, planted, prob
     flags = "--name run --preset tiny --steps 2 --keep-last --no-baseline --quiet --resume --threads 1"
     argv = [*f"--data {box_root} --runs {tmp_path}".split(), *flags.split()]
     cases = [*bad_checkpoints(tiny_run / "run" / "last.pt")][:-1]  # without last.pt, --resume starts anew
-    good = checkpoint.read_checkpoint(tiny_run / "run" / "last.pt")
+    good = checkpoints.read_checkpoint(tiny_run / "run" / "last.pt")
     for key, value in (
         ("optimizer", {}), ("optimizer", 3), ("progress", {"stage": 1}), ("progress", []),
         ("rng", torch.zeros(3)), ("generator", None), ("generator", torch.zeros(3)),

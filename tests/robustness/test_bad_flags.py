@@ -10,7 +10,6 @@ import splits
 import synthesize
 import train
 
-
 TINY = "--preset tiny --steps 2 --batch 2 --quiet"  # of the pretraining
 WHOLE_NUMBERS = {  # flags that take whole numbers of at least 1, and how many of the values below each must refuse
     "train": ("k points patches patch-size steps objects-per-batch grasps-per-object eval-every save-every threads", 4),

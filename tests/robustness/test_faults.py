@@ -30,8 +30,10 @@ import pretrain_jepa
 import splits
 import synthesize
 import train
-from plumbing import checkpoint, parallel, roots
-from plumbing.common import locked
+from benchmark import roots
+from cli import processes
+from files import checkpoints
+from files.writing import locked
 
 slow = pytest.mark.slow
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked, so that imports are paid once")
@@ -112,7 +114,7 @@ def rows_of(path, time):
 
 
 def weights_of(path, key):
-    return {name: value.tolist() for name, value in checkpoint.read_checkpoint(path)[key].items()}
+    return {name: value.tolist() for name, value in checkpoints.read_checkpoint(path)[key].items()}
 
 
 def trained(runs):
@@ -201,7 +203,7 @@ def test_killed_cache_building_leaves_a_good_root(tmp_path):
 def synthesis(root, workers=2):
     """Make a tiny root with forked workers, which need no imports; for a child process only."""
     context = multiprocessing.get_context("fork")
-    parallel.multiprocessing.get_context = lambda method: context
+    processes.multiprocessing.get_context = lambda method: context
     synthesize.main(f"--out {root} --objects 3 --grasps 6 --seed 1 --quiet --workers {workers}".split())
 
 
@@ -330,8 +332,8 @@ def stopped_once(box_root, shapes, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         press_at(patch, model.PointJEPA, "update_target", 17)
         interrupted(pretrain_jepa.main, pretraining(shapes, folder))
-    assert checkpoint.read_checkpoint(folder / "run" / "last.pt")["progress"]["step"] == 17
-    assert checkpoint.read_checkpoint(folder / "e.last.pt")["step"] == 17
+    assert checkpoints.read_checkpoint(folder / "run" / "last.pt")["progress"]["step"] == 17
+    assert checkpoints.read_checkpoint(folder / "e.last.pt")["step"] == 17
     return folder
 
 
@@ -350,12 +352,12 @@ def test_a_run_is_not_resumed_on_other_data(stopped, tmp_path, box_root, capsys)
     root = shutil.copytree(box_root, tmp_path / "root")
     config, last = (
         json.loads((stopped / "run/config.json").read_text()),
-        checkpoint.read_checkpoint(stopped / "run/last.pt"),
+        checkpoints.read_checkpoint(stopped / "run/last.pt"),
     )
     for content in (config, last):
         content["settings"]["data"] = str(root)  # as if it had been started there
     (stopped / "run/config.json").write_text(json.dumps(config))
-    checkpoint.save_checkpoint(stopped / "run/last.pt", last)
+    checkpoints.save_checkpoint(stopped / "run/last.pt", last)
     next(root.rglob("mesh.obj")).write_text("v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nf 1 2 3\n")
     before = contents(stopped)
     assert "has changed" in fails(train.main, training(root, stopped, "--resume"), capsys)
@@ -420,7 +422,7 @@ def test_full_disk_while_learning(box_root, shapes, undisturbed, stopped, monkey
         error = fails(main, argv, capsys)
     assert f"{path}: No space left on device" in error
     assert path.exists() == (path in before) and (path not in before or path.read_bytes() == before[path])
-    assert checkpoint.read_checkpoint(last) and not list(stopped.rglob(".*.tmp"))
+    assert checkpoints.read_checkpoint(last) and not list(stopped.rglob(".*.tmp"))
     main(argv)
     outcome = trained if "run" in name else pretrained
     assert outcome(stopped) == outcome(undisturbed)
@@ -472,7 +474,7 @@ def test_nan_stops_pretraining_before_the_next_checkpoint(shapes, tmp_path, monk
     assert "step 7" in error and "e.last.pt" in error
     assert len(calls) == 10  # where a checkpoint would have been written
     assert len(error.split("shapes ")[1].split(")")[0].split()) == 6  # the batch
-    saved = checkpoint.read_checkpoint(tmp_path / "e.last.pt")
+    saved = checkpoints.read_checkpoint(tmp_path / "e.last.pt")
     assert saved["step"] == 5 and all(torch.isfinite(v).all() for v in saved["jepa"].values())
 
 
@@ -502,7 +504,7 @@ def test_infinite_gradients_stop_too(box_root, shapes, tmp_path, monkeypatch, ca
     else:
         main, argv, last, key = pretrain_jepa.main, pretraining(shapes, tmp_path), "e.last.pt", "jepa"
     assert "step 9" in fails(main, argv, capsys) and len(calls) == 10
-    saved = checkpoint.read_checkpoint(tmp_path / last)
+    saved = checkpoints.read_checkpoint(tmp_path / last)
     assert all(torch.isfinite(value).all() for value in saved[key].values())
 
 
@@ -532,7 +534,7 @@ def test_planted_code_beside_good_weights_never_runs(box_root, undisturbed, tmp_
     shutil.copytree(undisturbed / "run", tmp_path / "run")
     loaders = {"run/best.pt": lambda path: model.load_run(path.parent), "e.pt": model.load_encoder}
     for name, load in loaders.items():
-        content = checkpoint.read_checkpoint(undisturbed / name)
+        content = checkpoints.read_checkpoint(undisturbed / name)
         torch.save(content | {"callbacks": Planted()}, tmp_path / name)
         capsys.readouterr()
         load(tmp_path / name)

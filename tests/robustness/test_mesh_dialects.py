@@ -5,15 +5,29 @@ import re
 import numpy as np
 import pytest
 from dialects import (
-    MIXED, POLYGONS, QUADS, SHIFT, TRIANGLES, VERTICES, binary_stl, bracket, dialects, obj, off, ply, polygons, spelt,
-    stl, vertices,
+    MIXED,
+    POLYGONS,
+    QUADS,
+    SHIFT,
+    TRIANGLES,
+    VERTICES,
+    binary_stl,
+    bracket,
+    dialects,
+    obj,
+    off,
+    ply,
+    polygons,
+    spelt,
+    stl,
+    vertices,
 )  # fmt: skip
 from rules import ADVICE
 
 import pretrain_jepa
-from plumbing.common import UserError
-from plumbing.meshes import PLAIN, triangulate
-from plumbing.reading import files_under, load_plain, parse_mesh, read_bytes, unit_hint
+from cli.errors import UserError
+from files.meshes import PLAIN, triangulate
+from files.reading import files_under, load_plain, parse_mesh, read_bytes, unit_hint
 
 DIALECTS = list(dialects())
 A_PYTHON_ERROR = re.compile(r"[a-z](Error|Exception)\b|No module named|has no attribute|invalid literal|None")

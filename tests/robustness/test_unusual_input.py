@@ -14,7 +14,7 @@ import data
 import evaluate
 import splits
 import train
-from plumbing.common import UserError
+from cli.errors import UserError
 
 
 def train_on(root, runs, *more):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plumbing.common import UserError
+from cli.errors import UserError
 
 
 class Plain(NamedTuple):

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from plumbing.common import UserError, atomic
+from cli.errors import UserError
+from files.writing import atomic
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"  # a file per preset that has one
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
-from plumbing.common import UserError
+from cli.errors import UserError
 
 FAR = 0.3  # m from the bounding box: no hand reaches so far
 MANY = 0.1  # of the wrists, inside the box or far from it, is too many

@@ -1,22 +1,25 @@
 """The card of a dataset: penetration, contacts and scores by code of its own, histograms, pictures.
 
-python -m synthetic.card data/full --out results/benchmark
+python -m benchmark.card data/full --out results/benchmark
 """
 
 import collections
 import json
 
 import numpy as np
+from hand.closing import CONTACT, link_gaps
+from hand.score import MIN_SCORE, SCORE_PER_EPSILON, contact_wrenches
 from scipy.spatial import ConvexHull, cKDTree
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
+from benchmark.grasps import PALM_RADII
+from cli.errors import UserError
 from data import sample_surface
-from plumbing.common import UserError, write_json
-from plumbing.reading import read_mesh
-from synthetic import hand
-from synthetic.draw import draw_grasps, scene_title
-from synthetic.grasps import CONTACT, MIN_SCORE, PALM_RADII, SCORE_PER_EPSILON, contact_wrenches, link_gaps
+from files.reading import read_mesh
+from files.writing import write_json
+from hand import kinematics
+from pictures.draw import draw_grasps, scene_title
 
 
 def is_inside(points, triangles):
@@ -69,7 +72,7 @@ def hull_epsilon(points, normals, origin, edges=16):
 def measure_grasp(vertices, faces, grasp):
     """Penetration (m), touching links (4, 3) and hull epsilon of one grasp (19,), from exact distances."""
     origin = sample_surface(vertices, faces, 4000, 0).mean(0)
-    centers, radii, _ = hand.hand_drawing(grasp[:7], grasp[7:])
+    centers, radii, _ = kinematics.hand_drawing(grasp[:7], grasp[7:])
     gaps, nearest = sphere_gaps(vertices, faces, centers, radii)
     gap, sphere = link_gaps(gaps[len(PALM_RADII) :].reshape(4, 8))
     links = gap < CONTACT
@@ -84,7 +87,7 @@ def read_grasps(root):
     found = []
     for path in sorted(root.glob("*/*/*/recording.npz")):
         with np.load(path) as recording:
-            if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(hand.JOINT_NAMES):
+            if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(kinematics.JOINT_NAMES):
                 raise UserError(
                     f"{path}: has no scores or another hand; the card is of roots that synthesize.py filled"
                 )
@@ -160,7 +163,9 @@ def draw_histograms(scenes, path):
     axes[0, 1].set_title("kept grasps per object")
     for ax in axes[0, 2:]:
         ax.axis("off")
-    for ax, name, values, limits in zip(axes[1:].T.flat, hand.JOINT_NAMES, joints.T, hand.LIMITS):  # column: finger
+    for ax, name, values, limits in zip(
+        axes[1:].T.flat, kinematics.JOINT_NAMES, joints.T, kinematics.LIMITS
+    ):  # column: finger
         ax.hist(values, 60, range=limits, color="tab:blue")
         ax.set_title(f"{name} (rad)")
     figure.savefig(path, dpi=80)

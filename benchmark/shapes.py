@@ -5,14 +5,14 @@
     pretraining_cloud(seed, i, N)   a cloud of the pretraining pool, which no dataset shares
 
 Meshes are vertices (V, 3) float64 m and faces (F, 3) int64, z up. Every number drawn here is part of the dataset:
-a change of order or kind of a draw makes other data, and needs another VERSION (plumbing/roots.py).
+a change of order or kind of a draw makes other data, and needs another VERSION (benchmark/roots.py).
 """
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from data import sample_surface
-from plumbing.common import stable_seed
+from files.writing import stable_seed
 
 # ---------------------------------------------------------------- closed parts: vertices (V, 3) m, faces (F, 3)
 

@@ -6,7 +6,7 @@
 A mean squared error rewards the average of two grasps whether or not it holds anything. Here the joints are carried
 out by the plainest controller there is. A finger that is in the object opens by its flexion joint until it is out, one
 that is off the object closes by it until it touches, neither by more than TRAVEL; abduction and distal joint stay.
-The hand that results holds if it is what synthetic/grasps.py would keep: three contacts, thumb and finger among them,
+The hand that results holds if it is what hand/closing.py would keep: three contacts, thumb and finger among them,
 no finger in the object or in another one, a score of at least 1.5. Nothing here knows the recorded grasp, nor the
 pre-shape that it was made with.
 
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from hand.closing import CONTACT, LEVERS, MIN_STEP, RADII, TOUCH, DistanceField, link_gaps, surface_normals
+from hand.score import MIN_SCORE, score
 from scipy.ndimage import label
 from tqdm import tqdm
 
 from data import MESH_NAMES
-from plumbing.reading import read_mesh
-from synthetic import hand
-from synthetic.grasps import CONTACT, LEVERS, MIN_SCORE, MIN_STEP, RADII, TOUCH
-from synthetic.grasps import DistanceField, link_gaps, score, surface_normals
+from files.reading import read_mesh
+from hand import kinematics
 
 # What the shares become with other values stands in results/holds/constants.csv.
 SCENES, PER_SCENE = 100, 10  # of so many grasps of a suite it is seen whether they hold: some 12 s
@@ -70,10 +70,10 @@ def solid_field(vertices, faces, density=DENSITY, seed=0, threads=1):
 def grasp_outcomes(field, poses, joints, travel=TRAVEL, near=CONTACT, depth=FREE_DEPTH, min_score=MIN_SCORE):
     """`Outcomes` of joints (n, ..., 12) rad at wrist poses (n, 7): several sets of joints may share a pose."""
     shape, sets = joints.shape[:-1], int(np.prod(joints.shape[1:-1]))
-    matrix = np.repeat(hand.pose_to_matrix(poses), sets, axis=0).astype(np.float32)  # (m, 4, 4), m = n x sets
+    matrix = np.repeat(kinematics.pose_to_matrix(poses), sets, axis=0).astype(np.float32)  # (m, 4, 4), m = n x sets
     rotation, position = matrix[:, :3, :3], matrix[:, :3, 3]
-    joints = np.clip(joints, hand.LIMITS[:, 0], hand.LIMITS[:, 1]).astype(np.float32).reshape(-1, 12)
-    bases, origins = hand.finger_bases(rotation, position)
+    joints = np.clip(joints, kinematics.LIMITS[:, 0], kinematics.LIMITS[:, 1]).astype(np.float32).reshape(-1, 12)
+    bases, origins = kinematics.finger_bases(rotation, position)
     bases, origins = bases.reshape(-1, 3, 3), origins.reshape(-1, 3)  # a finger each: (4 m, 3, 3), (4 m, 3)
     q = joints.reshape(-1, 3)
     before = finger_gaps(q, bases, origins, field).min(0).reshape(-1, 4)
@@ -82,11 +82,11 @@ def grasp_outcomes(field, poses, joints, travel=TRAVEL, near=CONTACT, depth=FREE
     closed, gaps = q.reshape(-1, 12), gaps.T.reshape(-1, 4, 8)
     links = link_gaps(gaps)[0] < near  # (m, 4, 3)
     touching = links.any(2)
-    local = hand.finger_spheres(closed)[0].astype(np.float32)  # (m, 4, 8, 3)
+    local = kinematics.finger_spheres(closed)[0].astype(np.float32)  # (m, 4, 8, 3)
     centers = (local.reshape(-1, 32, 3) @ rotation.transpose(0, 2, 1) + position[:, None]).reshape(local.shape)
     grasping = touching[:, 0] & touching[:, 1:].any(1) & (links.sum((1, 2)) >= 3)
     grasping &= gaps.min((1, 2)) > -depth
-    grasping &= ~hand.fingers_collide(local)
+    grasping &= ~kinematics.fingers_collide(local)
     scores = np.full(len(closed), -1, dtype=np.float32)
     scores[grasping] = score(centers[grasping], gaps[grasping], field, near)
     found = Outcomes(before.min(1) > -depth, scores >= min_score, touching, before, closed, scores)
@@ -100,7 +100,7 @@ def flex(q, rotation, position, field, direction, travel):
     are as long as the gaps allow (conservative advancement), so that nothing is passed through.
     """
     q, gaps, lever = q.copy(), np.empty((8, len(q)), dtype=np.float32), LEVERS[0, :, None]
-    end = np.clip(q[:, 0] + direction * travel, *hand.LIMITS[0]).astype(np.float32)
+    end = np.clip(q[:, 0] + direction * travel, *kinematics.LIMITS[0]).astype(np.float32)
     active = np.arange(len(q))
     while len(active):
         gap = gaps[:, active] = finger_gaps(q[active], rotation[active], position[active], field)
@@ -114,7 +114,7 @@ def flex(q, rotation, position, field, direction, travel):
 
 def finger_gaps(q, rotation, position, field):
     """Gaps (8, m) m between the spheres of fingers q (m, 3) rad, on bases (m, 3, 3), (m, 3), and the object."""
-    return field(hand.finger_points(q, rotation, position)) - RADII[:, None]
+    return field(kinematics.finger_points(q, rotation, position)) - RADII[:, None]
 
 
 def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbing.common import UserError
-from plumbing.meshes import PLAIN
+from cli.errors import UserError
+from files.meshes import PLAIN
 
 MESH_TYPES = tuple(PLAIN)
 MAX_LENGTH = 2.0  # m; a longer mesh or a wrist further away is taken for another unit

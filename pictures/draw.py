@@ -1,7 +1,7 @@
 """Pictures of grasps: object, table plane and hand, photographed from where most of them is seen.
 
 A finger's link is in its finger's colour where it touches, in a pale one where it is off the object, and black where it
-is in the object by more than synthetic/holds.py allows. The lines are the plane z = 0 that objects stand on.
+is in the object by more than hand/holds.py allows. The lines are the plane z = 0 that objects stand on.
 """
 
 import itertools
@@ -9,17 +9,17 @@ import math
 import textwrap
 
 import numpy as np
+from hand.closing import CONTACT, link_gaps
+from hand.holds import FREE_DEPTH, grasp_outcomes, solid_field
 from tqdm import tqdm
 
-from plumbing.common import atomic
-from synthetic import hand
-from synthetic.grasps import CONTACT, link_gaps
-from synthetic.holds import FREE_DEPTH, grasp_outcomes, solid_field
-from synthetic.photo import Lit, axes_of_view, frame, photograph, sample_lit, show
-from synthetic.shapes import CATEGORIES, ball, rod
+from benchmark.shapes import CATEGORIES, ball, rod
+from files.writing import atomic
+from hand import kinematics
+from pictures.photo import Lit, axes_of_view, frame, photograph, sample_lit, show
 
 PALM_COLOUR = (0.75, 0.75, 0.78)
-FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))  # as in hand.FINGERS
+FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))  # as in kinematics.FINGERS
 OBJECT_COLOUR, TABLE_COLOUR, INSIDE_COLOUR = (0.9, 0.8, 0.55), (0.85, 0.85, 0.87), (0.1, 0.1, 0.1)
 LINE_STEP = 0.02  # m between the lines on the table
 COLUMNS, CELL, LINE, DPI = 4, (3.5, 3.9), 0.22, 72  # of a sheet: a cell and a line of the legend in inches
@@ -41,8 +41,8 @@ def scene_title(scene):
 
 def contact_gaps(field, grasp):
     """How far each finger's three links of a grasp (19,) are from the object of a `solid_field`, (4, 3) m."""
-    centers, radii, _ = hand.hand_drawing(grasp[:7], grasp[7:])
-    fingers = slice(len(hand.PALM_RADII), None)
+    centers, radii, _ = kinematics.hand_drawing(grasp[:7], grasp[7:])
+    fingers = slice(len(kinematics.PALM_RADII), None)
     gaps = field(centers[fingers].astype(np.float32)) - radii[fingers]
     return link_gaps(gaps.reshape(1, 4, 8))[0][0]
 
@@ -59,10 +59,10 @@ def link_colours(gaps=None):
 
 def hand_mesh(grasp, gaps=None):
     """A picture's hand (19,): triangles (F, 3, 3) m in the object's frame and a colour per triangle (F, 3)."""
-    centers, radii, segments = hand.hand_drawing(grasp[:7], grasp[7:])
+    centers, radii, segments = kinematics.hand_drawing(grasp[:7], grasp[7:])
     links = link_colours(gaps)
     spheres = np.repeat(links, [4, 2, 2], axis=1).reshape(-1, 3)  # as many on links 1, 2 and 3
-    colours = [PALM_COLOUR] * len(hand.PALM_RADII) + list(spheres)
+    colours = [PALM_COLOUR] * len(kinematics.PALM_RADII) + list(spheres)
     parts = [(ball(*sphere), colour) for *sphere, colour in zip(centers, radii, colours)]
     bones = segments.reshape(4, 4, 2, 3)[:, 1:].reshape(-1, 2, 3)  # without those inside the palm
     parts += [(rod(*bone, 0.007), colour) for bone, colour in zip(bones, links.reshape(-1, 3))]
@@ -148,7 +148,7 @@ def write_sheet(panels, path):
 
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    names = {"palm": PALM_COLOUR, **dict(zip(hand.FINGERS, FINGER_COLOURS)), "object": OBJECT_COLOUR}
+    names = {"palm": PALM_COLOUR, **dict(zip(kinematics.FINGERS, FINGER_COLOURS)), "object": OBJECT_COLOUR}
     note, legend_columns = textwrap.wrap(NOTE, 42 * columns), min(len(names), 3 * columns)
     foot = LINE * (len(note) + 1 + math.ceil(len(names) / legend_columns))
     width, height = columns * CELL[0], rows * CELL[1] + foot

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from synthetic.grasps import surface_normals
+from hand.closing import surface_normals
 
 LIGHT = np.array([0.35, 0.6, -0.72])  # where it comes from: to the right, up, away from the eye
 

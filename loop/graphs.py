@@ -6,7 +6,7 @@ import gc
 
 import torch
 
-from plumbing.common import UserError
+from cli.errors import UserError
 
 WARM = 3  # calls with new shapes before they are captured: libraries and the optimiser set themselves up in the first
 MOST = 256  # captured shapes; further ones run as they are

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from plumbing.common import UserError, read_json
+from cli.errors import UserError
+from files.writing import read_json
 
 VERSION = 1  # of the generator: a root made by another one must be made again
 LOG = "progress.jsonl"  # first the settings, then a line per finished object; dataset.json replaces it in the end

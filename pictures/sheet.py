@@ -9,10 +9,10 @@ import math
 import numpy as np
 from scipy.spatial import cKDTree
 
-from plumbing.common import atomic
-from synthetic import hand
-from synthetic.draw import FINGER_COLOURS, OBJECT_COLOUR, PALM_COLOUR, lit_grasp, solid_points
-from synthetic.photo import Lit, axes_of_view, frame, photograph, project, sample_lit, show
+from files.writing import atomic
+from hand import kinematics
+from pictures.draw import FINGER_COLOURS, OBJECT_COLOUR, PALM_COLOUR, lit_grasp, solid_points
+from pictures.photo import Lit, axes_of_view, frame, photograph, project, sample_lit, show
 
 COLUMNS, CELL, DPI = 4, (3.7, 4.5), 68  # of the sheet; a cell in inches has title, picture and legend
 VIEW = axes_of_view(math.radians(-55), math.radians(22))  # of an object alone
@@ -195,7 +195,7 @@ def hand_panels(surface, view, pose, joints, grasp):
 
     def recorded(ax):
         show(ax, photos[0], scenes[0].colours)
-        legend(ax, {"palm": PALM_COLOUR, **dict(zip(hand.FINGERS, FINGER_COLOURS))})
+        legend(ax, {"palm": PALM_COLOUR, **dict(zip(kinematics.FINGERS, FINGER_COLOURS))})
 
     def hypothesis(k, photo, scene):
         won = ", the winner" if k == grasp.degrees.argmin() else ""

@@ -8,7 +8,7 @@ WRJRz in rad about the fixed axes x, then y, then z; all other names are joints 
 kept where every entry of an object has one; the published grasps have none.
 
 What to know before training on it:
-- The wrist frame is the Shadow hand's. Seen from it, objects lie along z and -y; in ours (synthetic/hand.py) y points
+- The wrist frame is the Shadow hand's. Seen from it, objects lie along z and -y; in ours (hand/kinematics.py) y points
   along the fingers and z where the hand approaches. The network does not mind; `--pool surface`, whose probes stand in
   our frame, says at the start of a training that they see little.
 - There is no table. Objects float in an orientation of their own, in which z need not be up. Each scene, mesh and
@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from cli.errors import UserError
 from data import MAX_ANGLE, check_poses, sample_surface
-from plumbing.common import UserError
-from plumbing.reading import ANY_LENGTH, MAX_LENGTH, bad_row, is_hidden, read_bytes, read_mesh, stamp
+from files.reading import ANY_LENGTH, MAX_LENGTH, bad_row, is_hidden, read_bytes, read_mesh, stamp
 
 POSITION = ("WRJTx", "WRJTy", "WRJTz")
 ROTATION = ("WRJRx", "WRJRy", "WRJRz")

@@ -1,0 +1,54 @@
+"""What is wrong is one line: user errors, and how a command ends."""
+
+import functools
+import os
+import re
+import sys
+
+
+class UserError(Exception):
+    """Something the user can mend; the message names the file or flag and the fix."""
+
+
+def command(main):
+    """Make `main(argv)` a command: user errors are one line and exit code 2, Ctrl-C is 130, a closed pipe (`| head`) 0.
+
+    KeyboardInterrupt("what to do now") says so; a character that the terminal lacks is printed as a question mark.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # not where tests or notebooks put something else in its place
+                stream.reconfigure(errors="replace")
+        try:
+            result = main(argv)
+            sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
+            return result
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+            raise SystemExit(0) from None
+        except (UserError, OSError) as error:
+            text = str(error)
+            if isinstance(error, OSError) and error.strerror:
+                text = f"{error.filename or 'output'}: {error.strerror}; mend that or choose another place"
+            print("error: " + " ".join(text.split()), file=sys.stderr)
+            raise SystemExit(2) from None
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+                raise
+            print(
+                "error: out of memory; take fewer objects or points per batch, or a smaller --preset", file=sys.stderr
+            )
+            raise SystemExit(2) from None
+        except KeyboardInterrupt as interrupt:
+            print(str(interrupt) or "interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return wrapped
+
+
+def refuse(wrong, message):
+    """Stop with that message where something is wrong."""
+    if wrong:
+        raise UserError(message)

@@ -1,0 +1,68 @@
+"""Flags of the command line: help that shows defaults, numbers within bounds, settings as flags."""
+
+import argparse
+import math
+import re
+
+from cli.errors import UserError
+
+LARGEST = 2**31 - 1  # of whole numbers on the command line
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, with defaults in --help and errors as `UserError`."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc.strip(), allow_abbrev=False, formatter_class=HelpFormatter)
+        # argparse takes "-1e-3" for an option; this pattern lets it through as a number
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+    def error(self, message):
+        raise UserError(f"{message} (see --help)")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of a script's docstring and shows every flag's default."""
+
+    def _get_help_string(self, action):
+        unsaid = any(action.default is value for value in (None, False, argparse.SUPPRESS))  # 0 == False, and is said
+        silent = unsaid or "default" in (action.help or "")
+        return action.help if silent else super()._get_help_string(action)
+
+
+def number(kind, low=-math.inf, high=math.inf, above=None):
+    """An argparse type: a finite `kind` (int, up to LARGEST, or float) in [low, high], strictly over `above`."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is not {'a whole number' if kind is int else 'a number'}"
+            ) from None
+        if kind is int and abs(value) > LARGEST:
+            raise argparse.ArgumentTypeError(f"a whole number must be at most {LARGEST}, with either sign")
+        if not math.isfinite(value) or value < low or value > high or (above is not None and value <= above):
+            bounds = f"over {above}" if above is not None else f"at least {low}" if low > -math.inf else "finite"
+            bounds += f" and at most {high}" if high < math.inf else ""
+            raise argparse.ArgumentTypeError(f"'{text}' must be {bounds}")
+        return value
+
+    return parse
+
+
+def told(names):
+    """A dict of name -> what it is, for --help."""
+    return "; ".join(f"{name}: {what}" for name, what in names.items())
+
+
+def as_flags(settings):
+    """Settings of a config.json as a command line, so that they are checked as one."""
+    flags = []
+    for name, value in settings.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        elif value is not None and value is not False:
+            flags.append(flag if value is True else f"{flag}={value}")
+    return flags

@@ -1,0 +1,103 @@
+"""The machine that a script runs on: device, threads, precision, memory, processes."""
+
+import contextlib
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from cli.errors import UserError
+from loop import fast
+from loop.fast import use_library
+
+WIDE = 384  # width D of the preset `paper`: from here on bf16 pays on a GPU
+
+
+def set_up_torch(device="auto", threads=None):
+    """Choose the device ("auto" takes CUDA where there is one), set threads, flush denormals; -> torch.device."""
+    if threads:
+        torch.set_num_threads(threads)
+    use_library()
+    keep_freed_memory()
+    torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device here; use --device cpu or auto")
+    found = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    # of a GPU's fused forms of attention one stays: cuDNN's plans anew for every length of a sequence, which in
+    # pretraining changes with every step, and FlashAttention is slower at a few dozen tokens: 1.3 ms, not 0.9, at
+    # 2,048 x 34. On a CPU that second switch is the one of its only fused form, so there it stays on
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_flash_sdp(found.type == "cpu")
+    return found
+
+
+def set_precision(precision, device, fastest="tf32"):
+    """Set how products are computed and resolve "auto": on CUDA `fastest`; -> "fp32", "tf32" or "bf16"."""
+    if precision == "auto":
+        precision = "fp32" if device.type == "cpu" else fastest
+    if precision == "tf32" and device.type == "cpu":
+        raise UserError("--precision tf32: only a CUDA device has it; take fp32 or auto")
+    if precision == "bf16" and not computes_bf16(device):
+        print(
+            "warning: --precision bf16: this processor has no instructions for bfloat16; values are rounded to it, "
+            "but that saves no time; leave the flag out for fp32",
+            file=sys.stderr,
+        )
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return precision
+
+
+def join_processes(device):
+    """Rank of this process and the number of processes: (0, 1) unless torchrun started several.
+
+    Each of several takes a GPU of its own where `device` is CUDA; they speak through torch.distributed.
+    """
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return int(os.environ.get("RANK", 0)), count
+
+
+def keep_freed_memory():
+    """Let the C library keep what is freed, where it is glibc.
+
+    It would give blocks of some MB back to the system at once, and every step would have them mapped and cleared anew.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(-4, 0)  # M_MMAP_MAX: no mappings for single blocks
+            mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink
+
+
+def reset_peak_memory(device):
+    """Let `peak_memory` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # only Linux can; elsewhere it counts from the start of the process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device):
+    """The most memory in use, bytes: of tensors on a GPU, of the whole process where it is a CPU's; 0 if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def computes_bf16(device):
+    """Whether `device` has instructions for bfloat16."""
+    return device.type == "cuda" or fast.BF16
+
+
+def autocast(device, precision):
+    """Context of the forward pass: bfloat16 for "bf16", float32 otherwise."""
+    # on a GPU without the cache of cast weights, which a captured step would share with the next one
+    cache = device.type == "cpu"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=cache)

@@ -1,0 +1,114 @@
+"""What both training loops share: schedule, optimiser, counting, clock, Ctrl-C, the look for NaN."""
+
+import contextlib
+import math
+import signal
+import time
+
+import torch
+from tqdm import tqdm
+
+from cli.errors import UserError
+
+LOOK_EVERY = 20  # steps between looks at whether the loss is finite: on a GPU every look waits for it
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def warmup_cosine(step, steps, warmup, start=0.0, end=0.0):
+    """Learning-rate factor at `step` of `steps`: linear from `start` to 1 over `warmup` steps, cosine to `end`."""
+    if step < warmup:
+        return start + (1 - start) * step / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+@contextlib.contextmanager
+def deferred_interrupt():
+    """Yield a list that Ctrl-C fills, so that a loop stops between two steps and never inside one."""
+    pressed = []
+    previous = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def set_rate(group, rate):
+    """The learning rate of an optimiser's group: a number, or a tensor that a captured step reads."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def adamw(groups, weight_decay, graph):
+    """AdamW over parameter groups (dicts), fused; with `graph` so that a CUDA graph can hold its step."""
+    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay, fused=True, capturable=graph)
+    if graph:  # a tensor each, which `set_rate` fills and the captured step reads
+        for group in optimizer.param_groups:
+            group["lr"] = torch.zeros((), device=group["params"][0].device)
+        optimizer._warned_capturable_if_run_uncaptured = True  # else it warns of the steps before the capture
+    return optimizer
+
+
+def first_not_finite(earlier, finite, step):
+    """The first step whose loss or gradient was not finite, -1 for none so far: scalars on the device, unseen."""
+    return torch.where(finite | (earlier >= 0), earlier, step)
+
+
+@contextlib.contextmanager
+def paced(progress, steps, title, device, silent=False, alone=True):
+    """A `Pace` for a loop up to `steps`, with a bar unless `silent`, and deaf to Ctrl-C unless `alone`.
+
+    progress: an object with `step` and `seconds`, which the pace counts on. Several processes must stop at once, and
+    they do not hear Ctrl-C between the same two steps.
+    """
+    bar = tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=silent or None)
+    with bar, deferred_interrupt() if alone else contextlib.nullcontext([]) as pressed:
+        yield Pace(progress, steps, device, bar, pressed)
+
+
+class Pace:
+    """Counts a loop's steps and seconds, and tells when something is due."""
+
+    def __init__(self, progress, steps, device, bar, pressed):
+        self.progress, self.steps, self.bar, self.pressed, self.stop = progress, steps, bar, pressed, False
+        self.started = time.perf_counter() - progress.seconds
+        self.bad_step = torch.tensor(-1, device=device)  # the first that was not finite
+
+    def goes_on(self):
+        """Whether there is another step; raises KeyboardInterrupt where Ctrl-C was heard, which the loop has saved."""
+        if self.stop:
+            raise KeyboardInterrupt(f"stopped at step {self.progress.step}; the same command with --resume goes on")
+        return self.progress.step < self.steps
+
+    def count(self, finite):
+        """One more step; finite: whether its loss and gradient were, a scalar on the device."""
+        self.bad_step = first_not_finite(self.bad_step, finite, self.progress.step)
+        self.progress.step += 1
+        self.tick()
+        self.bar.update()
+        self.stop = bool(self.pressed)
+
+    def tick(self):
+        """Bring progress.seconds up to now; -> how many that were."""
+        before, self.progress.seconds = self.progress.seconds, time.perf_counter() - self.started
+        return self.progress.seconds - before
+
+    def due(self, every):
+        """Whether the step just counted is a multiple of `every`, or the last one."""
+        return self.progress.step % every == 0 or self.progress.step == self.steps
+
+    def look(self, batch_of, last, lower):
+        """Stop before a NaN reaches a checkpoint; on a GPU this waits for the steps.
+
+        For the message: batch_of(step) tells what was in a batch, `last` is the last checkpoint, `lower` names flags.
+        """
+        step = int(self.bad_step)
+        if step >= 0:
+            raise UserError(
+                f"the loss or its gradient is not finite at step {step} (batch of {batch_of(step)}); {last} holds the "
+                f"last good state if there is one; lower {lower}"
+            )

@@ -96,7 +96,7 @@ def standardise(model, clouds, calibrated, batch=64):
 def prepare(model, args, data, split, pretrained):
     """What --init random and --embedding standard do to a model before step 1; pretrained: whether its encoder is."""
     if args.init == "random":
-        calibrate(model.encoder, torch.from_numpy(data.clouds[np.isin(data.objects, split.pool)]))
+        calibrate(model.encoder, torch.from_numpy(data.clouds[np.isin(data.object_of_scene, split.pool)]))
     if args.embedding == "standard":
         scenes = np.unique(data.scene[split.rows["train"]])
         standardise(model, torch.from_numpy(data.clouds[scenes]), calibrated=pretrained or args.init == "random")

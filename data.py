@@ -12,7 +12,6 @@ A scene is one posed or scaled variant of its object on the table plane z = 0. r
 import collections
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -33,6 +32,7 @@ from files.reading import (
     parse_mesh,
     read_array,
     read_bytes,
+    read_npz,
     stamp,
     subfolders,
     unit_hint,
@@ -63,9 +63,14 @@ class GraspData:
     fingerprint: str  # changes with the minimum score and with any mesh or recording that has grasps over it
 
     @property
-    def objects(self):
+    def object_of_scene(self):
         """C object ids "<synset>/<object>", one per scene."""
         return [name.rsplit("/", 1)[0] for name in self.scenes]
+
+    @property
+    def object_of_grasp(self):
+        """(n,) object ids, one per grasp."""
+        return np.asarray(self.object_of_scene)[self.scene]
 
 
 # ---------------------------------------------------------------- clouds
@@ -149,25 +154,12 @@ def parse_recording(content, name):
     Scores are NaN, which no recording may hold, where it has none. No pickle is ever read. Raises `UserError` naming
     the file, the array and the row.
     """
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {
-                key: np.asarray(archive[key])
-                for key in archive.files
-                if key in ("grasps", "scores", "qualities", "joint_names")
-            }
-    except Exception as error:  # numpy, zipfile and zlib raise whatever they meet
-        reason = (
-            "pickled objects are never read" if "allow_pickle" in str(error) else "not an .npz archive, or cut short"
-        )
-        raise UserError(f"{name}: {reason}; write it with numpy.savez(file, grasps=..., scores=...)") from None
+    advice = "write it with numpy.savez(file, grasps=..., scores=...)"
+    arrays = read_npz(name, advice, ("grasps", "scores", "qualities", "joint_names"), content)
     if "scores" not in arrays and "qualities" in arrays:
         arrays["scores"] = arrays["qualities"]
     if "grasps" not in arrays:
-        raise UserError(
-            f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; "
-            "write it with numpy.savez(file, grasps=..., scores=...)"
-        )
+        raise UserError(f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; {advice}")
     numbers = {}
     for key in ("grasps", "scores") if "scores" in arrays else ("grasps",):
         if arrays[key].dtype.kind not in "fiu":
@@ -316,11 +308,11 @@ def cache_path(root, num_points, cache_dir):
 def read_cache(path):
     """Entries by scene name from a cache file; empty where there is none or it cannot be used."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            index = json.loads(archive["index"].tobytes())
-            if index["version"] != CACHE_VERSION:
-                return {}
-            clouds, poses, joints, scores = (archive[key] for key in ("clouds", "poses", "joints", "scores"))
+        arrays = read_npz(path, "remove it")
+        index = json.loads(arrays["index"].tobytes())
+        if index["version"] != CACHE_VERSION:
+            return {}
+        clouds, poses, joints, scores = (arrays[key] for key in ("clouds", "poses", "joints", "scores"))
         entries, start = {}, 0
         for i, entry in enumerate(index["scenes"]):
             rows = slice(start, start := start + entry.pop("count"))
@@ -492,12 +484,12 @@ def describe_scores(scores):
 def describe(data):
     """Aligned lines about a `GraspData`: counts, extents (m), scores, joint ranges (rad)."""
     extents = np.ptp(data.clouds, axis=1)  # (C, 3)
-    per_object = collections.Counter(np.asarray(data.objects)[data.scene].tolist())
+    per_object = collections.Counter(data.object_of_grasp.tolist())
     counts = np.array(list(per_object.values()))
-    synsets = {name.split("/")[0] for name in data.objects}
+    synsets = {name.split("/")[0] for name in data.object_of_scene}
     sides = zip("xyz", extents.min(0), extents.max(0))
     lines = [
-        f"{data.root}: {len(set(data.objects))} objects of {len(synsets)} synsets, {len(data.scenes)} scenes",
+        f"{data.root}: {len(set(data.object_of_scene))} objects of {len(synsets)} synsets, {len(data.scenes)} scenes",
         f"grasps kept   {len(data.scene)} (per object {counts.min()}-{counts.max()}, median {int(np.median(counts))}), "
         f"{data.num_low} under the minimum score",
         "extents (m)   " + "  ".join(f"{axis} {low:.3f}-{high:.3f}" for axis, low, high in sides),

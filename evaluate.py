@@ -27,7 +27,7 @@ from cli.errors import UserError, command
 from cli.flags import Parser, number
 from data import check_poses, load_dataset, numbered_joints, read_cloud
 from files.frames import SMALL, check_reach, turn_poses_to_z_up, turn_to_z_up
-from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
+from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, read_npz, unit_hint
 from files.writing import atomic, read_json, write_json
 from hand import kinematics
 from loop.fast import exact_products
@@ -203,7 +203,7 @@ def predict(model, data, rows, device, clouds_per_chunk=64, grasps_per_chunk=409
                 decoded = model.decode(encoded, index, poses)
                 joints_hat.append(decoded[0].float())
                 logits.append(decoded[1].float())
-    objects = np.asarray(data.objects)[data.scene[rows]]
+    objects = data.object_of_grasp[rows]
     return {
         "joints_pred": torch.cat(joints_hat).cpu().numpy(), "logits": torch.cat(logits).cpu().numpy(),
         "joints_true": data.joints[rows], "object": objects,
@@ -219,7 +219,7 @@ def constant_predictions(data, joints, rows):
     joints = np.broadcast_to(joints, (len(rows), joints.shape[-1]))[:, None]  # (n, 1, J)
     return {
         "joints_pred": np.array(joints), "logits": np.zeros((len(rows), 1)),
-        "joints_true": data.joints[rows], "object": np.asarray(data.objects)[data.scene[rows]],
+        "joints_true": data.joints[rows], "object": data.object_of_grasp[rows],
     }  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def add_holds(results, predictions, data, rows, quiet=False, seed=0):
             columns.append(joints)
     joints = np.stack(columns, axis=1)  # (n, columns, 12)
     outcomes = outcomes_in_scenes(data, rows[part], joints, quiet, torch.get_num_threads())  # (n, columns)
-    objects = np.asarray(data.objects)[data.scene[rows[part]]]
+    objects = data.object_of_grasp[rows[part]]
     for column, (key, suffix) in enumerate(kinds):
         shares = {"free" + suffix: outcomes.free[:, column], "holds" + suffix: outcomes.holds[:, column]}
         shares = {name: torch.from_numpy(values).double() for name, values in shares.items()}
@@ -280,17 +280,11 @@ def knows_hand(data):
 
 def read_predictions(path):
     """Arrays of a --save-predictions file, shapes checked; raises `UserError`."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-        joints_hat, logits, joints = (arrays[name] for name in ("joints_pred", "logits", "joints_true"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except Exception:  # numpy, zipfile and zlib raise whatever they meet
-        raise UserError(
-            f"{path}: not a file of predictions (.npz with joints_pred, logits, joints_true); "
-            "make it with --save-predictions"
-        ) from None
+    arrays = read_npz(path, "make it with --save-predictions")
+    missing = [name for name in ("joints_pred", "logits", "joints_true") if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: not a file of predictions, has no {missing[0]}; make it with --save-predictions")
+    joints_hat, logits, joints = (arrays[name] for name in ("joints_pred", "logits", "joints_true"))
     whole = joints_hat.ndim == 3 and 0 not in joints_hat.shape
     if not whole or logits.shape != joints_hat.shape[:2] or joints.shape != joints_hat.shape[::2]:
         raise UserError(
@@ -331,7 +325,7 @@ def open_run(folder, data_root=None, quiet=False, everything=False):
     if everything:
         if same:
             raise UserError(f"{root}: {folder} was trained on it; --suite all is for objects that it has not seen")
-        objects = sorted(set(data.objects))
+        objects = sorted(set(data.object_of_scene))
         rows = np.arange(len(data.scene))
         return data, Split("", 1.0, data.fingerprint, {"all": objects}, [], {}, [], {"all": rows})
     try:
@@ -447,7 +441,7 @@ def check_drawable(joint_names):
 def draw_predictions(model, data, split, suite, path, device, seed=0):
     """Fig. 1 for six objects of a suite: the recorded grasp, and beside it the top-logit prediction for its pose."""
     rng = np.random.default_rng(seed)
-    objects = np.asarray(data.objects)[data.scene]
+    objects = data.object_of_grasp
     chosen = rng.permutation(np.unique(objects[split.rows[suite]]))[:6]
     rows = np.sort([rng.choice(split.rows[suite][objects[split.rows[suite]] == name]) for name in chosen])
     predictions = predict(model, data, rows, device)

@@ -127,7 +127,7 @@ def by_synset(objects):
 
 def held_back_grasps(data, pack, pool):
     """(n,) bool: the tenth of each pool object's grasps that never trains, whatever the budget."""
-    objects = np.asarray(data.objects)[data.scene]
+    objects = data.object_of_grasp
     held_back = np.zeros(len(objects), dtype=bool)
     order = np.argsort(objects, kind="stable")
     for rows in np.split(order, np.flatnonzero(objects[order][1:] != objects[order][:-1]) + 1):
@@ -144,12 +144,12 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
     are held out together.
     Raises `UserError` where no object is left to train or to validate on.
     """
-    present = {synset_of(name) for name in data.objects}
+    present = {synset_of(name) for name in data.object_of_scene}
     for synset in held_out or ():
         if synset not in present:
             raise UserError(f"--held-out {synset}: no such synset in {data.root}; it has {' '.join(sorted(present))}")
     held_out = set(HELD_OUT if held_out is None else held_out)
-    leader = duplicate_groups(data.objects, data.mesh_hashes)
+    leader = duplicate_groups(data.object_of_scene, data.mesh_hashes)
     groups = collections.defaultdict(list)
     for name in sorted(leader):
         groups[leader[name]].append(name)
@@ -186,7 +186,7 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
 
 def suite_rows(data, suites, held_back):
     """Suite -> (n,) int64 index of its grasps; test_grasp covers the pool, test_grasp_train the budget's objects."""
-    objects = np.asarray(data.objects)
+    objects = np.asarray(data.object_of_scene)
 
     def of(suite):
         return np.isin(objects, suites[suite])[data.scene]

@@ -188,6 +188,21 @@ def read_array(path, width):
     return array
 
 
+def read_npz(path, advice, only=None, content=None):
+    """Arrays by name of an .npz archive, of which only those in `only` are looked at; no pickle is ever read.
+
+    content: the file's bytes where they have been read. Raises `UserError`, which ends with `advice`.
+    """
+    content = read_bytes(path) if content is None else content
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: np.asarray(archive[name]) for name in archive.files if only is None or name in only}
+    except Exception as error:  # numpy, zipfile and zlib raise whatever they meet
+        pickled = "allow_pickle" in str(error)
+        reason = "pickled objects are never read" if pickled else "not an .npz archive, or cut short"
+        raise UserError(f"{path}: {reason}; {advice}") from None
+
+
 def bad_row(mask):
     """Index of the first row of a boolean array (n, ...) with a true entry."""
     return int(mask.reshape(len(mask), -1).any(1).argmax())

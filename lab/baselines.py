@@ -35,7 +35,7 @@ def nearest_predictions(data, train_rows, rows, chunk=64):
             chosen[part] = candidates[distance.argmin(1)]
     return {
         "joints_pred": data.joints[chosen][:, None], "logits": np.zeros((len(rows), 1)),
-        "joints_true": data.joints[rows], "object": np.asarray(data.objects)[data.scene[rows]],
+        "joints_true": data.joints[rows], "object": data.object_of_grasp[rows],
     }  # fmt: skip
 
 

@@ -125,7 +125,7 @@ def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, de
     """
     tokens = encode_scenes(encoder, data.clouds, device)  # (C, G, D)
     pooled = np.concatenate([tokens.mean(1), tokens.max(1)], axis=1).astype(np.float64)  # (C, 2·D)
-    objects = np.asarray(data.objects)
+    objects = np.asarray(data.object_of_scene)
     synsets = np.array([name.split("/")[0] for name in objects])
     pool, val = np.isin(objects, split.pool), np.isin(objects, split.suites["val"])
     features = (pooled - pooled[pool].mean(0)) / (pooled[pool].std(0) + 1e-9)
@@ -183,7 +183,7 @@ def calibrated_encoder(config, flags, runs):
     seen = hashlib.sha256(" ".join([data.fingerprint, *split.pool]).encode()).hexdigest()[:6]  # these objects
     path = random.with_stem(f"{random.stem}-calibrated-{seen}")
     if not path.exists():
-        pool = torch.from_numpy(data.clouds[np.isin(data.objects, split.pool)])
+        pool = torch.from_numpy(data.clouds[np.isin(data.object_of_scene, split.pool)])
         encoder = calibrate(load_encoder(random), pool)
         save_checkpoint(path, {"config": vars(config), "encoder": encoder.state_dict()})
     return path

@@ -138,7 +138,7 @@ def main(argv=None):
     kinds = joints_without_model(data, split, rows, args.seed)
     for folder in args.runs:
         kinds |= joints_of_run(folder, data, rows)
-    objects = np.asarray(data.objects)[data.scene[rows]]
+    objects = data.object_of_grasp[rows]
     table = table_rows(close_all(data, rows, kinds), objects, args.seed)
     write_csv(args.out, table)
     print(f"{len(rows)} grasps of {len(set(objects))} objects; constants as in hand/holds.py:")

@@ -70,14 +70,14 @@ def published_split(data, budget, draw):
     Of every training object ⌈10 %⌉ of the grasps, over all its scenes, do not train.
     """
     rng = np.random.default_rng(stable_seed("published", draw, budget))
-    names = sorted(name for name in set(data.objects) if synset_of(name) not in HELD_OUT)
+    names = sorted(name for name in set(data.object_of_scene) if synset_of(name) not in HELD_OUT)
     chosen = rng.permutation(names)[: math.ceil(budget * len(names))].tolist()
     share = math.ceil(0.1 * len(chosen))
     suites = {"val": chosen[:share], "test": chosen[share : 2 * share], "train": chosen[2 * share :]}
     suites = {suite: sorted(found) for suite, found in suites.items()} | {"test_category": []}
     if not suites["train"]:
         raise UserError(f"{data.root}: {len(names)} objects are too few for a budget of {budget:g}")
-    objects = np.asarray(data.objects)[data.scene]
+    objects = data.object_of_grasp
     held_back = np.zeros(len(objects), dtype=bool)
     for name in suites["train"]:
         rows = np.flatnonzero(objects == name)

@@ -85,7 +85,7 @@ def test_a_random_encoder_stays_as_it_was_calibrated(box_root, boxes, tmp_path):
     own = train.parse(flags(box_root, tmp_path, "--init", "random", "--budget", 0.5))
     assert own.lr_backbone == 0
     fresh = train.build_model(train.resolve_network(own)[0], None, data, split.rows["train"], own).encoder
-    pool = [place for place, name in enumerate(data.objects) if name in set(split.pool)]
+    pool = [place for place, name in enumerate(data.object_of_scene) if name in set(split.pool)]
     controls.calibrate(fresh, torch.from_numpy(data.clouds[pool]))
     for name, weights in fresh.state_dict().items():
         assert torch.equal(weights, trained.state_dict()[name]), name

@@ -70,7 +70,7 @@ def test_probe_ignores_test_objects_and_feeds_the_encoder_as_the_model_does(boxe
     assert 0 <= result["probe_2"] <= 1 and result["categories_2"] == 2
     assert 1 <= result["rank_tokens"] <= 32 and result["shape_3"] <= 1
     clouds = data.clouds.copy()
-    away = np.isin(data.objects, split.suites["test"] + split.suites["test_category"])
+    away = np.isin(data.object_of_scene, split.suites["test"] + split.suites["test_category"])
     clouds[away] = np.random.default_rng(0).normal(size=clouds[away].shape)
     others = dataclasses.replace(data, clouds=clouds)
     assert encoders.probe(model.encoder, others, split, shots=(2, 3), counts=(3,)) == result

@@ -27,14 +27,14 @@ def boxes(box_root):
 @pytest.mark.parametrize("budget", [0.25, 0.5, 0.9])
 def test_a_draw_is_split_as_the_published_code_does(boxes, budget):
     split = published.published_split(boxes, budget, 3)
-    eligible = [name for name in set(boxes.objects) if name.split("/")[0] not in HELD_OUT]
+    eligible = [name for name in set(boxes.object_of_scene) if name.split("/")[0] not in HELD_OUT]
     count = math.ceil(budget * len(eligible))
     share = math.ceil(count / 10)
     sizes = {suite: len(split.suites[suite]) for suite in ("val", "test", "train")}
     assert sizes == {"val": share, "test": share, "train": count - 2 * share}
     together = [name for suite in sizes for name in split.suites[suite]]
     assert len(set(together)) == count and set(together) <= set(eligible)
-    objects = np.asarray(boxes.objects)[boxes.scene]
+    objects = boxes.object_of_grasp
     for name in split.suites["train"]:
         mine = np.flatnonzero(objects == name)
         trains = np.intersect1d(mine, split.rows["train"])

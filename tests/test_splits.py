@@ -76,7 +76,7 @@ def test_split_of_a_root(box_root):
     assert whole.suites["val"] == tenth.suites["val"] and whole.suites["test"] == tenth.suites["test"]
     assert whole.test_grasp == tenth.test_grasp and whole.suites["val"] != other.suites["val"]
     assert {name.split("/")[0] for name in tenth.suites["train"]} == set(OBJECTS) - {"03948459"}
-    objects = np.asarray(loaded.objects)[loaded.scene]
+    objects = loaded.object_of_grasp
     for suite in ("train", "val", "test", "test_category"):
         assert set(objects[whole.rows[suite]]) == set(whole.suites[suite])
     assert set(objects[tenth.rows["test_grasp"]]) == set(tenth.pool)

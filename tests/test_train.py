@@ -145,7 +145,7 @@ def test_the_message_names_the_step_that_was_not_finite(box_root, tmp_path, monk
     step, batches = train.training_step, []
 
     def spoilt(run, scenes, *more):
-        batches.append(sorted({run.data.objects[i] for i in scenes.tolist()}))
+        batches.append(sorted({run.data.object_of_scene[i] for i in scenes.tolist()}))
         loss, finite = step(run, scenes, *more)
         return loss, finite & (len(batches) != 8)
 

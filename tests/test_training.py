@@ -67,13 +67,13 @@ def test_precision_of_the_forward_pass(precision, dtype):
 
 def test_bf16_without_instructions_is_announced(monkeypatch, capsys, matmul_precision):
     """Which processor runs the test must not matter."""
-    monkeypatch.setattr(training, "computes_bf16", lambda device: False)
+    monkeypatch.setattr(machine, "computes_bf16", lambda device: False)
     for precision in ("auto", "fp32"):
         machine.set_precision(precision, CPU)
     assert capsys.readouterr().err == ""
     machine.set_precision("bf16", CPU)
     assert "warning: --precision bf16" in capsys.readouterr().err
-    monkeypatch.setattr(training, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(machine, "computes_bf16", lambda device: True)
     machine.set_precision("bf16", CPU)
     assert capsys.readouterr().err == ""
 

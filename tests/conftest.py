@@ -1,6 +1,8 @@
 """What the tests share: the GPU hidden or seen, a small dataset that needs no generator, commands that must fail."""
 
 import contextlib
+import io
+import itertools
 import os
 import signal
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
@@ -149,17 +152,25 @@ def fails(main, argv, capsys):
     return err
 
 
-def stop_at_the_first_save(script, main, argv):
-    """Run a command as if Ctrl-C came once `script`, train or pretrain_jepa, has saved for the first time."""
-    real = script.save_progress
+@contextlib.contextmanager
+def after_step(step, action):
+    """Do `action()` once, after the `step`-th step from here on that any optimiser takes."""
+    count = itertools.count(1)
+    hook = register_optimizer_step_post_hook(lambda *_: action() if next(count) == step else None)
+    try:
+        yield
+    finally:
+        hook.remove()
 
-    def save_and_stop(run):
-        real(run)
-        raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(script, "save_progress", save_and_stop)
-        main(argv)
+def interrupted(main, argv, step):
+    """Run a command that trains, with Ctrl-C in its `step`-th step: it must say what to do now; -> what it said."""
+    err = io.StringIO()
+    with after_step(step, lambda: signal.raise_signal(signal.SIGINT)), contextlib.redirect_stderr(err):
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in argv])
+    assert stop.value.code == 130 and "Traceback" not in err.getvalue(), err.getvalue()
+    return err.getvalue()
 
 
 class Planted:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import fails
+from conftest import fails, interrupted
 
 import train
 import variants
@@ -35,21 +35,10 @@ def test_adapters_are_merged_into_the_best_checkpoint_and_not_into_the_last(box_
     assert any(".down." in name for name in last) and not any(".down." in name for name in model.state_dict())
 
 
-def test_resumed_training_with_adapters_repeats_the_undisturbed_one(box_root, tmp_path, monkeypatch):
+def test_resumed_training_with_adapters_repeats_the_undisturbed_one(box_root, tmp_path):
     own = ("--lora", 2, "--save-every", 4, "--keep-last")
     train.main(flags(box_root, tmp_path, *own, "--name", "whole"))
-    step, calls = train.training_step, []
-
-    def stopped(run, *batch):
-        calls.append(run)
-        if len(calls) == 6:
-            raise KeyboardInterrupt("stopped")
-        return step(run, *batch)
-
-    monkeypatch.setattr(train, "training_step", stopped)
-    with pytest.raises(SystemExit):
-        train.main(flags(box_root, tmp_path, *own, "--name", "cut"))
-    monkeypatch.setattr(train, "training_step", step)
+    interrupted(train.main, flags(box_root, tmp_path, *own, "--name", "cut"), 6)
     train.main(flags(box_root, tmp_path, *own, "--name", "cut", "--resume"))
     whole, cut = (read_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("whole", "cut"))
     assert all(torch.equal(cut[name], weights) for name, weights in whole.items())

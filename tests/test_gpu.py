@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import fails
+from conftest import fails, interrupted
 
 import evaluate
 import model
@@ -103,21 +103,10 @@ def test_gpu_equal_seeds_give_equal_runs(gpu, box_root, tmp_path, precision):
     assert first["suites"] == second["suites"]
 
 
-def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_path, monkeypatch):
+def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_path):
     flags = ("--steps", 24, "--save-every", 12, "--eval-every", 12, "--precision", "fp32")
     train.main(small_run(box_root, tmp_path, *flags, "--name", "whole"))
-    step, calls = train.training_step, []
-
-    def stopped(run, *batch):
-        calls.append(run)
-        if len(calls) == 16:
-            raise KeyboardInterrupt("stopped")
-        return step(run, *batch)
-
-    monkeypatch.setattr(train, "training_step", stopped)
-    with pytest.raises(SystemExit):
-        train.main(small_run(box_root, tmp_path, *flags, "--name", "cut", "--no-graph"))
-    monkeypatch.setattr(train, "training_step", step)
+    interrupted(train.main, small_run(box_root, tmp_path, *flags, "--name", "cut", "--no-graph"), 16)
     train.main(small_run(box_root, tmp_path, *flags, "--name", "cut", "--resume", "--no-graph"))
     whole, cut = curve(tmp_path / "whole"), curve(tmp_path / "cut")
     for a, b in zip(whole, cut, strict=True):
@@ -181,22 +170,11 @@ def clouds(tmp_path):
     return folder
 
 
-def test_gpu_resumed_pretraining_draws_the_same_dropout(gpu, clouds, tmp_path, monkeypatch):
+def test_gpu_resumed_pretraining_draws_the_same_dropout(gpu, clouds, tmp_path):
     flags = f"--clouds {clouds} --preset tiny --steps 20 --batch 8 --save-every 10 --log-every 5 --quiet --no-graph"
     flags = [*flags.split(), "--precision", "fp32", "--device", "cuda"]
     pretrain_jepa.main([*flags, "--out", str(tmp_path / "whole.pt")])
-    step, calls = pretrain_jepa.pretraining_step, []
-
-    def stopped(run, *drawn):
-        calls.append(run)
-        if len(calls) == 14:
-            raise KeyboardInterrupt("stopped")
-        return step(run, *drawn)
-
-    monkeypatch.setattr(pretrain_jepa, "pretraining_step", stopped)
-    with pytest.raises(SystemExit):
-        pretrain_jepa.main([*flags, "--out", str(tmp_path / "cut.pt")])
-    monkeypatch.setattr(pretrain_jepa, "pretraining_step", step)
+    interrupted(pretrain_jepa.main, [*flags, "--out", tmp_path / "cut.pt"], 14)
     pretrain_jepa.main([*flags, "--out", str(tmp_path / "cut.pt"), "--resume"])
     whole, cut = (read_checkpoint(tmp_path / f"{name}.pt")["encoder"] for name in ("whole", "cut"))
     for name, weights in whole.items():

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fails, stop_at_the_first_save, write_box
+from conftest import fails, interrupted, write_box
 from official import official_file
 
 import model
@@ -298,34 +297,19 @@ def test_start_from_the_official_file_makes_its_kind_of_clouds(official, tmp_pat
     assert np.array_equal(np.load(pool)[3], pretraining_cloud(0, 3, 70, up="y"))
 
 
-def stopped_at(step, argv, monkeypatch):
-    """Run until Ctrl-C comes in the middle of a step."""
-    calls, update = [], pretrain_jepa.PointJEPA.update_target
-
-    def interrupt(*args):
-        calls.append(1)
-        if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return update(*args)
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(pretrain_jepa.PointJEPA, "update_target", interrupt)
-        pretrain_jepa.main(argv)
-
-
-def test_start_from_a_pretraining_and_resume(shapes, official, tmp_path, monkeypatch):
+def test_start_from_a_pretraining_and_resume(shapes, official, tmp_path):
     """From a stopped run's .last.pt, with its momentum there; a stopped continuation ends as an undisturbed one."""
-    stopped_at(7, arguments(shapes, tmp_path / "old.pt", "--tau", 0.9, "--patches", 10), monkeypatch)
+    interrupted(pretrain_jepa.main, arguments(shapes, tmp_path / "old.pt", "--tau", 0.9, "--patches", 10), 7)
     argv = arguments(shapes, tmp_path / "whole.pt", "--start", tmp_path / "old.last.pt", "--patches", 10)
     card = pretrain_jepa.main(argv)
     assert card["settings"]["tau"] == pretrain_jepa.tau_at(7, STEPS, 0.9) and card["network"]["patches"] == 10
     argv[argv.index(str(tmp_path / "whole.pt"))] = str(tmp_path / "parts.pt")
-    stopped_at(5, argv, monkeypatch)
+    interrupted(pretrain_jepa.main, argv, 5)
     pretrain_jepa.main([*argv, "--resume"])
     assert outcome(tmp_path / "parts.pt") == outcome(tmp_path / "whole.pt")
 
 
-def test_start_errors(shapes, pretrained, official, tmp_path, monkeypatch, capsys):
+def test_start_errors(shapes, pretrained, official, tmp_path, capsys):
     def error(*flags):
         return fails(pretrain_jepa.main, arguments(shapes, tmp_path / "e.pt", *flags), capsys)
 
@@ -337,14 +321,14 @@ def test_start_errors(shapes, pretrained, official, tmp_path, monkeypatch, capsy
     assert "holds no predictor" in error("--start", pretrained)
     (tmp_path / "short.ckpt").write_bytes(official.read_bytes()[:-1000])
     assert "short.ckpt" in error("--start", tmp_path / "short.ckpt")
-    stopped_at(3, arguments(shapes, tmp_path / "old.pt"), monkeypatch)
+    interrupted(pretrain_jepa.main, arguments(shapes, tmp_path / "old.pt"), 3)
     content = checkpoints.read_checkpoint(tmp_path / "old.last.pt")
     for change in ({"settings": {}}, {"settings": None}, {"step": "three"}):
         torch.save(content | change, tmp_path / "bad.pt")
         assert "bad.pt" in error("--start", tmp_path / "bad.pt")
     own = arguments(shapes, tmp_path / "old.pt", "--start", tmp_path / "old.last.pt", "--overwrite")
     assert "write over" in fails(pretrain_jepa.main, own, capsys)
-    stopped_at(3, arguments(shapes, tmp_path / "e.pt", "--start", official), monkeypatch)
+    interrupted(pretrain_jepa.main, arguments(shapes, tmp_path / "e.pt", "--start", official), 3)
     assert "start" in error("--start", tmp_path / "old.last.pt", "--resume")  # not the file that it was started from
 
 
@@ -403,7 +387,7 @@ def test_synsets_in_any_order_are_the_same(flags):
 def test_resumed_with_other_threads_is_refused(tmp_path, shapes, capsys):
     """Their number is in the last bits of a sum, and in the card."""
     argv = arguments(shapes, tmp_path / "e.pt", "--save-every", 1)
-    stop_at_the_first_save(pretrain_jepa, pretrain_jepa.main, argv)
+    interrupted(pretrain_jepa.main, argv, 1)
     assert "threads" in fails(pretrain_jepa.main, [*argv, "--resume", "--threads", "2"], capsys)
     pretrain_jepa.main([*argv, "--resume"])
 

@@ -5,10 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from conftest import fails, stop_at_the_first_save
+from conftest import fails, interrupted
 
 import sweep
-import train
 from cli.errors import UserError
 from data import load_dataset
 from lab import published
@@ -154,7 +153,7 @@ def test_smoke(box_root, tmp_path, monkeypatch, capsys):
 
 def test_an_unfinished_draw_goes_on_and_a_diverged_one_has_a_row(box_root, tmp_path, monkeypatch, capsys):
     argv = arguments(box_root, tmp_path, "--against", table1_errors(tmp_path / "errors"), "--save-every", 1)
-    stop_at_the_first_save(train, sweep.main, argv)
+    interrupted(sweep.main, argv, 1)
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if (path / "last.pt").exists())
     resumed = []
     monkeypatch.setattr("loop.runs.load_last", lambda path, *more: resumed.append(path) or load_last(path, *more))

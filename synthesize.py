@@ -45,6 +45,7 @@ from cli.errors import UserError, command
 from cli.flags import Parser, number
 from cli.processes import cores, map_in_processes
 from data import sample_surface
+from files.categories import CATEGORY_NAMES
 from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, files_under, read_mesh, stamp
 from files.writing import atomic, stable_seed, write_json
 from hand import kinematics
@@ -63,7 +64,7 @@ def procedural_objects(settings):
     sizes = {s: int(share) for s, share in shares.items()}
     for s in sorted(shares, key=lambda s: sizes[s] - shares[s])[: settings["objects"] - sum(sizes.values())]:
         sizes[s] += 1
-    return [(s, f"{CATEGORIES[s][0].__name__}_{k:04d}") for s in CATEGORIES for k in range(sizes[s])]
+    return [(s, f"{CATEGORY_NAMES[s]}_{k:04d}") for s in CATEGORIES for k in range(sizes[s])]
 
 
 def mesh_objects(folder, out):

@@ -13,9 +13,10 @@ from hand.closing import CONTACT, link_gaps
 from hand.holds import FREE_DEPTH, grasp_outcomes, solid_field
 from tqdm import tqdm
 
-from benchmark.shapes import CATEGORIES, ball, rod
+from files.categories import CATEGORY_NAMES
 from files.writing import atomic
 from hand import kinematics
+from hand.solids import ball, rod
 from pictures.photo import Lit, axes_of_view, frame, photograph, sample_lit, show
 
 PALM_COLOUR = (0.75, 0.75, 0.78)
@@ -32,7 +33,7 @@ NOTE = (
 def scene_title(scene):
     """A scene's "<synset>/<object>/<number>" as words: the category by its name, where it has one here."""
     synset, name, number = scene.split("/")
-    category = CATEGORIES[synset][0].__name__ if synset in CATEGORIES else synset
+    category = CATEGORY_NAMES.get(synset, synset)
     return f"{name if name.startswith(category) else f'{category} {name}'}, scene {number}"
 
 

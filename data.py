@@ -26,6 +26,7 @@ from cli.flags import Parser, number
 from files.frames import describe_frames, frame_figures, frame_warnings
 from files.reading import (
     MAX_LENGTH,
+    MESH_NAMES,
     MESH_TYPES,
     bad_row,
     is_hidden,
@@ -39,7 +40,6 @@ from files.reading import (
 )
 from files.writing import atomic, stable_seed
 
-MESH_NAMES = tuple("mesh" + extension for extension in MESH_TYPES)
 MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
 CACHE_VERSION = 2  # goes up whenever the same file gives another cloud or other grasps than before
 

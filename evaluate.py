@@ -19,22 +19,22 @@ from pathlib import Path
 import cli  # before torch, which reads the environment that it sets
 import numpy as np
 import torch
-from hand.holds import candidate_joints, outcomes_in_scenes, read_scene_mesh, rows_to_close
-from tqdm import tqdm
-
 from benchmark.roots import ensure_root
 from cli.errors import UserError, command
 from cli.flags import Parser, number
 from data import check_poses, load_dataset, numbered_joints, read_cloud
+from files.checkpoints import check_run
 from files.frames import SMALL, check_reach, turn_poses_to_z_up, turn_to_z_up
 from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, read_npz, unit_hint
 from files.writing import atomic, read_json, write_json
 from hand import kinematics
+from hand.scenes import candidate_joints, outcomes_in_scenes, rows_to_close, scene_mesh
 from loop.fast import exact_products
 from loop.machine import set_up_torch
 from model import load_run
 from pictures.draw import draw_grasps, scene_title
 from splits import SUITES, Split, make_split
+from tqdm import tqdm
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
 LIMIT_SLACK = 1e-3  # rad
@@ -448,7 +448,7 @@ def draw_predictions(model, data, split, suite, path, device, seed=0):
     top = predictions["joints_pred"][np.arange(len(rows)), predictions["logits"].argmax(1)]  # (6, J)
     sheet = []
     for row, joints in zip(rows, top):
-        mesh, name = read_scene_mesh(data, data.scene[row]), scene_title(data.scenes[data.scene[row]])
+        mesh, name = read_mesh(scene_mesh(data, data.scene[row])), scene_title(data.scenes[data.scene[row]])
         error = math.degrees(np.sqrt(np.mean((joints - data.joints[row]) ** 2)))
         sheet.append((*mesh, np.r_[data.poses[row], data.joints[row]], f"{name}: recorded"))
         sheet.append((*mesh, np.r_[data.poses[row], joints], f"predicted, RMS error {error:.1f}°"))
@@ -511,19 +511,6 @@ def parse(argv):
     if "all" in args.suite and (len(args.suite) > 1 or not args.data):
         raise UserError("--suite all: goes alone; give --data ROOT of objects that the run has not seen")
     return args
-
-
-def check_run(folder):
-    """Stop with what to give instead where a folder is not that of a run, or of one that has nothing to show yet."""
-    folder = Path(folder)
-    if not (folder / "config.json").exists():
-        runs = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        if runs:
-            some = ", ".join(runs[:3]) + (", …" if len(runs) > 3 else "")
-            raise UserError(f"{folder}: holds {len(runs)} runs and is none; give the folder of one ({some})")
-        raise UserError(f"{folder}: no run (no config.json in it); give the folder that train.py printed")
-    if not (folder / "best.pt").exists():
-        raise UserError(f"{folder}: this run has not come to its first validation; go on with it by --resume first")
 
 
 def check_joints(data, model):
@@ -604,10 +591,8 @@ def main(argv=None):
     if args.predictions:
         result = predictions_command(args)
     else:
-        check_run(args.run)
+        check_run(args.run, args.checkpoint)
         device = set_up_torch(args.device, args.threads)
-        if args.checkpoint == "last" and not (Path(args.run) / "last.pt").exists():
-            raise UserError(f"--checkpoint last: {args.run} has no last.pt; train.py keeps it with --keep-last")
         model = load_run(args.run, args.checkpoint).to(device)
         if args.picture:
             check_drawable(model.joint_names)

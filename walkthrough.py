@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from benchmark.shapes import CATEGORIES, procedural_mesh
 from cli.errors import UserError, command
 from cli.flags import Parser, number
-from data import MESH_NAMES, read_cloud, sample_surface
-from evaluate import check_run, open_run
-from files.checkpoints import check_kind, read_checkpoint
-from files.reading import read_array, read_mesh
+from data import read_cloud, sample_surface
+from evaluate import open_run
+from files.checkpoints import check_kind, check_run, read_checkpoint
+from files.reading import mesh_in, read_array, read_mesh
 from files.writing import read_json, stable_seed
 from hand.kinematics import JOINT_NAMES
 from model import (
@@ -287,8 +287,7 @@ def open_grasp(folder, seed):
         raise UserError(f"{folder}: its data has no validation grasps to show; train on more objects")
     row = np.random.default_rng(seed).choice(split.rows["val"])
     name = data.scenes[data.scene[row]]
-    meshes = (Path(data.root) / name / file for file in MESH_NAMES)
-    vertices, faces = read_mesh(next(path for path in meshes if path.exists()))
+    vertices, faces = read_mesh(mesh_in(Path(data.root) / name))
     recorded = data.clouds[data.scene[row]], data.poses[row], data.joints[row]
     cloud, pose, joints = (torch.from_numpy(array[None]) for array in recorded)
     return run, alpha, Thing(name, vertices, faces, cloud), pose, joints, data.joint_names

@@ -32,6 +32,21 @@ def shipped_encoder(preset):
     return path
 
 
+def check_run(folder, which="best"):
+    """Stop with what to give instead where a folder is not that of a run, or of one that has nothing to show yet."""
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        runs = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        if runs:
+            some = ", ".join(runs[:3]) + (", …" if len(runs) > 3 else "")
+            raise UserError(f"{folder}: holds {len(runs)} runs and is none; give the folder of one ({some})")
+        raise UserError(f"{folder}: no run (no config.json in it); give the folder that train.py printed")
+    if not (folder / "best.pt").exists():
+        raise UserError(f"{folder}: this run has not come to its first validation; go on with it by --resume first")
+    if not (folder / f"{which}.pt").exists():
+        raise UserError(f"--checkpoint {which}: {folder} has no {which}.pt; train.py keeps it with --keep-last")
+
+
 def save_checkpoint(path, content):
     """Write a dict of tensors and plain types atomically."""
     buffer = io.BytesIO()  # torch.save to a full disk is an internal error, not an OSError

@@ -15,6 +15,7 @@ from cli.errors import UserError
 from files.meshes import PLAIN
 
 MESH_TYPES = tuple(PLAIN)
+MESH_NAMES = tuple("mesh" + extension for extension in MESH_TYPES)  # of a scene's mesh, in its folder
 MAX_LENGTH = 2.0  # m; a longer mesh or a wrist further away is taken for another unit
 ANY_LENGTH = 1e6  # where lengths do not matter, since clouds are normalised or meshes rescaled
 HAND_SIZED = 0.03, 0.5  # m; the longest side of what a hand grasps
@@ -170,6 +171,11 @@ def unit_hint(length):
 def read_mesh(path, longest=MAX_LENGTH):
     """Vertices (V, 3) float64 in m and faces (F, 3) int64 of a mesh file; raises `UserError`."""
     return parse_mesh(read_bytes(path), str(path), longest)
+
+
+def mesh_in(folder):
+    """Path of the mesh in a scene's folder."""
+    return next(path for name in MESH_NAMES if (path := Path(folder) / name).exists())
 
 
 def read_array(path, width):

@@ -14,22 +14,16 @@ Not modelled: forces and compliance, gravity, an object that moves while the fin
 checked, since the wrist pose is given. A surface with holes has no inside: only the surface itself is in the way.
 """
 
-import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import label
+
+from hand import kinematics
 from hand.closing import CONTACT, LEVERS, MIN_STEP, RADII, TOUCH, DistanceField, link_gaps, surface_normals
 from hand.score import MIN_SCORE, score
-from scipy.ndimage import label
-from tqdm import tqdm
-
-from data import MESH_NAMES
-from files.reading import read_mesh
-from hand import kinematics
 
 # What the shares become with other values stands in results/holds/constants.csv.
-SCENES, PER_SCENE = 100, 10  # of so many grasps of a suite it is seen whether they hold: some 12 s
 FREE_DEPTH = 0.003  # m: a link deeper in the object than this is not free (the deepest of a recorded grasp: 0.0015).
 TRAVEL = np.radians(10)  # rad: a finger opens or closes by no more than this. With 0 hardly any but recorded grasps
 # hold; with 90 degrees the controller finds a grasp of its own, and joints drawn at random hold in one case of five.
@@ -115,61 +109,3 @@ def flex(q, rotation, position, field, direction, travel):
 def finger_gaps(q, rotation, position, field):
     """Gaps (8, m) m between the spheres of fingers q (m, 3) rad, on bases (m, 3, 3), (m, 3), and the object."""
     return field(kinematics.finger_points(q, rotation, position)) - RADII[:, None]
-
-
-def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):
-    """`Outcomes` of joints (n, ..., 12) rad for grasps `rows` (n,) of a `GraspData`, whose meshes are read again.
-
-    threads: for the distance fields, which take nearly all of the time.
-    """
-    order = np.argsort(data.scene[rows], kind="stable")
-    scenes, starts = np.unique(data.scene[rows][order], return_index=True)
-    parts = []
-    pairs = zip(scenes, np.split(order, starts[1:]))
-    for scene, part in tqdm(pairs, "closing hands", len(scenes), unit="scene", disable=quiet or None, delay=2):
-        path = scene_mesh(data, scene)
-        field = kept_field(path, path.stat().st_mtime_ns, threads)
-        parts.append(grasp_outcomes(field, data.poses[rows[part]], joints[part]))
-    back = np.argsort(order)
-    return Outcomes(*(np.concatenate(values)[back] for values in zip(*parts)))
-
-
-@functools.lru_cache(SCENES)
-def kept_field(path, changed, threads):
-    """`solid_field` of a mesh, some 0.1 s; kept, since a run and the row beside it close hands in the same scenes.
-
-    changed: when the file was written, so that another one at the same place is read again.
-    """
-    return solid_field(*read_mesh(path), threads=threads)
-
-
-def scene_mesh(data, scene):
-    """Path of the mesh of scene number `scene` of a `GraspData`."""
-    folder = Path(data.root) / data.scenes[scene]
-    return next(folder / name for name in MESH_NAMES if (folder / name).exists())
-
-
-def read_scene_mesh(data, scene):
-    """Vertices (V, 3) m and faces (F, 3) of scene number `scene` of a `GraspData`, as the file has them."""
-    return read_mesh(scene_mesh(data, scene))
-
-
-def rows_to_close(data, rows, scenes=SCENES, per_scene=PER_SCENE):
-    """Positions in `rows` (sorted) of the grasps that are closed: evenly chosen scenes, some grasps of each."""
-    found = np.unique(data.scene[rows])
-    chosen = found[np.unique(np.linspace(0, len(found) - 1, scenes).round().astype(int))]
-    rng = np.random.default_rng(0)
-    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(data.scene[rows] == s))[:per_scene] for s in chosen]))
-
-
-def candidate_joints(joints_hat, logits, joints):
-    """[(suffix, joints (n, J))] of K hypotheses (n, K, J): top logit, best of K, average; the only one where K is 1."""
-    each = np.arange(len(joints))
-    found = [("", joints_hat[each, logits.argmax(1)])]
-    if joints_hat.shape[1] > 1:
-        probabilities = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities /= probabilities.sum(1, keepdims=True)
-        best = ((joints_hat - joints[:, None]) ** 2).mean(2).argmin(1)
-        average = (joints_hat * probabilities[:, :, None]).sum(1)
-        found += [("_best_of_k", joints_hat[each, best]), ("_average", average)]
-    return found

@@ -9,7 +9,8 @@ probability, and what the best choice among K could hold.
 """
 
 import numpy as np
-from hand.holds import grasp_outcomes, read_scene_mesh, solid_field
+from hand.holds import grasp_outcomes, solid_field
+from hand.scenes import scene_mesh
 from tqdm import tqdm
 
 from benchmark.roots import ensure_root
@@ -17,6 +18,7 @@ from cli.errors import UserError, command
 from cli.flags import Parser, number
 from data import load_dataset
 from evaluate import MIN_OBJECTS, open_run, predict, resample
+from files.reading import read_mesh
 from files.writing import write_csv
 from hand import kinematics
 from model import load_run
@@ -81,7 +83,7 @@ def close_all(data, rows, kinds):
     ends = np.cumsum([own.shape[1] for own in kinds.values()])[:-1]
     found = {}
     for scene in tqdm(np.unique(data.scene[rows]), "closing hands", unit="scene", disable=None):
-        mesh, mine = read_scene_mesh(data, scene), data.scene[rows] == scene
+        mesh, mine = read_mesh(scene_mesh(data, scene)), data.scene[rows] == scene
         field = solid_field(*mesh)
         changes = [(AS_IS, field, {})]
         changes += [((name, value), field, {name: value}) for name, value in CLOSING_CHANGES]

@@ -6,26 +6,24 @@ import shutil
 
 import numpy as np
 import pytest
+import synthesize
+import train
 import trimesh
+from benchmark.card import sphere_gaps
+from data import load_dataset
+from files.reading import read_mesh
+from hand import kinematics
 from hand.holds import (
     CONTACT,
     TRAVEL,
     Outcomes,
     flex,
     grasp_outcomes,
-    outcomes_in_scenes,
-    read_scene_mesh,
-    scene_mesh,
     solid_field,
 )
-from scipy.spatial.transform import Rotation
-
-import synthesize
-import train
-from benchmark.card import sphere_gaps
-from data import load_dataset
-from hand import kinematics
+from hand.scenes import outcomes_in_scenes, scene_mesh
 from lab import holds as lab_holds
+from scipy.spatial.transform import Rotation
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +45,7 @@ def scene(data):
     rows = np.flatnonzero(data.scene == 0)
     joints = data.joints[rows].copy()
     joints[::2] += np.random.default_rng(0).normal(0, 0.15, joints[::2].shape)
-    mesh = read_scene_mesh(data, 0)
+    mesh = read_mesh(scene_mesh(data, 0))
     return solid_field(*mesh), mesh, data.poses[rows], joints
 
 
@@ -179,7 +177,7 @@ def test_moving_object_and_hand_together_changes_next_to_nothing(data):
     changed = []
     for k in range(0, len(data.scenes), 5):
         rows = np.flatnonzero(data.scene == k)
-        vertices, faces = read_scene_mesh(data, k)
+        vertices, faces = read_mesh(scene_mesh(data, k))
         poses = data.poses[rows].astype(float)
         moved = np.concatenate(
             (turn.apply(poses[:, :3]) + shift, (turn * Rotation.from_quat(poses[:, 3:])).as_quat()), 1
@@ -199,7 +197,7 @@ def test_scenes_in_any_order(data):
     found = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
     assert found.holds.shape == (40, 1)
     for i in (0, 17, 39):
-        field = solid_field(*read_scene_mesh(data, data.scene[rows[i]]))
+        field = solid_field(*read_mesh(scene_mesh(data, data.scene[rows[i]])))
         one = grasp_outcomes(field, data.poses[rows[i : i + 1]], data.joints[rows[i : i + 1]])
         assert one.holds[0] == found.holds[i, 0]
         np.testing.assert_allclose(one.closed[0], found.closed[i, 0], atol=1e-5)
@@ -213,7 +211,7 @@ def test_another_mesh_at_the_same_place_is_read_again(root, tmp_path):
     again = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
     np.testing.assert_array_equal(before.scores, again.scores)
     path = scene_mesh(data, 0)
-    vertices, faces = read_scene_mesh(data, 0)
+    vertices, faces = read_mesh(scene_mesh(data, 0))
     trimesh.Trimesh(vertices + (0, 0, 1), faces, process=False).export(path)  # out of reach
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     away = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)

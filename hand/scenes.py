@@ -1,0 +1,64 @@
+"""Which grasps of a dataset hold: the meshes of its scenes are read again, and hands closed on them (hand/holds.py)."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from files.reading import mesh_in, read_mesh
+from tqdm import tqdm
+
+from hand.holds import Outcomes, grasp_outcomes, solid_field
+
+SCENES, PER_SCENE = 100, 10  # of so many grasps of a suite it is seen whether they hold: some 12 s
+
+
+def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):
+    """`Outcomes` of joints (n, ..., 12) rad for grasps `rows` (n,) of a `GraspData`, whose meshes are read again.
+
+    threads: for the distance fields, which take nearly all of the time.
+    """
+    order = np.argsort(data.scene[rows], kind="stable")
+    scenes, starts = np.unique(data.scene[rows][order], return_index=True)
+    parts = []
+    pairs = zip(scenes, np.split(order, starts[1:]))
+    for scene, part in tqdm(pairs, "closing hands", len(scenes), unit="scene", disable=quiet or None, delay=2):
+        path = scene_mesh(data, scene)
+        field = kept_field(path, path.stat().st_mtime_ns, threads)
+        parts.append(grasp_outcomes(field, data.poses[rows[part]], joints[part]))
+    back = np.argsort(order)
+    return Outcomes(*(np.concatenate(values)[back] for values in zip(*parts)))
+
+
+@functools.lru_cache(SCENES)
+def kept_field(path, changed, threads):
+    """`solid_field` of a mesh, some 0.1 s; kept, since a run and the row beside it close hands in the same scenes.
+
+    changed: when the file was written, so that another one at the same place is read again.
+    """
+    return solid_field(*read_mesh(path), threads=threads)
+
+
+def scene_mesh(data, scene):
+    """Path of the mesh of scene number `scene` of a `GraspData`."""
+    return mesh_in(Path(data.root) / data.scenes[scene])
+
+
+def rows_to_close(data, rows, scenes=SCENES, per_scene=PER_SCENE):
+    """Positions in `rows` (sorted) of the grasps that are closed: evenly chosen scenes, some grasps of each."""
+    found = np.unique(data.scene[rows])
+    chosen = found[np.unique(np.linspace(0, len(found) - 1, scenes).round().astype(int))]
+    rng = np.random.default_rng(0)
+    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(data.scene[rows] == s))[:per_scene] for s in chosen]))
+
+
+def candidate_joints(joints_hat, logits, joints):
+    """[(suffix, joints (n, J))] of K hypotheses (n, K, J): top logit, best of K, average; the only one where K is 1."""
+    each = np.arange(len(joints))
+    found = [("", joints_hat[each, logits.argmax(1)])]
+    if joints_hat.shape[1] > 1:
+        probabilities = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        best = ((joints_hat - joints[:, None]) ** 2).mean(2).argmin(1)
+        average = (joints_hat * probabilities[:, :, None]).sum(1)
+        found += [("_best_of_k", joints_hat[each, best]), ("_average", average)]
+    return found

@@ -9,12 +9,9 @@ A scene is one posed or scaled variant of its object on the table plane z = 0. r
     python data.py ROOT        checks every file of a root and prints what is in it
 """
 
-import collections
 import dataclasses
 import hashlib
 import itertools
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -23,25 +20,11 @@ from tqdm import tqdm
 
 from cli.errors import UserError, command
 from cli.flags import Parser, number
+from files.cache import cache_path, read_cache, write_cache
 from files.frames import describe_frames, frame_figures, frame_warnings
-from files.reading import (
-    MAX_LENGTH,
-    MESH_NAMES,
-    MESH_TYPES,
-    bad_row,
-    is_hidden,
-    parse_mesh,
-    read_array,
-    read_bytes,
-    read_npz,
-    stamp,
-    subfolders,
-    unit_hint,
-)
-from files.writing import atomic, stable_seed
-
-MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
-CACHE_VERSION = 2  # goes up whenever the same file gives another cloud or other grasps than before
+from files.reading import MAX_LENGTH, MESH_TYPES, parse_mesh, read_array, read_bytes, stamp, unit_hint
+from files.recordings import find_scenes, misplaced_recordings, numbered_joints, parse_recording, uncommon_joints
+from files.writing import stable_seed
 
 
 @dataclasses.dataclass
@@ -123,220 +106,7 @@ def read_cloud(path, num_points, longest=MAX_LENGTH):
     return cloud[np.random.default_rng(seed).permutation(len(cloud))[:num_points]].astype(np.float32)
 
 
-# ---------------------------------------------------------------- recordings
-
-
-def canonical_quaternion(quaternion):
-    """Of q and -q (n, 4) xyzw, one rotation, the one whose first non-zero of w, z, y, x is positive."""
-    reverse = quaternion[:, ::-1]  # w z y x
-    first = reverse[np.arange(len(reverse)), (reverse != 0).argmax(1)]
-    return quaternion * np.where(first < 0, -1, 1)[:, None]
-
-
-def check_poses(poses, name):
-    """Poses (n, 7) float64 with normalised, canonical quaternions; raises `UserError` naming `name` and the row."""
-    if not np.isfinite(poses).all():
-        raise UserError(f"{name}: row {bad_row(~np.isfinite(poses))} is not finite; it must hold 7 numbers")
-    far = np.abs(poses[:, :3]) > MAX_LENGTH
-    if far.any():
-        raise UserError(f"{name}: row {bad_row(far)}: the wrist is over {MAX_LENGTH:g} m away; positions are in metres")
-    norm = np.linalg.norm(poses[:, 3:], axis=1)
-    off = np.abs(norm - 1) > 1e-2
-    if off.any():
-        row = int(off.argmax())
-        raise UserError(f"{name}: row {row}: the quaternion's norm is {norm[row]:.4g}, not 1; columns 3-6 are x y z w")
-    return np.concatenate([poses[:, :3], canonical_quaternion(poses[:, 3:] / norm[:, None])], axis=1)
-
-
-def parse_recording(content, name):
-    """Poses (n, 7), joints (n, J), scores (n,) float32 and joint names (list or None) of a recording.npz's bytes.
-
-    Scores are NaN, which no recording may hold, where it has none. No pickle is ever read. Raises `UserError` naming
-    the file, the array and the row.
-    """
-    advice = "write it with numpy.savez(file, grasps=..., scores=...)"
-    arrays = read_npz(name, advice, ("grasps", "scores", "qualities", "joint_names"), content)
-    if "scores" not in arrays and "qualities" in arrays:
-        arrays["scores"] = arrays["qualities"]
-    if "grasps" not in arrays:
-        raise UserError(f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; {advice}")
-    numbers = {}
-    for key in ("grasps", "scores") if "scores" in arrays else ("grasps",):
-        if arrays[key].dtype.kind not in "fiu":
-            raise UserError(f"{name}: '{key}' has type {arrays[key].dtype}; it must hold real numbers")
-        with np.errstate(over="ignore"):  # of longer floats: infinite then, and refused below
-            numbers[key] = arrays[key].astype(np.float64)
-    grasps = numbers["grasps"]
-    if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
-        raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1")
-    scores = numbers.get("scores", np.full(len(grasps), np.nan))
-    if scores.shape != grasps.shape[:1]:
-        raise UserError(
-            f"{name}: 'scores' has shape {scores.shape}; with {len(grasps)} grasps it must be ({len(grasps)},)"
-        )
-    for key, array in numbers.items():
-        wild = ~(np.abs(array) < np.finfo(np.float32).max)
-        if wild.any():
-            raise UserError(f"{name}: '{key}' row {bad_row(wild)} is not finite; leave such grasps out")
-    joints = grasps[:, 7:]
-    wild = np.abs(joints) > MAX_ANGLE
-    if wild.any():
-        raise UserError(
-            f"{name}: 'grasps' row {bad_row(wild)}: a joint is {joints[wild][0]:.4g} rad; joints are in radians"
-        )
-    names = arrays.get("joint_names")
-    if names is not None and (names.dtype.kind != "U" or names.shape != joints.shape[1:]):
-        raise UserError(f"{name}: 'joint_names' must be {joints.shape[1]} strings")
-    poses = check_poses(grasps[:, :7], f"{name}: 'grasps'")
-    names = None if names is None else names.tolist()
-    return poses.astype(np.float32), joints.astype(np.float32), scores.astype(np.float32), names
-
-
-# ---------------------------------------------------------------- the root
-
-
-def scan(root):
-    """Sorted list of (scene name, mesh path or None, recording path or None), found by folder names alone."""
-    found = []
-    for synset in subfolders(root):
-        for obj in subfolders(synset):
-            for scene in subfolders(obj):
-                files = {entry.name for entry in os.scandir(scene)}
-                mesh = next((name for name in MESH_NAMES if name in files), None)
-                recording = "recording.npz" if "recording.npz" in files else None
-                if mesh or recording:
-                    name = f"{Path(synset).name}/{Path(obj).name}/{Path(scene).name}"
-                    found.append(
-                        (name, mesh and os.path.join(scene, mesh), recording and os.path.join(scene, recording))
-                    )
-    return sorted(found)
-
-
-def misplaced(root):
-    """Paths of recordings that do not lie in ROOT/<synset>/<object>/<scene>/, sorted."""
-    found = []
-    for folder, names, files in os.walk(root):
-        names[:] = [name for name in names if not is_hidden(name)]
-        if "recording.npz" in files and len(Path(folder).relative_to(root).parts) != 3:
-            found.append(os.path.join(folder, "recording.npz"))
-    return sorted(found)
-
-
-def read_scene(name, mesh, recording, num_points, root):
-    """One scene's cache entry: its stamps, hashes, cloud and grasps. Raises `UserError`."""
-    for path, what in ((mesh, "mesh.obj (or .stl .ply .off .glb)"), (recording, "recording.npz")):
-        if path is None:
-            raise UserError(f"{root / name}: has no {what}; put it there or remove the folder")
-    if name.encode(errors="ignore").decode() != name:
-        raise UserError(f"{root}/{ascii(name)[1:-1]}: the folder's name is not valid UTF-8; rename it")
-    entry = {"name": name, "stamps": [stamp(mesh, root), stamp(recording, root)]}
-    content = read_bytes(recording)
-    entry["poses"], entry["joints"], entry["scores"], entry["joint_names"] = parse_recording(content, recording)
-    entry["recording_hash"] = hashlib.sha256(content).hexdigest()
-    entry["cloud"], entry["mesh_hash"] = mesh_cloud(read_bytes(mesh), mesh, num_points)
-    return entry
-
-
-def read_root(root, num_points, cached, skip_bad, quiet):
-    """All scenes of a root as entries, from `cached` where size and time agree; and what was left out, and why."""
-    found, entries, excluded = scan(root), [], []
-    for path in misplaced(root):
-        reason = f"{path}: at the wrong depth; recordings lie in {root}/<synset>/<object>/<scene>/"
-        if not skip_bad:
-            raise UserError(reason)
-        excluded.append((str(Path(path).parent.relative_to(root)), reason))
-    if not found:
-        raise UserError(f"{root}: no scenes; expected {root}/<synset>/<object>/<scene>/mesh.obj and recording.npz")
-    for name, mesh, recording in tqdm(
-        found, desc="reading meshes and grasps", unit="scene", disable=quiet or None, delay=2
-    ):
-        try:
-            old = cached.get(name)
-            if old and mesh and recording and [stamp(mesh, root), stamp(recording, root)] == old["stamps"]:
-                entries.append(old)
-            else:
-                entries.append(read_scene(name, mesh, recording, num_points, root))
-        except UserError as error:
-            if not skip_bad:
-                raise
-            excluded.append((name, str(error)))
-    return agree(entries, skip_bad, excluded, root), excluded
-
-
-def agree(entries, skip_bad, excluded, root):
-    """Entries whose number and names of joints are the root's (the most common ones); others are bad."""
-    if not entries:
-        raise UserError(f"{root}: every scene is bad; the first: {excluded[0][1]}")
-    counts = collections.Counter(entry["joints"].shape[1] for entry in entries)
-    num_joints = counts.most_common(1)[0][0]
-    named = [e["joint_names"] for e in entries if e["joint_names"] and e["joints"].shape[1] == num_joints]
-    names = list(collections.Counter(map(tuple, named)).most_common(1)[0][0]) if named else None
-    good = []
-    for entry in entries:
-        own = entry["joint_names"]
-        if entry["joints"].shape[1] == num_joints and own in (None, names):
-            good.append(entry)
-            continue
-        reason = f"{root / entry['name'] / 'recording.npz'}: "
-        if entry["joints"].shape[1] != num_joints:
-            reason += f"has {entry['joints'].shape[1]} joints, most recordings of the root have {num_joints}"
-        else:
-            first = next(i for i, (mine, theirs) in enumerate(zip(own, names)) if mine != theirs)
-            reason += f"joint {first} is '{own[first]}', in most recordings of the root '{names[first]}'"
-        if not skip_bad:
-            raise UserError(reason + "; all recordings of a root must agree")
-        excluded.append((entry["name"], reason))
-    return good
-
-
-def numbered_joints(count):
-    """Names of `count` joints whose recordings name none."""
-    return [f"joint_{i}" for i in range(count)]
-
-
-# ---------------------------------------------------------------- the cache
-
-
-def cache_path(root, num_points, cache_dir):
-    """Where the cache of a root and N lies."""
-    if cache_dir is None:
-        return root / ".cache" / f"points-{num_points}.npz"
-    tag = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    return Path(cache_dir) / f"{root.name}-{tag}-points-{num_points}.npz"
-
-
-def read_cache(path):
-    """Entries by scene name from a cache file; empty where there is none or it cannot be used."""
-    try:
-        arrays = read_npz(path, "remove it")
-        index = json.loads(arrays["index"].tobytes())
-        if index["version"] != CACHE_VERSION:
-            return {}
-        clouds, poses, joints, scores = (arrays[key] for key in ("clouds", "poses", "joints", "scores"))
-        entries, start = {}, 0
-        for i, entry in enumerate(index["scenes"]):
-            rows = slice(start, start := start + entry.pop("count"))
-            entries[entry["name"]] = entry | {
-                "cloud": clouds[i], "poses": poses[rows], "joints": joints[rows], "scores": scores[rows]
-            }  # fmt: skip
-        return entries
-    except Exception:  # missing or broken in whatever way: it is made again
-        return {}
-
-
-def write_cache(path, entries):
-    """Write the entries to one file, atomically; a folder that cannot be written means no cache, not an error."""
-    plain = ("name", "stamps", "recording_hash", "mesh_hash", "joint_names")
-    index = [{key: entry[key] for key in plain} | {"count": len(entry["scores"])} for entry in entries]
-    index = np.frombuffer(json.dumps({"version": CACHE_VERSION, "scenes": index}).encode(), dtype=np.uint8)
-    try:
-        with atomic(path) as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file, index=index, clouds=np.stack([entry["cloud"] for entry in entries]),
-                **{key: np.concatenate([entry[key] for entry in entries]) for key in ("poses", "joints", "scores")},
-            )  # fmt: skip
-    except OSError:
-        pass  # read-only root: the arrays stay in memory
+# ---------------------------------------------------------------- a root
 
 
 def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None, quiet=False):
@@ -350,37 +120,89 @@ def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None
         raise UserError(f"{root}: no such dataset folder; check the path")
     path = cache_path(root, num_points, cache_dir)
     cached = read_cache(path)
-    entries, excluded = read_root(root, num_points, cached, skip_bad, quiet)
-    if len(entries) != len(cached) or any(cached.get(entry["name"]) is not entry for entry in entries):
-        write_cache(path, entries)
-    return collect(root, entries, min_score, excluded)
+    scenes, excluded = read_root(root, num_points, cached, skip_bad, quiet)
+    if len(scenes) != len(cached) or any(cached.get(scene["name"]) is not scene for scene in scenes):
+        write_cache(path, scenes)
+    return collect(root, scenes, min_score, excluded)
 
 
-def collect(root, entries, min_score, excluded):
-    """Concatenate entries into a `GraspData`, dropping grasps under `min_score` and scenes left without any."""
-    unscored = sum(bool(np.isnan(entry["scores"]).all()) for entry in entries)
+def read_root(root, num_points, cached, skip_bad, quiet):
+    """All scenes of a root, from `cached` where their files are unchanged; and (name, reason) of those left out."""
+    scenes, excluded = [], []
+
+    def exclude(name, reason):
+        if not skip_bad:
+            raise UserError(reason)
+        excluded.append((name, reason))
+
+    for path in misplaced_recordings(root):
+        name = str(Path(path).parent.relative_to(root))
+        exclude(name, f"{path}: at the wrong depth; recordings lie in {root}/<synset>/<object>/<scene>/")
+    found = find_scenes(root)
+    if not found:
+        raise UserError(f"{root}: no scenes; expected {root}/<synset>/<object>/<scene>/mesh.obj and recording.npz")
+    for name, *paths in tqdm(found, "reading meshes and grasps", unit="scene", disable=quiet or None, delay=2):
+        try:
+            scenes.append(read_scene(name, *paths, num_points, root, cached.get(name)))
+        except UserError as error:
+            exclude(name, str(error))
+    if not scenes:
+        raise UserError(f"{root}: every scene is bad; the first: {excluded[0][1]}")
+    other = uncommon_joints(scenes)
+    for name, difference in other.items():
+        exclude(name, f"{root / name / 'recording.npz'}: {difference}; all recordings of a root must agree")
+    return [scene for scene in scenes if scene["name"] not in other], excluded
+
+
+def read_scene(name, mesh, recording, num_points, root, old):
+    """A scene as a dict: name, stamps and hashes of its files, cloud (N, 3), grasps; `old` where that is still right.
+
+    mesh, recording: paths, None where there is none. Raises `UserError`.
+    """
+    for path, what in ((mesh, "mesh.obj (or .stl .ply .off .glb)"), (recording, "recording.npz")):
+        if path is None:
+            raise UserError(f"{root / name}: has no {what}; put it there or remove the folder")
+    if name.encode(errors="ignore").decode() != name:
+        raise UserError(f"{root}/{ascii(name)[1:-1]}: the folder's name is not valid UTF-8; rename it")
+    stamps = [stamp(mesh, root), stamp(recording, root)]
+    if old and old["stamps"] == stamps:
+        return old
+    content = read_bytes(recording)
+    scene = dict(zip(("poses", "joints", "scores", "joint_names"), parse_recording(content, recording)))
+    scene |= {"name": name, "stamps": stamps, "recording_hash": hashlib.sha256(content).hexdigest()}
+    scene["cloud"], scene["mesh_hash"] = mesh_cloud(read_bytes(mesh), mesh, num_points)
+    return scene
+
+
+def collect(root, scenes, min_score, excluded):
+    """Scenes as one `GraspData`, without grasps under `min_score` and without scenes left empty by that."""
+    unscored = sum(bool(np.isnan(scene["scores"]).all()) for scene in scenes)
     if unscored:
         print(f"{root}: {unscored} recordings have no scores: all their grasps are kept", file=sys.stderr)
-    keep = [np.flatnonzero(~(entry["scores"] < min_score)) for entry in entries]  # NaN is not under it
-    total = sum(len(entry["scores"]) for entry in entries)
-    pairs = [(entry, rows) for entry, rows in zip(entries, keep) if len(rows)]
-    if not pairs:
+    total = sum(len(scene["scores"]) for scene in scenes)
+    kept = [(scene, np.flatnonzero(~(scene["scores"] < min_score))) for scene in scenes]  # NaN is not under it
+    kept = [(scene, rows) for scene, rows in kept if len(rows)]
+    if not kept:
         raise UserError(f"{root}: none of its {total} grasps has a score of at least {min_score:g}; lower --min-score")
     digest = hashlib.sha256(repr(float(min_score)).encode())
-    for entry, _ in pairs:
-        digest.update(f"{entry['name']} {entry['mesh_hash']} {entry['recording_hash']}\n".encode())
-    num_joints = pairs[0][0]["joints"].shape[1]
-    names = next((entry["joint_names"] for entry, _ in pairs if entry["joint_names"]), None)
-    row = np.concatenate([rows for _, rows in pairs])
+    for scene, _ in kept:
+        digest.update(f"{scene['name']} {scene['mesh_hash']} {scene['recording_hash']}\n".encode())
+    names = next((scene["joint_names"] for scene, _ in kept if scene["joint_names"]), None)
+    arrays = {key: np.concatenate([scene[key][rows] for scene, rows in kept]) for key in ("poses", "joints", "scores")}
+    row = np.concatenate([rows for _, rows in kept])
     return GraspData(
-        root=str(root), scenes=[entry["name"] for entry, _ in pairs],
-        mesh_hashes=[entry["mesh_hash"] for entry, _ in pairs],
-        clouds=np.stack([entry["cloud"] for entry, _ in pairs]),
-        **{key: np.concatenate([entry[key][rows] for entry, rows in pairs]) for key in ("poses", "joints", "scores")},
-        scene=np.repeat(np.arange(len(pairs)), [len(rows) for _, rows in pairs]), row=row,
-        joint_names=names or numbered_joints(num_joints),
-        excluded=excluded, num_low=total - len(row), fingerprint=digest.hexdigest()[:16],
-    )  # fmt: skip
+        root=str(root),
+        scenes=[scene["name"] for scene, _ in kept],
+        mesh_hashes=[scene["mesh_hash"] for scene, _ in kept],
+        clouds=np.stack([scene["cloud"] for scene, _ in kept]),
+        **arrays,
+        scene=np.repeat(np.arange(len(kept)), [len(rows) for _, rows in kept]),
+        row=row,
+        joint_names=names or numbered_joints(arrays["joints"].shape[1]),
+        excluded=excluded,
+        num_low=total - len(row),
+        fingerprint=digest.hexdigest()[:16],
+    )
 
 
 # ---------------------------------------------------------------- batches
@@ -447,28 +269,20 @@ def padded(scenes, grasps, object_index, count):
 def add_data_flags(parser):
     """The flags that say which dataset is read and how, the same in every script."""
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data",
-        default="data/synthetic",
-        metavar="ROOT",
-        help="dataset folder; data/synthetic (mini) and data/full are made on first use",
-    )
+    group.add_argument("--data", default="data/synthetic", metavar="ROOT", help="dataset folder; ours makes itself")
     add_reading_flags(group)
 
 
 def add_reading_flags(group):
     """The flags about reading a dataset, wherever its folder is named."""
     group.add_argument("--min-score", type=number(float), default=1.5, help="grasps with a lower score are dropped")
-    group.add_argument(
-        "--skip-bad", action="store_true", help="leave bad scenes out and list them, instead of stopping at the first"
-    )
+    group.add_argument("--skip-bad", action="store_true", help="leave bad scenes out, listed, instead of stopping")
     group.add_argument("--cache-dir", metavar="DIR", help="where to keep the cache file (default: ROOT/.cache)")
 
 
 def warn_of_frames(data):
     """Say on stderr what does not fit between meshes, wrists and quaternions."""
-    figures = frame_figures(data.clouds, data.poses, data.scene)
-    for line in frame_warnings(figures, len(data.scene), data.root):
+    for line in frame_warnings(frame_figures(data.clouds, data.poses, data.scene), len(data.scene), data.root):
         print(f"warning: {line}", file=sys.stderr)
 
 
@@ -484,12 +298,11 @@ def describe_scores(scores):
 def describe(data):
     """Aligned lines about a `GraspData`: counts, extents (m), scores, joint ranges (rad)."""
     extents = np.ptp(data.clouds, axis=1)  # (C, 3)
-    per_object = collections.Counter(data.object_of_grasp.tolist())
-    counts = np.array(list(per_object.values()))
-    synsets = {name.split("/")[0] for name in data.object_of_scene}
+    objects, counts = np.unique(data.object_of_grasp, return_counts=True)
+    synsets = {name.split("/")[0] for name in objects}
     sides = zip("xyz", extents.min(0), extents.max(0))
     lines = [
-        f"{data.root}: {len(set(data.object_of_scene))} objects of {len(synsets)} synsets, {len(data.scenes)} scenes",
+        f"{data.root}: {len(objects)} objects of {len(synsets)} synsets, {len(data.scenes)} scenes",
         f"grasps kept   {len(data.scene)} (per object {counts.min()}-{counts.max()}, median {int(np.median(counts))}), "
         f"{data.num_low} under the minimum score",
         "extents (m)   " + "  ".join(f"{axis} {low:.3f}-{high:.3f}" for axis, low, high in sides),
@@ -499,9 +312,7 @@ def describe(data):
     table = zip(data.joint_names, data.joints.min(0), data.joints.mean(0), data.joints.max(0))
     lines += [f"  {name:<12} {low:8.3f} {mean:8.3f} {high:8.3f}" for name, low, mean, high in table]
     lines += describe_frames(frame_figures(data.clouds, data.poses, data.scene))
-    for name, reason in data.excluded:
-        lines.append(f"excluded {name}: {reason}")
-    return "\n".join(lines)
+    return "\n".join(lines + [f"excluded {name}: {reason}" for name, reason in data.excluded])
 
 
 @command

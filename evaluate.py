@@ -22,10 +22,11 @@ import torch
 from benchmark.roots import ensure_root
 from cli.errors import UserError, command
 from cli.flags import Parser, number
-from data import check_poses, load_dataset, numbered_joints, read_cloud
+from data import load_dataset, read_cloud
 from files.checkpoints import check_run
 from files.frames import SMALL, check_reach, turn_poses_to_z_up, turn_to_z_up
 from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, read_npz, unit_hint
+from files.recordings import normal_poses, numbered_joints
 from files.writing import atomic, read_json, write_json
 from hand import kinematics
 from hand.scenes import candidate_joints, outcomes_in_scenes, rows_to_close, scene_mesh
@@ -393,10 +394,10 @@ def object_command(args, model, device):
     if (args.pose is None) == (args.poses is None):
         raise UserError("--mesh needs either --pose (7 numbers) or --poses FILE.npy")
     name, given = ("--pose", np.array([args.pose])) if args.pose else (args.poses, read_array(args.poses, 7))
-    poses = check_poses(given, name)
+    poses = normal_poses(given, name)
     cloud = read_scaled_cloud(args.mesh, args.mesh_scale, model.config.points)
     if args.up == "y":
-        cloud, poses = turn_to_z_up(cloud), check_poses(turn_poses_to_z_up(poses), name)
+        cloud, poses = turn_to_z_up(cloud), normal_poses(turn_poses_to_z_up(poses), name)
     check_reach(cloud, poses, name)
     found = predict_object(model, np.ascontiguousarray(cloud), poses, device)
     for prediction, pose in zip(found, given):

@@ -247,12 +247,6 @@ def main(argv=None):
     parser = Parser(__doc__)
     add_data_flags(parser)
     add_split_flags(parser)
-    parser.add_argument(
-        "--seed",
-        type=number(int),
-        default=0,
-        help="accepted for uniformity; a split has no randomness, packs take its place",
-    )
     parser.add_argument("--json", metavar="FILE", help="save the split")
     args = parser.parse_args(argv)
     data = load_dataset(ensure_root(args.data), 512, args.min_score, args.skip_bad, args.cache_dir)

@@ -25,8 +25,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from cli.errors import UserError
-from data import MAX_ANGLE, check_poses, sample_surface
+from data import sample_surface
 from files.reading import ANY_LENGTH, MAX_LENGTH, bad_row, is_hidden, read_bytes, read_mesh, stamp
+from files.recordings import MAX_ANGLE, normal_poses
 
 POSITION = ("WRJTx", "WRJTy", "WRJTz")
 ROTATION = ("WRJRx", "WRJRy", "WRJRz")
@@ -73,7 +74,7 @@ def read_object(path):
         row = bad_row(wild)
         raise UserError(f"{path}: entry {row}: 'scale' makes the object {scales[row] * length:.4g} m long")
     quaternions = Rotation.from_euler("xyz", angles).as_quat()  # small letters: about fixed axes
-    poses = check_poses(np.concatenate([positions, quaternions], axis=1), str(path))
+    poses = normal_poses(np.concatenate([positions, quaternions], axis=1), str(path))
     scenes = []
     for scale in np.unique(scales):
         rows = scales == scale

@@ -211,4 +211,4 @@ def read_npz(path, advice, only=None, content=None):
 
 def bad_row(mask):
     """Index of the first row of a boolean array (n, ...) with a true entry."""
-    return int(mask.reshape(len(mask), -1).any(1).argmax())
+    return int(np.argwhere(np.atleast_1d(mask))[0, 0])

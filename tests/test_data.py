@@ -6,6 +6,8 @@ from conftest import fails, random_grasps, write_box, write_root
 from scipy.spatial.transform import Rotation
 
 import data
+from files.reading import parse_mesh
+from files.recordings import canonical_quaternion
 
 
 def load(root, **options):
@@ -54,8 +56,8 @@ def test_canonical_quaternion_keeps_the_rotation():
     q[:50, 3] = 0  # w = 0: the sign of z decides
     q[:25, 2] = 0
     q /= np.linalg.norm(q, axis=1, keepdims=True)
-    ours = data.canonical_quaternion(q)
-    assert np.array_equal(ours, data.canonical_quaternion(-q))
+    ours = canonical_quaternion(q)
+    assert np.array_equal(ours, canonical_quaternion(-q))
     assert (ours[50:, 3] > 0).all() and (ours[25:50, 2] > 0).all() and (ours[:25, 1] > 0).all()
     assert np.allclose(Rotation.from_quat(ours).as_matrix(), Rotation.from_quat(q).as_matrix())
 
@@ -135,20 +137,19 @@ def test_root_errors_and_summary(tmp_path, box_root, capsys):
 def test_second_read_uses_the_cache_and_sees_changes(tmp_path, monkeypatch):
     root = write_root(tmp_path / "root", {"03797390": 3})
     first = load(root)
-    calls = []
-    original = data.read_scene
-    monkeypatch.setattr(data, "read_scene", lambda *args: calls.append(args[0]) or original(*args))
+    read = []
+    monkeypatch.setattr(data, "parse_mesh", lambda *args: read.append(args[1]) or parse_mesh(*args))
     second = load(root)
-    assert not calls
+    assert not read and first.fingerprint == second.fingerprint
     for name in ("clouds", "poses", "joints", "scores", "scene", "row"):
         assert np.array_equal(getattr(first, name), getattr(second, name))
-    assert first.fingerprint == second.fingerprint
-    write_box(root / "03797390" / "object_001" / "scene_0" / "mesh.obj", np.array([0.1, 0.11, 0.12]))
+    mesh = root / "03797390" / "object_001" / "scene_0" / "mesh.obj"
+    write_box(mesh, np.array([0.1, 0.11, 0.12]))
     third = load(root)
-    assert calls == ["03797390/object_001/scene_0"]
+    assert read == [str(mesh)]
     assert third.fingerprint != first.fingerprint and not np.array_equal(third.clouds[1], first.clouds[1])
     (root / ".cache" / "points-64.npz").write_bytes(b"PK broken")
-    assert load(root).fingerprint == third.fingerprint and len(calls) == 4
+    assert load(root).fingerprint == third.fingerprint and len(read) == 4
 
 
 def test_cache_elsewhere_or_nowhere(tmp_path):

@@ -15,6 +15,7 @@ import evaluate
 import splits
 import train
 from cli.errors import UserError
+from files import cache
 
 
 def train_on(root, runs, *more):
@@ -150,7 +151,7 @@ def test_a_broken_cache_is_made_again(three_boxes, tmp_path, planted):
     for content in broken:
         path.write_bytes(content)
         assert same(data.load_dataset(root, 32, quiet=True), three_boxes[1])
-    version = data.CACHE_VERSION
+    version = cache.VERSION
     shapes = {"clouds": (0, 32, 3), "poses": (0, 7), "joints": (0, 12), "scores": (0,)}
     for index in ([], {}, {"version": 1}, {"version": version, "scenes": 3}, {"version": version, "scenes": [{}]}):
         index = np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)

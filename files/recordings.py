@@ -1,0 +1,138 @@
+"""Recordings of grasps: where they lie in a root, what one of them must hold, what all of a root must share."""
+
+import collections
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cli.errors import UserError
+from files.reading import MAX_LENGTH, MESH_NAMES, bad_row, is_hidden, read_npz, subfolders
+
+MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
+ADVICE = "write it with numpy.savez(file, grasps=..., scores=...)"
+
+
+# ---------------------------------------------------------------- a root
+
+
+def find_scenes(root):
+    """Sorted list of (scene name, mesh path or None, recording path or None), found by folder names alone."""
+    found = []
+    for synset in subfolders(root):
+        for obj in subfolders(synset):
+            for scene in subfolders(obj):
+                present = {entry.name for entry in os.scandir(scene)}
+                mesh = next((name for name in MESH_NAMES if name in present), None)
+                recording = "recording.npz" if "recording.npz" in present else None
+                if mesh or recording:
+                    name = "/".join(Path(scene).parts[-3:])
+                    found.append((name, *(file and os.path.join(scene, file) for file in (mesh, recording))))
+    return sorted(found)
+
+
+def misplaced_recordings(root):
+    """Sorted paths of recordings that do not lie in ROOT/<synset>/<object>/<scene>/."""
+    found = []
+    for folder, names, files in os.walk(root):
+        names[:] = [name for name in names if not is_hidden(name)]
+        if "recording.npz" in files and len(Path(folder).relative_to(root).parts) != 3:
+            found.append(os.path.join(folder, "recording.npz"))
+    return sorted(found)
+
+
+def uncommon_joints(recordings):
+    """What differs, by the name of each recording whose joints are not those of most recordings of the root.
+
+    recordings: dicts with name, joints (n, J) and joint_names (J strings or None, which fits any names).
+    """
+    counts = collections.Counter(recording["joints"].shape[1] for recording in recordings)
+    num_joints = counts.most_common(1)[0][0]
+    named = [tuple(r["joint_names"]) for r in recordings if r["joint_names"] and r["joints"].shape[1] == num_joints]
+    common = list(collections.Counter(named).most_common(1)[0][0]) if named else None
+    differences = {}
+    for recording in recordings:
+        name, own, count = recording["name"], recording["joint_names"], recording["joints"].shape[1]
+        if count != num_joints:
+            differences[name] = f"has {count} joints, most recordings of the root have {num_joints}"
+        elif own not in (None, common):
+            first = next(i for i, (mine, theirs) in enumerate(zip(own, common)) if mine != theirs)
+            differences[name] = f"joint {first} is '{own[first]}', in most recordings of the root '{common[first]}'"
+    return differences
+
+
+# ---------------------------------------------------------------- one recording
+
+
+def parse_recording(content, name):
+    """Poses (n, 7), joints (n, J), scores (n,) float32 and joint names (list or None) of a recording.npz's bytes.
+
+    Scores are NaN, which no recording may hold, where it has none. Raises `UserError` naming the file, the array and
+    the row.
+    """
+    arrays = read_npz(name, ADVICE, ("grasps", "scores", "qualities", "joint_names"), content)
+    if "grasps" not in arrays:
+        raise UserError(f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; {ADVICE}")
+    grasps = numbers(arrays["grasps"], name, "grasps")
+    if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
+        raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1")
+    scores = arrays.get("scores", arrays.get("qualities"))
+    scores = np.full(len(grasps), np.nan) if scores is None else numbers(scores, name, "scores")
+    if scores.shape != (len(grasps),):
+        raise UserError(
+            f"{name}: 'scores' has shape {scores.shape}; with {len(grasps)} grasps it must be ({len(grasps)},)"
+        )
+    joints = grasps[:, 7:]
+    wild = np.abs(joints) > MAX_ANGLE
+    if wild.any():
+        raise UserError(
+            f"{name}: 'grasps' row {bad_row(wild)}: a joint is {joints[wild][0]:.4g} rad; joints are in radians"
+        )
+    names = arrays.get("joint_names")
+    if names is not None and (names.dtype.kind != "U" or names.shape != joints.shape[1:]):
+        raise UserError(f"{name}: 'joint_names' must be {joints.shape[1]} strings")
+    poses = normal_poses(grasps[:, :7], f"{name}: 'grasps'")
+    names = None if names is None else names.tolist()
+    return poses.astype(np.float32), joints.astype(np.float32), scores.astype(np.float32), names
+
+
+def numbers(array, name, key):
+    """An array of a recording as float64, if it holds finite real numbers that float32 can hold."""
+    if array.dtype.kind not in "fiu":
+        raise UserError(f"{name}: '{key}' has type {array.dtype}; it must hold real numbers")
+    with np.errstate(over="ignore"):  # of longer floats: infinite then, and refused here
+        array = array.astype(np.float64)
+    wild = ~(np.abs(array) < np.finfo(np.float32).max)
+    if wild.any():
+        raise UserError(f"{name}: '{key}' row {bad_row(wild)} is not finite; leave such grasps out")
+    return array
+
+
+def normal_poses(poses, name):
+    """Wrist poses (n, 7) float64 with normalised, canonical quaternions; raises `UserError` naming `name` and the row.
+
+    poses: xyz m and quaternion xyzw, whose norm may be 1 % off.
+    """
+    if not np.isfinite(poses).all():
+        raise UserError(f"{name}: row {bad_row(~np.isfinite(poses))} is not finite; it must hold 7 numbers")
+    far = np.abs(poses[:, :3]) > MAX_LENGTH
+    if far.any():
+        raise UserError(f"{name}: row {bad_row(far)}: the wrist is over {MAX_LENGTH:g} m away; positions are in metres")
+    norm = np.linalg.norm(poses[:, 3:], axis=1)
+    off = np.abs(norm - 1) > 1e-2
+    if off.any():
+        row = int(off.argmax())
+        raise UserError(f"{name}: row {row}: the quaternion's norm is {norm[row]:.4g}, not 1; columns 3-6 are x y z w")
+    return np.concatenate([poses[:, :3], canonical_quaternion(poses[:, 3:] / norm[:, None])], axis=1)
+
+
+def canonical_quaternion(quaternion):
+    """Of q and -q (n, 4) xyzw, one rotation, the one whose first non-zero of w, z, y, x is positive."""
+    reverse = quaternion[:, ::-1]  # w z y x
+    first = reverse[np.arange(len(reverse)), (reverse != 0).argmax(1)]
+    return quaternion * np.where(first < 0, -1, 1)[:, None]
+
+
+def numbered_joints(count):
+    """Names of `count` joints whose recordings name none."""
+    return [f"joint_{i}" for i in range(count)]

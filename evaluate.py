@@ -23,7 +23,7 @@ from benchmark.roots import ensure_root
 from cli.errors import UserError, command
 from cli.flags import Parser, number
 from data import load_dataset, read_cloud
-from files.checkpoints import check_run
+from files.checkpoints import check_run, load_run
 from files.frames import SMALL, check_reach, turn_poses_to_z_up, turn_to_z_up
 from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, read_npz, unit_hint
 from files.recordings import normal_poses, numbered_joints
@@ -32,7 +32,6 @@ from hand import kinematics
 from hand.scenes import candidate_joints, outcomes_in_scenes, rows_to_close, scene_mesh
 from loop.fast import exact_products
 from loop.machine import set_up_torch
-from model import load_run
 from pictures.draw import draw_grasps, scene_title
 from splits import SUITES, Split, make_split
 from tqdm import tqdm

@@ -15,52 +15,24 @@
 Where only clouds are in play (encoder, pretraining) their number is written B as well. Clouds and
 poses are in metres in the frame of the mesh, z up; the encoder itself sees normalised clouds.
 
-A reader of the method may skip variants.py and controls.py (our own poolings, losses and controls),
-hand/ and benchmark/ (how the open benchmark is made), lab/ (sweeps, tables, timing), files/ and loop/ (reading, checkpoints,
-and fast.py: Linear, Dropout, attention and a max in forms that a processor likes, equal to PyTorch's).
+Who stops at the double rule has the whole grasp model. variants.py and controls.py add poolings and losses of ours to
+POOLS, LOSSES and PATCHINGS; loop/fast.py puts layers that a processor likes in the place of PyTorch's, equal ones.
 
-References: "Label-Efficient Grasp Joint Prediction with Point-JEPA" (the paper: Sec., Eq., Fig.);
-Point-JEPA, arXiv 2404.16432 (encoder and pretraining); PointNet++, arXiv 1706.02413 (sampling,
-ball query); I-JEPA, arXiv 2301.08243.
+References: "Label-Efficient Grasp Joint Prediction with Point-JEPA" (the paper: Sec., Eq., Fig.); Point-JEPA, arXiv
+2404.16432 (encoder and pretraining); PointNet++, arXiv 1706.02413 (sampling, ball query); I-JEPA, arXiv 2301.08243.
 """
 
 import copy
 import dataclasses
-import functools
 import math
 from itertools import pairwise
-from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import variants
 from cli.errors import UserError
-from files.checkpoints import (
-    build,
-    check_kind,
-    check_network,
-    check_step,
-    check_tensors,
-    load_strictly,
-    official_config,
-    official_weights,
-    read_checkpoint,
-)
-from loop.fast import (
-    Dropout,
-    LayerNorm,
-    Linear,
-    attention,
-    average,
-    linear,
-    max_over_points,
-    smallest,
-    squared_distances,
-    take_rows,
-)
 
 POSITION_HIDDEN = 128  # hidden width of the positional encoding, in all published weights
 LENGTH = 0.05  # m: the head sees lengths divided by this, so that wrist positions vary by about one
@@ -69,16 +41,9 @@ PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 
 
 # ---------------------------------------------------------------- configuration
-LOSSES = {  # what GraspModel.loss can be, and what that is
-    "wta": "winner takes all, the paper's", "mdn": "mixture density",
-    "hedged": "one hypothesis learns the average, logits choose by expected error",
-    "relaxed": "the others learn a little too", "annealed": "less and less of it",
-}  # fmt: skip
 CHOICES = {
     "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
-    "target_norm": ("instance", "layer"), "loss": tuple(LOSSES),
-    "patching": tuple(variants.SPREADS), "tokenizer": tuple(variants.POINT_FEATURES),
-    "embedding": ("raw", "standard"),
+    "target_norm": ("instance", "layer"),
 }  # fmt: skip
 
 
@@ -118,13 +83,23 @@ class ModelConfig:
     pool: str = "attention"  # a key of POOLS
     loss: str = "wta"
     # added after the first checkpoints: a file without them means these values
-    patching: str = dataclasses.field(default="fps", metadata={"later": True})
+    patching: str = dataclasses.field(default="fps", metadata={"later": True})  # with the tokenizer a key of PATCHINGS
     tokenizer: str = dataclasses.field(default="pointnet", metadata={"later": True})
-    embedding: str = dataclasses.field(default="raw", metadata={"later": True})
-    embedding_scale: float = dataclasses.field(default=variants.EMBEDDING_SCALE, metadata={"later": True})
 
     def __post_init__(self):
-        check_network(self, CHOICES)
+        """Raises `UserError` where the configuration contradicts itself."""
+        rules = {
+            "heads must divide width": self.width % self.heads == 0,
+            "width must be a multiple of 4, the heads of the pooling": self.width % 4 == 0,
+            f"patches must not exceed points ({self.points})": self.patches <= self.points,
+            f"patch_size must not exceed points ({self.points})": self.patch_size <= self.points,
+            "patches · patch_size must be at least 2, for BatchNorm": self.patches * self.patch_size > 1,
+            "a ball's radius must be positive": self.group != "ball" or 0 < self.radius < math.inf,
+            "context_low and context_high must be in order": 0 < self.context_low <= self.context_high <= 1,
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise UserError(rule)
 
 
 PRESETS = {
@@ -167,7 +142,7 @@ def to_z_up(points, up):
 
 
 def start_points(generator, batch, num_points, device):
-    """Where farthest point sampling starts, (batch,), drawn by a torch.Generator, or such points as they are given."""
+    """First index (batch,) of farthest point sampling: drawn by a torch.Generator; a tensor is returned unchanged."""
     if isinstance(generator, torch.Tensor):
         return generator
     drawn = torch.randint(num_points, (batch,), generator=generator, device=generator.device)
@@ -178,9 +153,8 @@ def start_points(generator, batch, num_points, device):
 def farthest_point_sample(clouds, count, generator=None, weights=None):
     """Choose `count` points, each the farthest from those before it (PointNet++).
 
-    clouds (B, N, 3) -> index (B, count). Starts at point 0, or at a random point of each cloud if a
-    generator is given (or what it has drawn: start indices (B,)); the first index wins ties. With weights
-    (B, N) squared distances count so many times.
+    clouds (B, N, 3) -> index (B, count). Starts at point 0, or where `start_points` says if a generator is given;
+    the first index wins ties. `weights` (B, N) multiply squared distances.
     """
     batch, num_points, _ = clouds.shape
     coordinates = clouds.transpose(1, 2).contiguous()  # (B, 3, N): long rows are faster than triples
@@ -203,8 +177,24 @@ def gather_points(points, index):
     return points.gather(1, rows).view(*index.shape, -1)
 
 
+def squared_distances(left, right):
+    """left (B, Q, 3), right (B, R, 3) -> (B, Q, R); by differences, since products cancel where these are small."""
+    left, right = (points.transpose(1, 2).contiguous() for points in (left, right))  # (B, 3, ·): long rows are faster
+    total = (left[:, 0, :, None] - right[:, 0, None]).square_()  # (B, Q, R)
+    for axis in (1, 2):
+        total += (left[:, axis, :, None] - right[:, axis, None]).square_()
+    return total
+
+
+class Nearest(nn.Module):
+    """Index of the `count` smallest distances, in any order: (..., N) -> (..., count)."""
+
+    def forward(self, distances, count):
+        return distances.topk(count, largest=False, sorted=False).indices
+
+
 @torch.no_grad()
-def group_points(clouds, centers, size, method="knn", radius=0.0):
+def group_points(clouds, centers, size, method="knn", radius=0.0, nearest=Nearest()):
     """Gather the patch of each center, in coordinates relative to it.
 
     clouds (B, N, 3), centers (B, G, 3) -> patches (B, G, S, 3).
@@ -213,7 +203,7 @@ def group_points(clouds, centers, size, method="knn", radius=0.0):
     """
     distances = squared_distances(centers, clouds)  # (B, G, N)
     if method == "knn":
-        index = smallest(distances, size)  # (B, G, S)
+        index = nearest(distances, size)  # (B, G, S)
         return gather_points(clouds, index) - centers[:, :, None]  # (B, G, S, 3)
     num_points = clouds.shape[1]
     order = torch.arange(num_points, device=clouds.device)
@@ -221,6 +211,16 @@ def group_points(clouds, centers, size, method="knn", radius=0.0):
     index = index.topk(size, largest=False, sorted=True).values  # (B, G, S)
     index = index.where(index < num_points, index[..., :1])
     return (gather_points(clouds, index) - centers[:, :, None]) / radius  # (B, G, S, 3)
+
+
+def make_patches(clouds, config, generator, nearest):
+    """Clouds (B, N, 3) in encoder's units -> patches (B, G, S, 3) around farthest points, centers (B, G, 3)."""
+    centers = gather_points(clouds, farthest_point_sample(clouds, config.patches, generator))  # (B, G, 3)
+    radius = config.radius / config.scale if config.normalize == "metric" else config.radius  # in encoder's units
+    return group_points(clouds, centers, config.patch_size, config.group, radius, nearest), centers
+
+
+PATCHINGS = {("fps", "pointnet"): (make_patches, 3)}  # (patching, tokenizer) -> what makes patches, features F
 
 
 # ---------------------------------------------------------------- encoder
@@ -232,21 +232,20 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, w1, w2, w3, width, features=3):
         super().__init__()
-        self.first = nn.Sequential(Linear(features, w1, bias=False), nn.BatchNorm1d(w1), nn.ReLU(True), Linear(w1, w2))
+        self.first = nn.Sequential(
+            nn.Linear(features, w1, bias=False), nn.BatchNorm1d(w1), nn.ReLU(True), nn.Linear(w1, w2)
+        )
         self.second = nn.Sequential(
-            Linear(2 * w2, w3, bias=False), nn.BatchNorm1d(w3), nn.ReLU(True), Linear(w3, width)
+            nn.Linear(2 * w2, w3, bias=False), nn.BatchNorm1d(w3), nn.ReLU(True), nn.Linear(w3, width)
         )
 
     def forward(self, patches):
         batch, num_patches, size, _ = patches.shape
-        points = self.first(patches.flatten(0, 2))  # (B·G·S, w2)
-        pooled = max_over_points(points.view(batch * num_patches, size, -1))  # (B·G, w2)
-        # second[0] acts on concat(pooled, points); split, its pooled half runs once per patch, not S times
-        for_pooled, for_points = self.second[0].weight.chunk(2, dim=1)  # (w3, w2) each
-        points = linear(points, for_points).view(batch * num_patches, size, -1)  # (B·G, S, w3)
-        points = points + linear(pooled, for_pooled)[:, None]
-        points = self.second[1:](points.flatten(0, 1))  # (B·G·S, D)
-        return max_over_points(points.view(batch * num_patches, size, -1)).view(batch, num_patches, -1)  # (B, G, D)
+        points = self.first(patches.flatten(0, 2)).view(batch * num_patches, size, -1)  # (B·G, S, w2)
+        pooled = points.amax(1, keepdim=True).expand_as(points)  # (B·G, S, w2)
+        points = torch.cat([pooled, points], 2)  # (B·G, S, 2·w2)
+        points = self.second(points.flatten(0, 1))  # (B·G·S, D)
+        return points.view(batch, num_patches, size, -1).amax(2)  # (B, G, D)
 
 
 class Attention(nn.Module):
@@ -255,15 +254,18 @@ class Attention(nn.Module):
     def __init__(self, width, heads, dropout=0.0):
         super().__init__()
         self.heads, self.rate = heads, dropout
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
     def forward(self, x):
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1))  # (B, G, 3, H, D/H)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, H, G, D/H) each
-        rate = self.rate if self.training else 0.0
-        mixed = attention(query, key, value, rate)  # dropout(softmax(q·kᵀ / √(D/H))) · v: (B, H, G, D/H)
+        mixed = self.mix(query, key, value, self.rate if self.training else 0.0)  # (B, H, G, D/H)
         return self.proj(mixed.transpose(1, 2).flatten(2))  # (B, G, D)
+
+    def mix(self, query, key, value, rate):
+        """dropout(softmax(q·kᵀ / √(D/H))) · v; (B, H, G, D/H) each."""
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=rate)
 
 
 class Block(nn.Module):
@@ -272,13 +274,13 @@ class Block(nn.Module):
     def __init__(self, width, heads, dropout, attention_dropout, drop_path):
         super().__init__()
         self.drop_path = drop_path
-        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = Attention(width, heads, attention_dropout)
-        self.dropout = Dropout(dropout)
-        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Dropout(dropout),
-                                 Linear(4 * width, width), Dropout(dropout))  # fmt: skip
+        self.dropout = nn.Dropout(dropout)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout),
+                                 nn.Linear(4 * width, width), nn.Dropout(dropout))  # fmt: skip
 
-    def keep(self, branch):
+    def drop_branch(self, branch):
         """Drop the whole branch of a sample with probability `drop_path`; scale the others up."""
         if not self.training or self.drop_path == 0:
             return branch
@@ -286,8 +288,8 @@ class Block(nn.Module):
         return branch * (kept / (1 - self.drop_path))
 
     def forward(self, x):
-        x = x + self.keep(self.dropout(self.attn(self.norm1(x))))
-        return x + self.keep(self.mlp(self.norm2(x)))
+        x = x + self.drop_branch(self.dropout(self.attn(self.norm1(x))))
+        return x + self.drop_branch(self.mlp(self.norm2(x)))
 
 
 class TransformerEncoder(nn.Module):
@@ -298,7 +300,7 @@ class TransformerEncoder(nn.Module):
         low, high = drop_path
         rates = [low + (high - low) * layer / max(1, depth - 1) for layer in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, dropout, attention_dropout, rate) for rate in rates)
-        self.norm = LayerNorm(width)
+        self.norm = nn.LayerNorm(width)
 
     def residual(self, x, position=None):
         """The residual stream after the last block, before the norm; `position` is added before every block."""
@@ -312,7 +314,7 @@ class TransformerEncoder(nn.Module):
 
 def position_encoding(width):
     """Positions (..., 3) -> (..., width)."""
-    return nn.Sequential(Linear(3, POSITION_HIDDEN), nn.GELU(), Linear(POSITION_HIDDEN, width))
+    return nn.Sequential(nn.Linear(3, POSITION_HIDDEN), nn.GELU(), nn.Linear(POSITION_HIDDEN, width))
 
 
 class PointEncoder(nn.Module):
@@ -321,8 +323,9 @@ class PointEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.make_patches, features = PATCHINGS[config.patching, config.tokenizer]
+        self.nearest = Nearest()
         # DEVIATION: the tokenizer trains with the rest, as in Sec. III-C and the published code; Fig. 2 has it frozen
-        features = variants.POINT_FEATURES[config.tokenizer]  # F
         self.embed = PatchEmbed(config.w1, config.w2, config.w3, config.width, features)
         self.position = position_encoding(config.width)
         self.transformer = TransformerEncoder(config.width, config.depth, config.heads, config.dropout,
@@ -330,145 +333,144 @@ class PointEncoder(nn.Module):
 
     def group(self, clouds, generator=None):
         """Clouds (B, N, 3) -> patches (B, G, S, F) relative to their centers, centers (B, G, 3); the paper's F is 3."""
-        config = self.config
-        sample = functools.partial(farthest_point_sample, count=config.patches, generator=generator)
-        if config.patching != "fps" or config.tokenizer != "pointnet":
-            return variants.group_by_shape(clouds, config, sample)
-        centers = gather_points(clouds, sample(clouds))  # (B, G, 3)
-        radius = config.radius / config.scale if config.normalize == "metric" else config.radius  # in encoder's units
-        return group_points(clouds, centers, config.patch_size, config.group, radius), centers
+        return self.make_patches(clouds, self.config, generator, self.nearest)
 
     def forward(self, clouds, generator=None):
         patches, centers = self.group(clouds, generator)
         return self.transformer(self.embed(patches), self.position(centers)), centers
 
 
-class Centers(nn.Module):
-    """The control `--pool centers`: where the patches are and nothing else; tokens (B, G, D) are zero."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-
-    def forward(self, clouds, generator=None):
-        centers = gather_points(clouds, farthest_point_sample(clouds, self.config.patches, generator))  # (B, G, 3)
-        return clouds.new_zeros(*centers.shape[:2], self.config.width), centers
-
-
 # ---------------------------------------------------------------- pooling
-class AttentionPool(nn.Module):
-    """One learnable query attends to the tokens (Sec. III-B), (O, G, D) -> (O, D); no norm, no residual."""
-
-    def __init__(self, width, heads=4):
-        super().__init__()
-        # DEVIATION: a query of SD 0.02 and no dropout; the published code has SD 1/√D and drops 0.1 of the weights
-        self.query = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-
-    def forward(self, tokens):
-        query = self.query.expand(len(tokens), -1, -1)  # (O, 1, D)
-        return self.attention(query, tokens, tokens, need_weights=False)[0][:, 0]  # (O, D)
-
-
-class Pool(NamedTuple):
-    """What the head sees of the object with one value of --pool."""
-
-    about: str  # for --help
-    build: Callable | None  # width D -> what makes the embedding of tokens (O, G, D); None: there is no embedding
-    encoder: bool = True  # whether tokens come from a PointEncoder
-    widths: int = 1  # length of the embedding, in D
-    size: bool = True  # whether centroid and radius stand beside it where a unit sphere hides them
-    by_grasp: bool = False  # whether every grasp has an embedding of its own, which needs its pose
-    surface: bool = False  # whether distances from the hand to the surface stand beside it
-
-
-POOLS = {
-    # the first four are compared in Sec. III-B
-    "attention": Pool("one learnable query, the paper's", AttentionPool),
-    "mean": Pool("mean over tokens", lambda width: lambda tokens: tokens.mean(1)),
-    "max": Pool("maximum over tokens", lambda width: lambda tokens: tokens.amax(1)),
-    "mean_max": Pool("both", lambda width: lambda tokens: torch.cat([tokens.mean(1), tokens.amax(1)], 1), widths=2),
-    "none": Pool("pose only", None, False, widths=0, size=False),
-    "size": Pool("pose, centroid and radius", None, False, widths=0),
-    # DEVIATION: ours, see variants.py; the paper's embedding does not know where the hand is
-    "hand": Pool("tokens as seen from the hand", lambda width: variants.HandPool(width, LENGTH), by_grasp=True),
-    "attention_surface": Pool("attention, and distances from hand to surface", AttentionPool, surface=True),
-    "surface": Pool("these distances alone, no encoder", None, False, widths=0, size=False, surface=True),
-    "centers": Pool(
-        "hand without features", lambda width: variants.HandPool(width, LENGTH, features=False), False, by_grasp=True
-    ),
-}
-
-
-# ---------------------------------------------------------------- loss
-def wta_loss(joints_hat, logits, joints, alpha, weights=None):
-    """Winner takes all: squared error of the best hypothesis + alpha · cross entropy of choosing it (Eq. 1-2).
-
-    joints_hat (B, K, J) rad, logits (B, K), joints (B, J) rad -> scalar, the mean over grasps, or by `weights` (B,),
-    which add up to one: padding has weight zero.
-    """
-    # DEVIATION: the mean over joints where Eq. 2 sums: alpha 0.1 equals 0.1 · J there. alpha is a constant; as a
-    # learned weight, which the published code makes it, it can only shrink.
-    errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
-    winner = errors.argmin(1)  # (B,)
-    error = average(errors.gather(1, winner[:, None])[:, 0], weights)
-    return error + alpha * average(F.cross_entropy(logits, winner, reduction="none"), weights)
-
-
-# ---------------------------------------------------------------- grasp model
 class Encoded(NamedTuple):
     """What `GraspModel.encode` makes of O clouds, once for all grasps of them."""
 
-    tokens: torch.Tensor | None  # (O, G, D); None without an encoder
-    centers: torch.Tensor | None  # (O, G, 3) m, mesh frame
+    tokens: torch.Tensor  # (O, G, D)
+    centers: torch.Tensor  # (O, G, 3) m, mesh frame
     centroid: torch.Tensor  # (O, 3) m
     radius: torch.Tensor  # (O, 1) m
     clouds: torch.Tensor  # (O, N, 3) m
 
 
+class TakeRows(nn.Module):
+    """Rows of values (O, ...) named by index (B,) -> (B, ...)."""
+
+    def forward(self, values, index):
+        return values.index_select(0, index)
+
+
+class TokenPool(nn.Module):
+    """What the head sees of each grasp's object: `Encoded` clouds, object_index (B,), poses (B, 7) -> (B, E).
+
+    The paper's poolings make one embedding per object in `embed`, tokens (O, G, D) -> (O, widths · D), and see no pose.
+    """
+
+    encoder = PointEncoder  # what makes the tokens
+    widths = 1
+
+    def __init__(self, config):
+        super().__init__()
+        self.take = TakeRows()
+        self.sees_size = config.normalize == "unit_sphere"
+        self.width = self.widths * config.width + 4 * self.sees_size  # E
+
+    def forward(self, encoded, object_index, poses):
+        return self.with_size(self.take(self.embed(encoded.tokens), object_index), encoded, object_index)
+
+    def with_size(self, embedding, encoded, object_index):
+        """embedding (B, ·), and beside it centroid and radius (B, 4) where a unit sphere hides them."""
+        # DEVIATION: the paper's metric clouds hide nothing, and its head sees the embedding alone
+        size = [encoded.centroid[object_index] / LENGTH, encoded.radius[object_index] / LENGTH]
+        return torch.cat([embedding, *size], 1) if self.sees_size else embedding
+
+
+class AttentionPool(TokenPool):
+    """one learnable query attends to the tokens, the paper's (Sec. III-B); no norm, no residual"""
+
+    def __init__(self, config, heads=4):
+        super().__init__(config)
+        # DEVIATION: a query of SD 0.02 and no dropout; the published code has SD 1/√D and drops 0.1 of the weights
+        self.query = nn.Parameter(0.02 * torch.randn(1, 1, config.width))
+        self.attention = nn.MultiheadAttention(config.width, heads, batch_first=True)
+
+    def embed(self, tokens):
+        query = self.query.expand(len(tokens), -1, -1)  # (O, 1, D)
+        return self.attention(query, tokens, tokens, need_weights=False)[0][:, 0]  # (O, D)
+
+
+class MeanPool(TokenPool):
+    """mean over tokens"""
+
+    def embed(self, tokens):
+        return tokens.mean(1)  # (O, D)
+
+
+class MaxPool(TokenPool):
+    """maximum over tokens"""
+
+    def embed(self, tokens):
+        return tokens.amax(1)  # (O, D)
+
+
+class MeanMaxPool(TokenPool):
+    """both"""
+
+    widths = 2
+
+    def embed(self, tokens):
+        return torch.cat([tokens.mean(1), tokens.amax(1)], 1)  # (O, 2·D)
+
+
+POOLS = {"attention": AttentionPool, "mean": MeanPool, "max": MaxPool, "mean_max": MeanMaxPool}  # Sec. III-B
+
+
+# ---------------------------------------------------------------- loss
+def weighted_mean(values, weights=None):
+    """The mean of values (B,), or by weights (B,), which add up to one: padding of a batch has weight zero."""
+    return values.mean() if weights is None else (values * weights).sum()
+
+
+def wta_loss(joints_hat, logits, joints, alpha, weights=None):
+    """winner takes all, the paper's: squared error of the best hypothesis + alpha · cross entropy of it (Eq. 1-2)
+
+    joints_hat (B, K, J) rad, logits (B, K), joints (B, J) rad -> scalar, the `weighted_mean` over grasps.
+    """
+    # DEVIATION: the mean over joints where Eq. 2 sums: alpha 0.1 equals 0.1 · J there. alpha is a constant; as a
+    # learned weight, which the published code makes it, it can only shrink.
+    errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
+    winner = errors.argmin(1)  # (B,)
+    error = weighted_mean(errors.gather(1, winner[:, None])[:, 0], weights)
+    return error + alpha * weighted_mean(F.cross_entropy(logits, winner, reduction="none"), weights)
+
+
+LOSSES = {"wta": wta_loss}  # functions, or classes of losses with a state of their own
+
+
+# ---------------------------------------------------------------- grasp model
 class GraspModel(nn.Module):
     """Cloud and wrist pose -> K hypotheses of the joints and their logits (Sec. III-D).
 
     clouds (O, N, 3) m, object_index (B,) in 0…O-1, poses (B, 7) -> joints (B, K, J) rad, logits (B, K).
     Each cloud is encoded once, however many grasps of it the batch holds. joint_mean (J,) rad is the
-    training mean, to which the head adds. Raises `UserError` for a pooling that does not exist or that lacks what the
-    configuration asks of it.
+    training mean, to which the head adds. `loss` is called as `wta_loss`.
     """
 
     def __init__(self, config, joint_mean=None):
         super().__init__()
-        if config.pool not in POOLS:
-            raise UserError(f"pool must be one of {', '.join(POOLS)}, not {config.pool}")
-        pool = POOLS[config.pool]
-        if config.pool == "size" and config.normalize == "metric":
-            raise UserError("--pool size: metric clouds have no size to be told; leave --normalize metric out")
-        if config.embedding == "standard" and (pool.by_grasp or not pool.encoder):
-            raise UserError(f"--embedding standard: --pool {config.pool} has no embedding of the object; leave it out")
+        pool, loss = POOLS[config.pool], LOSSES[config.loss]
         self.config, self.joint_names, self.joint_range = config, None, None  # the last two: those of its training
-        self.encoder = (PointEncoder if pool.encoder else Centers)(config) if pool.build else nn.Identity()
-        self.pool = pool.build(config.width) if pool.build else None
-        self.standardise = nn.Identity()
-        if config.embedding == "standard":
-            self.standardise = variants.Standardise(pool.widths * config.width, config.embedding_scale)
-        # DEVIATION: the head also sees centroid and radius, since the unit sphere hides an object's size
-        self.sees_size = pool.size and config.normalize == "unit_sphere"
-        seen = pool.widths * config.width + 4 * self.sees_size + len(variants.PROBES) * pool.surface + 7
+        self.encoder = pool.encoder(config)
+        self.pool = pool(config)
         layers = []
-        for size_in, size_out in pairwise((seen, 512, 256, 128)):
-            layers += [Linear(size_in, size_out), nn.ReLU(), Dropout(0.1)]
-        self.head = nn.Sequential(*layers, Linear(128, config.k * config.joints + config.k))
+        for size_in, size_out in pairwise((self.pool.width + 7, 512, 256, 128)):
+            layers += [nn.Linear(size_in, size_out), nn.ReLU(), nn.Dropout(0.1)]
+        self.head = nn.Sequential(*layers, nn.Linear(128, config.k * config.joints + config.k))
         mean = torch.zeros(config.joints) if joint_mean is None else torch.as_tensor(joint_mean, dtype=torch.float32)
         self.register_buffer("joint_mean", mean.clone())
-        if config.loss == "annealed":  # set by the loop, not in a checkpoint
-            self.register_buffer("temperature", torch.tensor(1.0), persistent=False)
-        if config.loss == "mdn":
-            self.log_sigma = nn.Parameter(torch.full((config.joints,), -1.0))  # 0.37 rad, an untrained model's error
+        self.loss = loss(config) if isinstance(loss, type) else loss
 
     def encode(self, clouds, generator=None):
         """clouds (O, N, 3) m -> `Encoded`; patches start at random points if a generator is given."""
         units, centroid, radius = normalize_clouds(clouds, self.config)
-        if self.pool is None:
-            return Encoded(None, None, centroid, radius, clouds)
         up = self.config.up
         tokens, centers = self.encoder(from_z_up(units, up), generator)  # (O, G, D), (O, G, 3)
         centers = to_z_up(centers, up) * radius[:, None] + centroid[:, None]  # (O, G, 3) m
@@ -476,56 +478,16 @@ class GraspModel(nn.Module):
 
     def decode(self, encoded, object_index, poses):
         """`Encoded` clouds, object_index (B,), poses (B, 7) -> joints (B, K, J) rad, logits (B, K)."""
-        config, pool, seen = self.config, POOLS[self.config.pool], []
-        if pool.by_grasp:
-            seen.append(self.pool(encoded.tokens, encoded.centers, object_index, poses))  # (B, D)
-        elif pool.build:
-            seen.append(take_rows(self.standardise(self.pool(encoded.tokens)), object_index))  # (O, D) -> (B, D)
+        seen = self.pool(encoded, object_index, poses)  # (B, E)
         # DEVIATION: lengths enter the head in units of LENGTH, not metres: positions of some 0.05 among embedding
         # values of order one are hardly learnt, and models with an embedding then fall behind pose-only ones
-        if self.sees_size:
-            seen.append(torch.cat([encoded.centroid, encoded.radius], 1)[object_index] / LENGTH)  # (B, 4)
-        if pool.surface:
-            seen.append(variants.surface_features(encoded.clouds, object_index, poses))  # (B, Q)
-        seen += [poses[:, :3] / LENGTH, poses[:, 3:]]  # (B, 3), (B, 4)
-        out = self.head(torch.cat(seen, 1)).to(self.joint_mean.dtype)  # (B, K·J + K)
-        angles, logits = out.split([config.k * config.joints, config.k], 1)
+        out = self.head(torch.cat([seen, poses[:, :3] / LENGTH, poses[:, 3:]], 1))  # (B, K·J + K)
+        angles, logits = out.to(self.joint_mean.dtype).split([self.config.k * self.config.joints, self.config.k], 1)
         # DEVIATION: the head learns what differs from the training mean
-        return angles.unflatten(1, (config.k, -1)) + self.joint_mean, logits
+        return angles.unflatten(1, (self.config.k, -1)) + self.joint_mean, logits
 
     def forward(self, clouds, object_index, poses, generator=None):
         return self.decode(self.encode(clouds, generator), object_index, poses)
-
-    def loss(self, joints_hat, logits, joints, alpha, weights=None):
-        """The training loss that the configuration names, a scalar; arguments as in `wta_loss`."""
-        if self.config.loss == "mdn":
-            return variants.mdn_loss(joints_hat, logits, joints, self.log_sigma, weights)
-        if self.config.loss == "annealed":
-            return variants.annealed_loss(joints_hat, logits, joints, alpha, self.temperature, weights)
-        loss = {"wta": wta_loss, "hedged": variants.hedged_loss, "relaxed": variants.relaxed_loss}[self.config.loss]
-        return loss(joints_hat, logits, joints, alpha, weights)
-
-    def content(self):
-        """What a checkpoint must hold to be this model again, see `load_run`."""
-        config, weights = dataclasses.asdict(self.config), self.state_dict()
-        return {"config": config, "model": weights, "joint_names": self.joint_names, "joint_range": self.joint_range}
-
-
-def load_run(folder, which="best"):
-    """The GraspModel of a run folder, `best` or `last`, in eval mode.
-
-    Its `joint_names` (J strings) and `joint_range` (lowest and highest angles of its training, 2 lists of J rad) are
-    None in files that lack them.
-    """
-    path = Path(folder) / f"{which}.pt"
-    content = read_checkpoint(path)
-    if "model" not in content:
-        raise UserError(f"{path}: not the checkpoint of a training run; give a folder that train.py wrote")
-    check_tensors(content["model"], path)
-    weights = variants.merged(content["model"])  # last.pt may hold adapters
-    model = load_strictly(build(GraspModel, ModelConfig, content.get("config"), path), weights, path)
-    model.joint_names, model.joint_range = content.get("joint_names"), content.get("joint_range")
-    return model
 
 
 # ================================================================ Point-JEPA pretraining only
@@ -581,12 +543,12 @@ class Predictor(nn.Module):
     def __init__(self, config):
         super().__init__()
         width, rate = config.predictor_width, config.drop_path
-        self.inward = Linear(config.width, width)
+        self.inward = nn.Linear(config.width, width)
         self.position = position_encoding(width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.transformer = TransformerEncoder(width, config.predictor_depth, config.predictor_heads, config.dropout,
                                               config.attention_dropout, (rate, rate))  # fmt: skip
-        self.outward = Linear(width, config.width)
+        self.outward = nn.Linear(width, config.width)
 
     def forward(self, context, context_centers, target_centers):
         blocks, length = target_centers.shape[1:3]
@@ -659,47 +621,3 @@ class PointJEPA(nn.Module):
         share = 1 - tau if isinstance(tau, float) else (1 - tau).float()
         for ours, theirs in zip(self.target.parameters(), self.encoder.transformer.parameters()):
             ours.lerp_(theirs, share)
-
-
-# ---------------------------------------------------------------- pretrained encoders
-def jepa_from(content, path):
-    """The PointJEPA in what `read_checkpoint` returned, the official file's included, in eval mode."""
-    if check_kind(content, path) == "official":
-        stored = dataclasses.asdict(ModelConfig(**PRETRAINING)) | official_config(content, path)
-        jepa = build(PointJEPA, ModelConfig, stored, path)
-        weights, step = (
-            official_weights(content["state_dict"], jepa.state_dict(), path),
-            content["state_dict"]["teacher.step"],
-        )
-    elif "jepa" in content:
-        jepa = build(PointJEPA, ModelConfig, content.get("config"), path)
-        weights, step = content["jepa"], content.get("step", 0)
-    else:
-        raise UserError(f"{path}: holds no predictor; give a pretraining's .last.pt or the official file")
-    jepa.step = check_step(step, path)
-    return load_strictly(jepa, weights, path)
-
-
-def load_jepa(path):
-    """The PointJEPA of a pretraining checkpoint or of the official file, in eval mode; `.step` is its last step."""
-    return jepa_from(read_checkpoint(path), path)
-
-
-def encoder_weights(content, path):
-    """The encoder's tensors in what `read_checkpoint` made of a run's checkpoint."""
-    check_tensors(content["model"], path)
-    weights = variants.merged(content["model"])
-    inside = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
-    if not inside:
-        raise UserError(f"{path}: its run had no encoder; give one with --pool attention or another that has")
-    return {name.removeprefix("encoder."): tensor for name, tensor in inside.items()}
-
-
-def load_encoder(path):
-    """The PointEncoder of an encoder, pretraining or run's checkpoint or of the official file, in eval mode."""
-    content = read_checkpoint(path)
-    kind = check_kind(content, path)
-    if kind in ("jepa", "official"):
-        return jepa_from(content, path).encoder
-    weights = content["encoder"] if kind == "encoder" else encoder_weights(content, path)
-    return load_strictly(build(PointEncoder, ModelConfig, content.get("config"), path), weights, path)

@@ -31,7 +31,7 @@ from cli.errors import UserError, command
 from cli.flags import Parser, number
 from cli.processes import cores, map_in_processes
 from data import read_cloud
-from files.checkpoints import read_checkpoint, save_checkpoint
+from files.checkpoints import jepa_from, read_checkpoint, save_checkpoint
 from files.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
 from files.writing import atomic, locked, stable_seed, write_csv, write_json
 from loop import fast
@@ -40,7 +40,7 @@ from loop.graphs import Graphs
 from loop.last import load_last, save_last, warn_if_moved
 from loop.machine import WIDE, autocast, join_processes, set_precision, set_up_torch
 from loop.pace import LOOK_EVERY, adamw, paced, set_rate, warmup_cosine
-from model import CHOICES, PRESETS, PRETRAINING, PointJEPA, jepa_from, normalize_clouds, start_points
+from model import CHOICES, PRESETS, PRETRAINING, PointJEPA, normalize_clouds, start_points
 
 PUBLISHED_STEPS = 40_500  # of Point-JEPA
 WARMUP_SHARE = 30 / 500  # of Point-JEPA's 500 epochs
@@ -517,7 +517,7 @@ def main(argv=None):
 
     torch.manual_seed(stable_seed("pretrain-weights", args.seed))
     generator = torch.Generator().manual_seed(stable_seed("masks", args.seed))
-    jepa = (jepa or PointJEPA(config)).to(device)
+    jepa = (jepa or fast.speed_up(PointJEPA(config))).to(device)
     if processes > 1:
         torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank))  # other dropout on other clouds
         if device.type == "cuda":  # on CPUs every process normalises its own share of the batch

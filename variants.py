@@ -3,31 +3,39 @@
     --pool hand               each grasp attends to the tokens through their centers in its own hand frame
     --pool surface            80 distances from the hand to the surface, and no encoder at all
     --pool attention_surface  the paper's object embedding with these distances beside it
-    --embedding standard      a control: embeddings start with the same spread, whatever the encoder starts from
     --loss mdn                a mixture of K Gaussians instead of winner takes all
     --loss hedged             one hypothesis learns the average, the logits learn whose error is lowest
     --loss relaxed, annealed  the others learn a little too: a fixed share, or less and less of it
     --patching curvature      centers denser where the surface bends
-    --patching overlap        patches of 2·S points thinned to S; multiscale: every other one of 4·S, the rest as ever
+    --patching overlap        patches of 2·S points thinned to S; multiscale: every second patch spans 4·S, thinned to S
     --tokenizer geometric     points come with normals, angles and surface variation
     --lora RANK               a frozen transformer with trained low-rank corrections of its attention
 
-Shapes as in model.py; Q probes of the surface, F features of a point.
+To import this file adds the poolings, losses and patchings to the dictionaries of model.py. Shapes as there; Q probes
+of the surface, F features of a point.
 """
 
 import functools
 import math
+import sys
 
+import numpy as np
 import torch
 from torch import nn
 
-from loop.fast import Linear, average, exact_products, smallest, squared_distances, take_rows
+from cli.errors import UserError
+from loop.fast import exact_products, speed_up
+from model import (
+    CHOICES, LENGTH, LOSSES, PATCHINGS, POOLS, AttentionPool, TokenPool, farthest_point_sample, squared_distances,
+    weighted_mean,
+)  # fmt: skip
 
 # (Q, 3) m, hand frame: a grid in the room that palm and fingers can close on
 PROBES = torch.cartesian_prod(
     torch.linspace(-0.055, 0.055, 4), torch.linspace(0.01, 0.17, 5), torch.linspace(0.01, 0.13, 4)
 )
 PROBE_REACH = 0.06  # m: what is farther from a probe counts as just as far
+MANY_FAR = 0.6  # share of saturated surface distances that is worth a warning: 0.31 on the open benchmark
 
 
 def rotation_matrix(quaternion):
@@ -39,64 +47,47 @@ def rotation_matrix(quaternion):
     return torch.stack(rows, 1).view(-1, 3, 3)
 
 
-class HandPool(nn.Module):
-    """Each grasp attends to the tokens through their centers in its own hand frame -> (B, D).
+class NoEncoder(nn.Module):
+    """No tokens, no centers: empty (B, 0, D) and (B, 0, 3)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.width = config.width
+
+    def forward(self, clouds, generator=None):
+        return clouds.new_zeros(len(clouds), 0, self.width), clouds.new_zeros(len(clouds), 0, 3)
+
+
+class HandPool(TokenPool):
+    """tokens as seen from the hand: each grasp attends to them through their centers in its own hand frame (ours)
 
     The first layer on [token, center in hand frame, rotation] is a sum of three, so that the wide one runs
-    per object and all that is (B, G, ·) stays narrow. Lengths are seen in units of `unit` (m). Without `features` the
-    tokens do not count, as if they were zero.
+    per object and all that is (B, G, ·) stays narrow. Lengths are in units of LENGTH.
     """
 
     # DEVIATION: ours; the paper pools without the pose, here a grasp looks at the patches that its fingers can reach
+    features = True  # False: the tokens do not count, as if they were zero
 
-    def __init__(self, width, unit, features=True, heads=4, hidden=64):
-        super().__init__()
-        self.unit = unit
-        self.from_token = Linear(width, hidden) if features else None
-        self.from_center = Linear(4, hidden, bias=not features)
-        self.from_rotation = Linear(9, hidden, bias=False)
-        self.mix = nn.Sequential(nn.ReLU(), Linear(hidden, hidden), nn.ReLU())
-        self.score = Linear(hidden, heads)
-        self.out = Linear(heads * hidden, width)
+    def __init__(self, config, heads=4, hidden=64):
+        super().__init__(config)
+        self.from_token = nn.Linear(config.width, hidden) if self.features else None
+        self.from_center = nn.Linear(4, hidden, bias=not self.features)
+        self.from_rotation = nn.Linear(9, hidden, bias=False)
+        self.mix = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.score = nn.Linear(hidden, heads)
+        self.out = nn.Linear(heads * hidden, config.width)
 
-    def forward(self, tokens, centers, object_index, poses):
-        """tokens (O, G, D), centers (O, G, 3) m in the mesh's frame, object_index (B,), poses (B, 7)."""
+    def forward(self, encoded, object_index, poses):
         rotation = rotation_matrix(poses[:, 3:])  # (B, 3, 3)
-        seen = (centers[object_index] - poses[:, None, :3]) @ rotation / self.unit  # (B, G, 3) hand frame
+        seen = (encoded.centers[object_index] - poses[:, None, :3]) @ rotation / LENGTH  # (B, G, 3) hand frame
         seen = torch.cat([seen, seen.norm(dim=2, keepdim=True)], 2)  # (B, G, 4)
         hidden = self.from_center(seen)  # (B, G, 64)
-        if self.from_token:
-            hidden = take_rows(self.from_token(tokens), object_index) + hidden
+        if self.features:
+            hidden = self.take(self.from_token(encoded.tokens), object_index) + hidden
         hidden = self.mix(hidden + self.from_rotation(rotation.flatten(1))[:, None])  # (B, G, 64)
         weights = self.score(hidden).softmax(1)  # (B, G, heads)
-        return self.out((weights.transpose(1, 2) @ hidden).flatten(1))  # (B, D)
-
-
-EMBEDDING_SCALE = 0.015  # SD of every feature of a standardised embedding, over the training objects
-
-
-class Standardise(nn.Module):
-    """--embedding standard: every feature has mean zero and SD `scale` over the training objects, (O, E) -> (O, E).
-
-    `fit` sets the statistics, once, before step 1: then no initialisation starts with larger numbers than another.
-    """
-
-    # DEVIATION: a control, not the paper's, whose raw embeddings of random weights vary less than pretrained ones
-
-    def __init__(self, width, scale):
-        super().__init__()
-        self.scale = scale
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("factor", torch.ones(width))
-
-    def fit(self, embeddings):
-        """embeddings (O, E) of the training objects."""
-        spread = embeddings.std(0, correction=0)
-        self.mean.copy_(embeddings.mean(0))
-        self.factor.copy_((self.scale / spread).where(spread > 1e-6, 1.0))  # a feature that never varies stays
-
-    def forward(self, embedding):
-        return (embedding - self.mean) * self.factor
+        embedding = self.out((weights.transpose(1, 2) @ hidden).flatten(1))  # (B, D)
+        return self.with_size(embedding, encoded, object_index)
 
 
 @functools.cache
@@ -130,26 +121,79 @@ def surface_features(clouds, object_index, poses):
     return 3 * surface_distances(clouds, object_index, poses).clamp(max=PROBE_REACH) / PROBE_REACH - 1
 
 
-def mdn_loss(joints_hat, logits, joints, log_sigma, weights=None):
-    """Negative log-likelihood per joint of a mixture of K Gaussians around the hypotheses.
+def warn_of_probes(data, rows):
+    """Say where --pool surface sees little of the grasps `rows` of a GraspData: its probes fit one hand and frame."""
+    rows = np.random.default_rng(0).choice(rows, 256)
+    scenes, index = np.unique(data.scene[rows], return_inverse=True)
+    clouds, index, poses = map(torch.from_numpy, (data.clouds[scenes], index, data.poses[rows]))
+    far = (surface_distances(clouds, index, poses) >= PROBE_REACH).float().mean()
+    if far > MANY_FAR:
+        print(
+            f"warning: --pool surface: {far:.0%} of its distances are over {PROBE_REACH:g} m and tell nothing; "
+            "its probes fit the hand of hand/kinematics.py and its wrist frame (DATA.md)",
+            file=sys.stderr,
+        )
 
-    joints_hat (B, K, J) rad, logits (B, K), joints (B, J) rad, log_sigma (J,) of rad; weights as in `model.wta_loss`.
+
+class SurfacePool(nn.Module):
+    """distances from the hand to the surface alone, no encoder (ours)"""
+
+    encoder, width = NoEncoder, len(PROBES)
+
+    def __init__(self, config):
+        super().__init__()
+
+    def forward(self, encoded, object_index, poses):
+        return surface_features(encoded.clouds, object_index, poses)
+
+
+class AttentionSurfacePool(AttentionPool):
+    """attention, and distances from the hand to the surface (ours)"""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.width += len(PROBES)
+
+    def forward(self, encoded, object_index, poses):
+        distances = surface_features(encoded.clouds, object_index, poses)  # (B, Q)
+        return torch.cat([super().forward(encoded, object_index, poses), distances], 1)
+
+
+POOLS |= {"hand": HandPool, "attention_surface": AttentionSurfacePool, "surface": SurfacePool}
+
+
+# ---------------------------------------------------------------- losses
+
+
+class MixtureLoss(nn.Module):
+    """mixture density: negative log-likelihood per joint of K Gaussians around the hypotheses, without alpha
+
+    Arguments as in `model.wta_loss`; one learned log σ (J,) per joint, of rad.
     """
-    scaled = (joints_hat - joints[:, None]) * (-log_sigma).exp()  # (B, K, J)
-    log_density = -(0.5 * scaled.square() + log_sigma + 0.5 * math.log(2 * math.pi)).sum(2)  # (B, K)
-    return -average((logits.log_softmax(1) + log_density).logsumexp(1), weights) / joints.shape[1]
+
+    def __init__(self, config):
+        super().__init__()
+        self.log_sigma = nn.Parameter(torch.full((config.joints,), -1.0))  # 0.37 rad, an untrained model's error
+
+    def forward(self, joints_hat, logits, joints, alpha, weights=None):
+        scaled = (joints_hat - joints[:, None]) * (-self.log_sigma).exp()  # (B, K, J)
+        log_density = -(0.5 * scaled.square() + self.log_sigma + 0.5 * math.log(2 * math.pi)).sum(2)  # (B, K)
+        likelihood = (logits.log_softmax(1) + log_density).logsumexp(1)  # (B,)
+        return -weighted_mean(likelihood, weights) / joints.shape[1]
 
 
 def hedged_loss(joints_hat, logits, joints, alpha, weights=None):
-    """Winner takes all among hypotheses 1…K-1, while 0 learns the average; the logits learn whose error is lowest.
+    """one hypothesis learns the average, logits choose by expected error (ours): winner takes all among 1…K-1
 
-    Arguments as in `model.wta_loss`, K at least 2.
+    Arguments as in `model.wta_loss`; raises `UserError` for K = 1.
     """
     # DEVIATION: ours. Which hypothesis wins is often a matter of chance. To choose the one that wins most often is a
     # bet then, while the average has the lowest expected squared error, which is what is reported
+    if logits.shape[1] < 2:
+        raise UserError("--loss hedged needs a --k of at least 2, one for the average")
     errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
     expected = (logits.softmax(1) * errors.detach()).sum(1)  # (B,) of a hypothesis drawn by the logits
-    return average(errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected, weights)
+    return weighted_mean(errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected, weights)
 
 
 RELAXED_SHARE = 0.05  # of the weight, spread over the hypotheses that do not win (Rupprecht et al. 2017)
@@ -157,7 +201,7 @@ TEMPERATURES = (0.5, 5e-4)  # rad², first and last: at first all hypotheses lea
 
 
 def relaxed_loss(joints_hat, logits, joints, alpha, weights=None):
-    """Relaxed winner takes all: RELAXED_SHARE of the weight is spread over the others (Rupprecht et al., ICCV 2017).
+    """the others learn a little too: RELAXED_SHARE of the weight is spread over them (Rupprecht et al., ICCV 2017)
 
     Arguments as in `model.wta_loss`; equal to it at a share of zero, and at K = 1.
     """
@@ -165,26 +209,34 @@ def relaxed_loss(joints_hat, logits, joints, alpha, weights=None):
     best, winner = errors.min(1)  # (B,) each
     others = (errors.sum(1) - best) / max(1, errors.shape[1] - 1)  # (B,) their mean
     share = RELAXED_SHARE if errors.shape[1] > 1 else 0.0
-    error = average((1 - share) * best + share * others, weights)
-    return error + alpha * average(nn.functional.cross_entropy(logits, winner, reduction="none"), weights)
+    error = weighted_mean((1 - share) * best + share * others, weights)
+    return error + alpha * weighted_mean(nn.functional.cross_entropy(logits, winner, reduction="none"), weights)
 
 
-def annealed_loss(joints_hat, logits, joints, alpha, temperature, weights=None):
-    """Annealed multiple choice learning (Perera et al., NeurIPS 2024): the softmin of the errors says who learns.
+class AnnealedLoss(nn.Module):
+    """the others learn less and less: the softmin of the errors says who learns (Perera et al., NeurIPS 2024)
 
-    Arguments as in `model.wta_loss`, which it is in the limit of temperature (rad², a scalar) zero.
+    Arguments as in `model.wta_loss`, which it is in the limit of temperature (rad²) zero. The loop calls `anneal`.
     """
-    errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
-    shares = (-errors.detach() / temperature).softmax(1)  # (B, K)
-    error = average((shares * errors).sum(1), weights)
-    winner = errors.argmin(1)
-    return error + alpha * average(nn.functional.cross_entropy(logits, winner, reduction="none"), weights)
+
+    def __init__(self, config):
+        super().__init__()
+        self.register_buffer("temperature", torch.tensor(1.0), persistent=False)
+
+    def anneal(self, step, steps):
+        """Set the temperature of a step: from the first to the last of TEMPERATURES, exponentially."""
+        first, last = TEMPERATURES
+        self.temperature.fill_(first * (last / first) ** (step / max(1, steps - 1)))
+
+    def forward(self, joints_hat, logits, joints, alpha, weights=None):
+        errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
+        shares = (-errors.detach() / self.temperature).softmax(1)  # (B, K)
+        error = weighted_mean((shares * errors).sum(1), weights)
+        chosen = nn.functional.cross_entropy(logits, errors.argmin(1), reduction="none")  # (B,)
+        return error + alpha * weighted_mean(chosen, weights)
 
 
-def temperature_at(step, steps):
-    """The temperature of `annealed_loss` at a step: from the first to the last of TEMPERATURES, exponentially."""
-    first, last = TEMPERATURES
-    return first * (last / first) ** (step / max(1, steps - 1))
+LOSSES |= {"mdn": MixtureLoss, "hedged": hedged_loss, "relaxed": relaxed_loss, "annealed": AnnealedLoss}
 
 
 # ---------------------------------------------------------------- patches and points that know the surface
@@ -199,13 +251,13 @@ SPREADS = {
 
 
 @torch.no_grad()
-def local_shape(clouds):
+def local_shape(clouds, nearest):
     """Normals (B, N, 3), of any sign, and surface variation (B, N) in 0…1/3 of clouds (B, N, 3).
 
     Of the covariance of a point's NEIGHBOURS: the direction of its smallest eigenvalue, and that eigenvalue's share of
     all three (Pauly et al. 2002). Both are independent of scale; variation does not change with a rotation.
     """
-    index = smallest(squared_distances(clouds, clouds), min(NEIGHBOURS, clouds.shape[1]))  # (B, N, k)
+    index = nearest(squared_distances(clouds, clouds), min(NEIGHBOURS, clouds.shape[1]))  # (B, N, k)
     rows = torch.arange(len(clouds), device=clouds.device)[:, None, None]
     near = clouds[rows, index]  # (B, N, k, 3)
     near = near - near.mean(2, keepdim=True)
@@ -278,14 +330,16 @@ def geometric_features(patches, normals, center_normals, variation):
 
 
 @torch.no_grad()
-def group_by_shape(clouds, config, sample):
-    """What PointEncoder.group does, for the patchings and tokenizers of this file; group knn.
+def patches_by_shape(clouds, config, generator, nearest):
+    """`model.make_patches` for the patchings and tokenizers of this file; raises `UserError` for balls.
 
-    clouds (B, N, 3); sample: model.farthest_point_sample, but for the weights -> patches (B, G, S, F) relative to their
-    centers, centers (B, G, 3).
+    clouds (B, N, 3) in encoder's units -> patches (B, G, S, F) relative to their centers, centers (B, G, 3).
     """
-    normals, variation = local_shape(clouds)  # (B, N, 3), (B, N)
-    chosen = sample(clouds, weights=center_weights(variation) if config.patching == "curvature" else None)  # (B, G)
+    if config.group != "knn":
+        raise UserError(f"--patching {config.patching}, --tokenizer {config.tokenizer}: need --group knn")
+    normals, variation = local_shape(clouds, nearest)  # (B, N, 3), (B, N)
+    weights = center_weights(variation) if config.patching == "curvature" else None
+    chosen = farthest_point_sample(clouds, config.patches, generator, weights)  # (B, G)
     rows = torch.arange(len(clouds), device=clouds.device)[:, None]
     centers = clouds[rows, chosen]  # (B, G, 3)
     index = thinned_neighbours(squared_distances(centers, clouds), config.patch_size, SPREADS[config.patching])
@@ -294,6 +348,12 @@ def group_by_shape(clouds, config, sample):
     if config.tokenizer == "geometric":
         patches = geometric_features(patches, normals[rows, index], normals[rows[:, 0], chosen], variation[rows, index])
     return patches, centers
+
+
+CHOICES |= {"patching": tuple(SPREADS), "tokenizer": tuple(POINT_FEATURES)}
+for patching in SPREADS:
+    for tokenizer, features in POINT_FEATURES.items():
+        PATCHINGS.setdefault((patching, tokenizer), (patches_by_shape, features))
 
 
 # ---------------------------------------------------------------- low-rank adapters
@@ -306,8 +366,8 @@ class LoraLinear(nn.Module):
     def __init__(self, layer, rank):
         super().__init__()
         self.layer = layer.requires_grad_(False)
-        self.down = Linear(layer.in_features, rank, bias=False)  # A
-        self.up = Linear(rank, layer.out_features, bias=False)  # B
+        self.down = nn.Linear(layer.in_features, rank, bias=False)  # A
+        self.up = nn.Linear(rank, layer.out_features, bias=False)  # B
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x):
@@ -320,7 +380,7 @@ def add_lora(transformer, rank):
     for block in transformer.blocks:
         for name in ("qkv", "proj"):
             adapted = LoraLinear(getattr(block.attn, name), rank)
-            setattr(block.attn, name, adapted)
+            setattr(block.attn, name, speed_up(adapted))
             trained += [adapted.down.weight, adapted.up.weight]
     return trained
 

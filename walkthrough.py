@@ -25,20 +25,18 @@ from cli.errors import UserError, command
 from cli.flags import Parser, number
 from data import read_cloud, sample_surface
 from evaluate import open_run
-from files.checkpoints import check_kind, check_run, read_checkpoint
+from files.checkpoints import check_run, jepa_from, kind_of, load_encoder, load_run, read_checkpoint
 from files.reading import mesh_in, read_array, read_mesh
 from files.writing import read_json, stable_seed
 from hand.kinematics import JOINT_NAMES
 from model import (
     POOLS,
+    Nearest,
     AttentionPool,
     PointEncoder,
     PointJEPA,
     from_z_up,
     gather_points,
-    jepa_from,
-    load_encoder,
-    load_run,
     normalize_clouds,
     sequence_patches,
     to_z_up,
@@ -139,7 +137,7 @@ def walk_patchings(config, cloud):
     """
     print("\nPatches that know the surface (variants.py)")
     units, centroid, radius = normalize_clouds(cloud, config)
-    _, variation = local_shape(units)
+    _, variation = local_shape(units, Nearest())
     say(3, "local_shape", variation, f"surface variation: 0 where flat, here up to {variation.max():.2f}")
     about = {
         "fps": "Point-JEPA's: farthest points and their nearest neighbours",
@@ -162,7 +160,7 @@ def walk_patchings(config, cloud):
 def open_jepa(path, seed):
     """The PointJEPA of a checkpoint, or of an encoder alone; and whether the checkpoint held its predictor."""
     content = read_checkpoint(path)
-    if check_kind(content, path) == "encoder":
+    if kind_of(content, path) == "encoder":
         return jepa_around(load_encoder(path), seed), False
     return jepa_from(content, path), True
 
@@ -209,7 +207,7 @@ def patch_weights(run, encoded, pose):
     if isinstance(run.pool, HandPool):
         scores = []
         hook = run.pool.score.register_forward_hook(lambda layer, inputs, output: scores.append(output))
-        run.pool(encoded.tokens, encoded.centers, torch.zeros(1, dtype=torch.long), pose)
+        run.pool(encoded, torch.zeros(1, dtype=torch.long), pose)
         hook.remove()
         return scores[0].softmax(1).mean(2)
     return None
@@ -245,7 +243,7 @@ class Grasp(NamedTuple):
 @torch.no_grad()
 def walk_grasp(run, cloud, pose, joints, alpha):
     """The lines of GraspModel.decode and its loss; cloud (1, N, 3) m, pose (1, 7), joints (1, J) rad -> `Grasp`."""
-    config, pool = run.config, POOLS[run.config.pool]
+    config, pool = run.config, run.pool
     print("\nA grasp (GraspModel, Sec. III-B to III-D)")
     say(16, "recording.npz", pose, "a recorded wrist pose: x y z in m and a unit quaternion")
     encoded = run.encode(cloud)
@@ -255,7 +253,9 @@ def walk_grasp(run, cloud, pose, joints, alpha):
         alike = f"(if all were alike: {1 / config.patches:.3f})"
         say(17, type(run.pool).__name__, weights, f"how much each patch counts, {least:.3f} to {most:.3f} {alike}")
     width = run.head[0].in_features
-    parts = [(pool.widths * config.width, "embedding"), (4 * run.sees_size, "centroid and radius"), (7, "pose")]
+    size = 4 * getattr(pool, "sees_size", False)
+    embedding = getattr(pool, "widths", 0) * config.width
+    parts = [(embedding, "embedding"), (size, "centroid and radius"), (7, "pose")]
     parts.insert(2, (width - sum(size for size, _ in parts), "distances to the surface"))
     say(18, "torch.cat", (1, width), " + ".join(f"{size} {name}" for size, name in parts if size))
     joints_hat, logits = run.decode(encoded, torch.zeros(1, dtype=torch.long), pose)
@@ -278,7 +278,7 @@ def open_grasp(folder, seed):
     check_run(folder)
     run, path = load_run(folder), Path(folder) / "config.json"
     if run.config.loss == "annealed":
-        run.temperature.fill_(TEMPERATURES[-1])  # as at the end of its training
+        run.loss.temperature.fill_(TEMPERATURES[-1])  # as at the end of its training
     alpha = read_json(path, "settings")["settings"].get("alpha")
     if not isinstance(alpha, (int, float)):
         raise UserError(f"{path}: names no alpha; give a folder that train.py wrote")
@@ -321,7 +321,7 @@ def main(argv=None):
         raise UserError("--shape does not go with --mesh; leave one out")
     if args.run:
         run, alpha, thing, pose, joints, joint_names = open_grasp(args.run, args.seed)
-        jepa, trained = POOLS[run.config.pool].encoder and jepa_around(run.encoder, args.seed), False
+        jepa, trained = POOLS[run.config.pool].encoder is PointEncoder and jepa_around(run.encoder, args.seed), False
     else:
         jepa, trained = open_jepa(args.encoder or SHIPPED, args.seed)
         size = jepa.config.points

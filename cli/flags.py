@@ -52,8 +52,9 @@ def number(kind, low=-math.inf, high=math.inf, above=None):
 
 
 def told(names):
-    """A dict of name -> what it is, for --help."""
-    return "; ".join(f"{name}: {what}" for name, what in names.items())
+    """A dict of name -> what it is, a text or the first line of a docstring, for --help."""
+    lines = {name: what if isinstance(what, str) else what.__doc__.splitlines()[0] for name, what in names.items()}
+    return "; ".join(f"{name}: {line}" for name, line in lines.items())
 
 
 def as_flags(settings):

@@ -1,12 +1,15 @@
 """Files of weights, read without trust: plain tensors and plain types, every key checked, no code in them ever run.
 
-Skip this file when you read for the method; model.load_encoder, load_jepa and load_run are its callers. It also reads
-the file that Point-JEPA's authors publish (Lightning's format, other names, other layouts) without Lightning.
+    load_run(folder)       the GraspModel of a run of train.py
+    load_encoder(path)     the PointEncoder of any checkpoint that has one
+    load_jepa(path)        the PointJEPA of a pretraining, with its predictor
+
+Skip this file when you read for the method. It also reads the file that Point-JEPA's authors publish (Lightning's
+format, other names, other layouts) without Lightning.
 """
 
 import dataclasses
 import io
-import math
 import pickle
 import sys
 import warnings
@@ -15,8 +18,12 @@ from pathlib import Path
 
 import torch
 
+import controls  # noqa: F401 - adds its poolings
 from cli.errors import UserError
 from files.writing import atomic
+from loop.fast import speed_up
+from model import CHOICES, LOSSES, POOLS, PRETRAINING, GraspModel, ModelConfig, PointEncoder, PointJEPA
+from variants import merged
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"  # a file per preset that has one
 
@@ -153,23 +160,24 @@ def without_inert(value):
     return value
 
 
-def build(make, config_type, stored, path):
-    """`make(config)` for the configuration `stored` in a checkpoint, a dict; a fault in it names `path`."""
+def build(make, stored, path):
+    """`make(config)`, with its fast layers, for the configuration `stored` in a checkpoint; a fault in it names `path`."""
     try:
-        return make(config_from(config_type, stored))
+        return speed_up(make(config_from(stored)))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def config_from(config_type, stored):
-    """The dataclass of that type: every field present and of its type, none too many, whole numbers positive.
+def config_from(stored):
+    """The ModelConfig of a dict: every field present and of its type, none too many, choices among what there is.
 
-    A field that its metadata call {"later": True} may be missing, since it was added after checkpoints had been
-    written: it then takes its default, which means "as before".
+    Fields marked "later" may be missing and take their default.
     """
-    fields = {field.name: field for field in dataclasses.fields(config_type)}
+    fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
     needed = {name for name, field in fields.items() if not field.metadata.get("later")}
     stored = stored if isinstance(stored, dict) else {}
+    if stored.get("embedding") == "raw":  # a field of older runs, and its only value that is still known
+        stored = {name: value for name, value in stored.items() if name not in ("embedding", "embedding_scale")}
     wrong = (needed - set(stored)) | (set(stored) - set(fields))
     if wrong:
         raise UserError(f"its config has missing or unknown fields: {listed(wrong)}; make it again with this version")
@@ -177,37 +185,15 @@ def config_from(config_type, stored):
         kind = fields[name].type
         if not isinstance(value, (float, int) if kind is float else kind) or (kind is int and value < 1):
             raise UserError(f"{name} must be a {kind.__name__} (whole numbers at least 1), not {value!r}")
-    return config_type(**stored)
-
-
-def check_network(config, choices):
-    """Stop where a network's configuration contradicts itself; choices: field -> its allowed values."""
-    rates = config.dropout, config.attention_dropout, config.drop_path
-    rules = {
-        "heads must divide width": config.width % config.heads == 0,
-        "width must be a multiple of 4, the heads of the pooling": config.width % 4 == 0,
-        "predictor_heads must divide predictor_width": config.predictor_width % config.predictor_heads == 0,
-        f"patches must not exceed points ({config.points})": config.patches <= config.points,
-        f"patch_size must not exceed points ({config.points})": config.patch_size <= config.points,
-        "patches · patch_size must be at least 2, for BatchNorm": config.patches * config.patch_size > 1,
-        "scale must be positive": 0 < config.scale < math.inf,
-        "a ball's radius must be positive": config.group != "ball" or 0 < config.radius < math.inf,
-        "context_low and context_high must be in order": 0 < config.context_low <= config.context_high <= 1,
-        "dropout, attention_dropout and drop_path must be in [0, 1)": all(0 <= rate < 1 for rate in rates),
-        "other patchings and tokenizers than the paper's need the group knn":
-            config.group == "knn" or (config.patching, config.tokenizer) == ("fps", "pointnet"),
-        "embedding_scale must be positive": 0 < config.embedding_scale < math.inf,
-        "the loss hedged needs a k of at least 2, one for the average": config.loss != "hedged" or config.k > 1,
-    }  # fmt: skip
+    config = ModelConfig(**stored)
+    choices = CHOICES | {"pool": POOLS, "loss": LOSSES}
     for name, allowed in choices.items():
-        value = getattr(config, name)
-        rules[f"{name} must be one of {', '.join(allowed)}, not {value}"] = value in allowed
-    for rule, holds in rules.items():
-        if not holds:
-            raise UserError(rule)
+        if getattr(config, name) not in allowed:
+            raise UserError(f"{name} must be one of {', '.join(allowed)}, not {getattr(config, name)}")
+    return config
 
 
-def check_kind(content, path):
+def kind_of(content, path):
     """Which checkpoint with an encoder `read_checkpoint` returned: "jepa", "official", "encoder" or "run"."""
     for key, kind in (("jepa", "jepa"), ("state_dict", "official"), ("encoder", "encoder"), ("model", "run")):
         if key in content:
@@ -321,3 +307,72 @@ def official_weights(state, ours, path):
     # its linear layers over points are Conv1d layers: weights (out, in, 1)
     return {name: state[theirs].flatten(1) if state[theirs].ndim == 3 and "_conv." in theirs else state[theirs]
             for name, theirs in names.items()}  # fmt: skip
+
+
+# ---------------------------------------------------------------- networks
+def run_content(model):
+    """What a checkpoint must hold to be a GraspModel again, see `load_run`."""
+    return {
+        "config": dataclasses.asdict(model.config), "model": model.state_dict(),
+        "joint_names": model.joint_names, "joint_range": model.joint_range,
+    }  # fmt: skip
+
+
+def load_run(folder, which="best"):
+    """The GraspModel of a run folder, `best` or `last`, in eval mode.
+
+    Its `joint_names` (J strings) and `joint_range` (lowest and highest angles of its training, 2 lists of J rad) are
+    None in files that lack them.
+    """
+    path = Path(folder) / f"{which}.pt"
+    content = read_checkpoint(path)
+    if "model" not in content:
+        raise UserError(f"{path}: not the checkpoint of a training run; give a folder that train.py wrote")
+    check_tensors(content["model"], path)
+    weights = merged(content["model"])  # last.pt may hold adapters
+    model = load_strictly(build(GraspModel, content.get("config"), path), weights, path)
+    model.joint_names, model.joint_range = content.get("joint_names"), content.get("joint_range")
+    return model
+
+
+def jepa_from(content, path):
+    """The PointJEPA in what `read_checkpoint` returned, the official file's included, in eval mode."""
+    if kind_of(content, path) == "official":
+        stored = dataclasses.asdict(ModelConfig(**PRETRAINING)) | official_config(content, path)
+        jepa = build(PointJEPA, stored, path)
+        weights, step = (
+            official_weights(content["state_dict"], jepa.state_dict(), path),
+            content["state_dict"]["teacher.step"],
+        )
+    elif "jepa" in content:
+        jepa = build(PointJEPA, content.get("config"), path)
+        weights, step = content["jepa"], content.get("step", 0)
+    else:
+        raise UserError(f"{path}: holds no predictor; give a pretraining's .last.pt or the official file")
+    jepa.step = check_step(step, path)
+    return load_strictly(jepa, weights, path)
+
+
+def load_jepa(path):
+    """The PointJEPA of a pretraining checkpoint or of the official file, in eval mode; `.step` is its last step."""
+    return jepa_from(read_checkpoint(path), path)
+
+
+def encoder_weights(content, path):
+    """The encoder's tensors in what `read_checkpoint` made of a run's checkpoint."""
+    check_tensors(content["model"], path)
+    weights = merged(content["model"])
+    inside = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
+    if not inside:
+        raise UserError(f"{path}: its run had no encoder; give one with --pool attention or another that has")
+    return {name.removeprefix("encoder."): tensor for name, tensor in inside.items()}
+
+
+def load_encoder(path):
+    """The PointEncoder of an encoder, pretraining or run's checkpoint or of the official file, in eval mode."""
+    content = read_checkpoint(path)
+    kind = kind_of(content, path)
+    if kind in ("jepa", "official"):
+        return jepa_from(content, path).encoder
+    weights = content["encoder"] if kind == "encoder" else encoder_weights(content, path)
+    return load_strictly(build(PointEncoder, content.get("config"), path), weights, path)

@@ -11,7 +11,8 @@ from lab.encoders import calibrated_encoder, probe_row
 from lab.rows import METRICS, as_words, read_rows, write_rows
 from lab.runner import DATA_FLAGS, encoder_file, encoder_tag, identify, open_data, random_encoder
 from lab.tables import markdown
-from model import LENGTH, PRESETS, load_encoder
+from files.checkpoints import load_encoder
+from model import LENGTH, PRESETS
 
 
 def nearest_predictions(data, train_rows, rows, chunk=64):

@@ -17,7 +17,8 @@ from files.checkpoints import save_checkpoint
 from files.writing import read_json, stable_seed
 from lab.rows import command_of, read_rows, write_rows
 from lab.runner import DATA_FLAGS, file_tag, open_data, plan_runs, random_encoder, run_all
-from model import from_z_up, load_encoder, normalize_clouds
+from files.checkpoints import load_encoder
+from model import from_z_up, normalize_clouds
 
 # ---------------------------------------------------------------- features
 

@@ -21,7 +21,7 @@ from evaluate import MIN_OBJECTS, open_run, predict, resample
 from files.reading import read_mesh
 from files.writing import write_csv
 from hand import kinematics
-from model import load_run
+from files.checkpoints import load_run
 from splits import make_split
 
 # (constant, value) that differs from hand/holds.py: angles in rad, lengths in m

@@ -43,7 +43,7 @@ from lab.rows import (
     read_rows,
     write_rows,
 )  # fmt: skip
-from model import POOLS, PRESETS, PointEncoder
+from model import PRESETS, PointEncoder
 from splits import make_split
 
 SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--threads": "1"}
@@ -122,8 +122,7 @@ def file_tag(path):
 
 def encoder_tag(flags):
     """`file_tag` of the encoder that a run starts from; "" for scratch, and for poolings without an encoder."""
-    pool = POOLS[flags.get("--pool", "attention")]
-    if flags.get("--init") not in PRETRAINED or not pool.encoder:
+    if flags.get("--init") not in PRETRAINED or not train.sees_tokens(flags.get("--pool", "attention")):
         return ""
     return file_tag(encoder_file(flags))
 

@@ -1,21 +1,18 @@
-"""Speed, and nothing else: drop-in forms of PyTorch calls. Skip this file when you read for the method.
+"""Speed, and nothing else: layers that a processor likes, in the place of PyTorch's. Skip it at a first reading.
 
-    linear(x, weight, bias)         F.linear                                    float32 products by the faster library
-    Linear(in, out)                 nn.Linear                                   the same
-    Dropout(rate)                   nn.Dropout                                  16 random bits per value
-    LayerNorm(width)                nn.LayerNorm                                on a GPU bfloat16 stays what it is
-    attention(q, k, v, rate)        F.scaled_dot_product_attention              for a few dozen tokens, with dropout
-    max_over_points(features)       features.amax(1)                            its gradient touches the winners only
-    squared_distances(left, right)  torch.cdist(left, right) ** 2               by differences: no cancellation
-    smallest(values, count)         values.topk(count, largest=False).indices   a partition instead of a sort
-    take_rows(values, index)        values.index_select(0, index)               its gradient adds up in a fixed order
-    average(values, weights)        values.mean(), or (values * weights).sum()  weights add up to one, padding has none
+    speed_up(network)    puts these into a network, in place; weights and names stay:
 
-tests/test_fast.py holds each against the call beside it, gradients included. On a GPU linear, dropout, attention and
-smallest are that call; max_over_points, take_rows and LayerNorm, which on a CPU is nn.LayerNorm, have forms of their
-own there.
-Under autocast a CPU without instructions for bfloat16 makes the products of linear and attention in float32, of values
-rounded as they would be.
+    nn.Linear            float32 products by the faster library
+    nn.Dropout           16 random bits per value
+    nn.LayerNorm         on a GPU bfloat16 stays what it is
+    model.Attention      dropout for a few dozen tokens
+    model.PatchEmbed     the pooled half of its second layer runs once per patch; a max whose gradient touches winners only
+    model.Nearest        a partition instead of a sort
+    model.TakeRows       on a GPU a gradient that adds up in a fixed order
+
+tests/test_fast.py holds each against the layer beside it, gradients included. On a GPU all but LayerNorm, PatchEmbed
+and TakeRows are PyTorch's. Under autocast a CPU without instructions for bfloat16 makes the products of Linear and
+Attention in float32, of values rounded as they would be.
 """
 
 import contextlib
@@ -29,6 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cli.errors import UserError
+from model import Attention, Nearest, PatchEmbed, TakeRows
 
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -135,12 +133,12 @@ def linear(x, weight, bias=None):
     if rounds(x):
         return by_rounding(linear, x, weight, bias)
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if plain or library != "onednn" or torch.compiler.is_compiling():
+    if plain or library != "onednn":
         return F.linear(x, weight, bias)
     return OneDnnLinear.apply(x, weight, bias)
 
 
-class Linear(nn.Linear):
+class FastLinear(nn.Linear):
     def forward(self, x):
         return linear(x, self.weight, self.bias)
 
@@ -154,25 +152,21 @@ def dropout(x, rate):
     return x * kept.to(x.dtype).mul_(1 / (1 - rate))
 
 
-class Dropout(nn.Module):
-    def __init__(self, rate):
-        super().__init__()
-        self.rate = rate
-
+class FastDropout(nn.Dropout):
     def forward(self, x):
-        return dropout(x, self.rate) if self.training and self.rate else x
+        return dropout(x, self.p) if self.training and self.p else x
 
 
-def attention(query, key, value, rate=0.0):
-    """(B, H, G, D/H) each -> (B, H, G, D/H); `rate` drops attention weights"""
-    if rate == 0 or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=rate)
-    product = functools.partial(by_rounding, torch.matmul) if rounds(query) else torch.matmul
-    weights = (product(query, key.transpose(2, 3)) * query.shape[3] ** -0.5).softmax(3)  # (B, H, G, G)
-    return product(dropout(weights, rate), value)
+class FastAttention(Attention):
+    def mix(self, query, key, value, rate):
+        if rate == 0 or query.device.type != "cpu":
+            return super().mix(query, key, value, rate)
+        product = functools.partial(by_rounding, torch.matmul) if rounds(query) else torch.matmul
+        weights = (product(query, key.transpose(2, 3)) * query.shape[3] ** -0.5).softmax(3)  # (B, H, G, G)
+        return product(dropout(weights, rate), value)
 
 
-class LayerNorm(nn.LayerNorm):
+class FastLayerNorm(nn.LayerNorm):
     """Under autocast a GPU would turn bfloat16 to float32 and back; its kernel computes in float32 either way."""
 
     def forward(self, x):
@@ -207,34 +201,44 @@ class MaxOverPoints(torch.autograd.Function):
         return of_features.scatter_(1, winners[:, None], grad[:, None])
 
 
-max_over_points = MaxOverPoints.apply
+class FastPatchEmbed(PatchEmbed):
+    def forward(self, patches):
+        batch, num_patches, size, _ = patches.shape
+        points = self.first(patches.flatten(0, 2))  # (B·G·S, w2)
+        pooled = MaxOverPoints.apply(points.view(batch * num_patches, size, -1))  # (B·G, w2)
+        # second[0] acts on concat(pooled, points); split, its pooled half runs once per patch, not S times
+        for_pooled, for_points = self.second[0].weight.chunk(2, dim=1)  # (w3, w2) each
+        points = linear(points, for_points).view(batch * num_patches, size, -1)  # (B·G, S, w3)
+        points = points + linear(pooled, for_pooled)[:, None]
+        points = self.second[1:](points.flatten(0, 1))  # (B·G·S, D)
+        return MaxOverPoints.apply(points.view(batch * num_patches, size, -1)).view(batch, num_patches, -1)  # (B, G, D)
 
 
-def squared_distances(left, right):
-    """left (B, Q, 3), right (B, R, 3) -> (B, Q, R)"""
-    left, right = (points.transpose(1, 2).contiguous() for points in (left, right))  # (B, 3, ·): long rows are faster
-    total = (left[:, 0, :, None] - right[:, 0, None]).square_()  # (B, Q, R)
-    for axis in (1, 2):
-        total += (left[:, axis, :, None] - right[:, axis, None]).square_()
-    return total
+class FastNearest(Nearest):
+    def forward(self, distances, count):
+        if distances.device.type != "cpu":
+            return super().forward(distances, count)
+        return torch.from_numpy(np.argpartition(distances.numpy(), count - 1)[..., :count])  # three times faster
 
 
-def smallest(values, count):
-    """Indices of the `count` smallest along the last dimension, in no order: (..., N) -> (..., count)."""
-    if values.device.type != "cpu":
-        return values.topk(count, largest=False, sorted=False).indices
-    return torch.from_numpy(np.argpartition(values.numpy(), count - 1)[..., :count])  # three times faster than topk
+class FastTakeRows(TakeRows):
+    def forward(self, values, index):
+        if values.device.type != "cuda":
+            return super().forward(values, index)
+        # a product with zeros and ones: index_select's gradient adds up in no fixed order there
+        chosen = (index[:, None] == torch.arange(len(values), device=index.device)).to(values.dtype)  # (B, O)
+        return (chosen @ values.flatten(1)).unflatten(1, values.shape[1:])
 
 
-def take_rows(values, index):
-    """Rows of values (O, ...) named by index (B,) -> (B, ...)"""
-    if values.device.type != "cuda":
-        return values.index_select(0, index)  # unlike values[index], whose gradient adds up in no fixed order
-    # a product with zeros and ones: index_select's gradient on a GPU adds up in no fixed order either
-    chosen = (index[:, None] == torch.arange(len(values), device=index.device)).to(values.dtype)  # (B, O)
-    return (chosen @ values.flatten(1)).unflatten(1, values.shape[1:])
+# ---------------------------------------------------------------- in their place
+FAST = {
+    nn.Linear: FastLinear, nn.Dropout: FastDropout, nn.LayerNorm: FastLayerNorm, Attention: FastAttention,
+    PatchEmbed: FastPatchEmbed, Nearest: FastNearest, TakeRows: FastTakeRows,
+}  # fmt: skip
 
 
-def average(values, weights=None):
-    """(B,), and (B,) or None -> scalar"""
-    return values.mean() if weights is None else (values * weights).sum()
+def speed_up(network):
+    """Put the fast layers into a network, in place; -> the network, with the same weights under the same names."""
+    for layer in network.modules():
+        layer.__class__ = FAST.get(type(layer), type(layer))
+    return network

@@ -7,8 +7,6 @@ import collections
 import json
 
 import numpy as np
-from hand.closing import CONTACT, link_gaps
-from hand.score import MIN_SCORE, SCORE_PER_EPSILON, contact_wrenches
 from scipy.spatial import ConvexHull, cKDTree
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
@@ -19,6 +17,8 @@ from data import sample_surface
 from files.reading import read_mesh
 from files.writing import write_json
 from hand import kinematics
+from hand.closing import CONTACT, link_gaps
+from hand.score import MIN_SCORE, SCORE_PER_EPSILON, contact_wrenches
 from pictures.draw import draw_grasps, scene_title
 
 

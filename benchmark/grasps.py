@@ -14,21 +14,13 @@ from hand import kinematics
 from hand.closing import CONTACT, RADII, START, SURFACE_SAMPLES, DistanceField, close_hands, link_gaps, surface_normals
 from hand.score import MIN_SCORE, score
 
-NOISE = np.radians(3)
-
-
+BATCH, MAX_BATCHES = 1500, 12  # of candidates
+NOISE = np.radians(3)  # of a pre-shape
 SECOND_MODE = 0.12  # chance that a pose also tries its second-best pre-shape; more would drown shape in noise
-
-
 WORK_BOX = (np.array([[-65, 65], [10, 180], [10, 150]]) * kinematics.SCALE).astype(np.float32)  # m, hand frame
-
-
 GRASP_CENTER = np.array([[-12, 70, 23], [12, 135, 23]]) * kinematics.SCALE  # m, hand frame: from, to
-
-
 PALM_CENTERS, PALM_RADII = kinematics.PALM_CENTERS.astype(np.float32), kinematics.PALM_RADII.astype(np.float32)
-
-
+MAX_DEPTH = 0.0015  # m, by the grid's distance: what a finger's last step may press in
 TABLE = -0.06  # m: objects stand on a thin post over the table, else the hand could not reach under a low one
 
 
@@ -91,15 +83,6 @@ def choose_modes(rng, rotation, position, points):
 # ---------------------------------------------------------------- one scene
 
 REASONS = ("outside", "palm", "start", "contacts", "table", "fingers", "depth")  # why a candidate is not recorded
-
-
-BATCH = 1500
-
-
-MAX_BATCHES = 12
-
-
-MAX_DEPTH = 0.0015  # m, by the grid's distance: what a finger's last step may press in
 
 
 def synthesize(vertices, faces, wanted, rng):

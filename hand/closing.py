@@ -11,8 +11,6 @@ from hand import kinematics
 # ---------------------------------------------------------------- the surface as a distance field
 
 CELL, FIELD_REACH = 0.004, 0.032  # m: grid spacing; distances are cut off here
-
-
 SURFACE_SAMPLES = 12000
 
 
@@ -72,45 +70,26 @@ def surface_normals(vertices, faces, count, rng):
     return points.astype(np.float32), (normal[face] / area[face, None]).astype(np.float32)
 
 
-# ---------------------------------------------------------------- wrist poses and pre-shapes
+# ---------------------------------------------------------------- closing the fingers
 
-# Pre-shapes: power, pinch, sphere.
+# Pre-shapes power, pinch, sphere:
 # degrees [flexion, abduction, distal] of thumb, first, middle, ring at the start; closing speeds (flexion, distal)
 START = [
     [-15, 22, 5, -15, 0, 5, -15, 0, 5, -15, 0, 5],
     [-15, -10, 10, -15, 6, 10, -15, 4, 10, 70, 0, 95],
     [-15, -8, 50, -15, -27, 50, -15, 0, 50, -15, 27, 50],
 ]
-
-
 START = np.radians(START).astype(np.float32)
-
-
 SPEED = np.array([[1, 1], [1, 0], [1, 0.1]], dtype=np.float32)
-
-
-# ---------------------------------------------------------------- closing the fingers
 
 # How fast the 8 spheres can move per radian of flexion and of the distal joint, at most: (2, 8) m
 DISTAL_LEVERS = [0, 0, 0, 0, *(kinematics.SPHERE_REACH[4:, 1:] @ [1, 1 + kinematics.COUPLING])]
-
-
 LEVERS = np.stack((kinematics.SPHERE_REACH.sum(1), DISTAL_LEVERS)).astype(np.float32)
-
-
 RADII = kinematics.SPHERE_RADII.astype(np.float32)
-
-
 LINKS = (slice(0, 4), slice(4, 6), slice(6, 8))  # spheres of a finger's links
-
-
-TOUCH, CONTACT = 0.0005, 0.002  # m: a finger stops, a link counts as touching
-
-
-MIN_STEP, MAX_STEP = np.radians([0.15, 12]).astype(np.float32)
-
-
 UPPER = kinematics.LIMITS[:3, 1].astype(np.float32)  # flexion and distal are the same for all fingers
+TOUCH, CONTACT = 0.0005, 0.002  # m: a finger stops, a link counts as touching
+MIN_STEP, MAX_STEP = np.radians([0.15, 12]).astype(np.float32)
 
 
 def close_fingers(q, rotation, position, mode, field):

@@ -6,17 +6,10 @@ import numpy as np
 
 from hand.closing import CONTACT, RADII, link_gaps
 
-# ---------------------------------------------------------------- score
-
+MIN_SCORE = 1.5  # grasps under it do not count
 FRICTION, TORQUE_LENGTH = 0.8, 0.06  # Coulomb coefficient; m that make a torque comparable with a force
-
-
 SCORE_PER_EPSILON = 1.5 / 0.035
-
-
 DIRECTIONS = np.random.default_rng(0).standard_normal((256, 6))
-
-
 DIRECTIONS = (DIRECTIONS / np.linalg.norm(DIRECTIONS, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -78,9 +71,6 @@ def descend(wrenches, mask, u, rounds):
         u = u - step * slope / np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), np.float32(1e-3))
         u /= np.linalg.norm(u, axis=-1, keepdims=True)
     return best
-
-
-MIN_SCORE = 1.5
 
 
 def score(centers, gaps, field, contact=CONTACT):

@@ -14,6 +14,7 @@ import data
 import synthesize
 import train
 from benchmark import dexgraspnet
+from cli.errors import UserError
 
 JOINTS = ["robot0:THJ0", "robot0:FFJ3", "robot0:FFJ2"]  # in no order, as in the published files
 WRIST = ["WRJRx", "WRJRy", "WRJRz", "WRJTx", "WRJTy", "WRJTz"]
@@ -97,7 +98,7 @@ def test_scores_are_kept_where_all_have_one(tmp_path):
     (scene,), _ = dexgraspnet.read_object(path)
     assert scene[4].tolist() == [0, 1, 2, 3, 4, 5]
     del entries[4]["score"]
-    with pytest.raises(synthesize.UserError, match="entry 4: has no 'score'"):
+    with pytest.raises(UserError, match="entry 4: has no 'score'"):
         dexgraspnet.read_object(write_object(tmp_path, "core-mug-1", entries))
 
 
@@ -144,7 +145,7 @@ FAULTS = [
 @pytest.mark.parametrize("where, key, value, message", FAULTS)
 def test_faults_name_file_and_entry(tmp_path, where, key, value, message):
     path = write_object(tmp_path, "core-mug-1", spoil(entries_of(np.random.default_rng(0), 5), 3, where, key, value))
-    with pytest.raises(synthesize.UserError) as error:
+    with pytest.raises(UserError) as error:
         dexgraspnet.read_object(path)
     assert str(path) in str(error.value) and message in str(error.value)
 
@@ -164,7 +165,7 @@ def test_files_that_are_no_grasps(tmp_path, capsys, problems):
     for name, (content, message) in cases.items():
         with problems.of(name):
             path.write_bytes(content)
-            with pytest.raises(synthesize.UserError, match=message):
+            with pytest.raises(UserError, match=message):
                 dexgraspnet.read_object(path)
     path.write_bytes(whole)
     (tmp_path / "meshdata/core-mug-1/coacd/decomposed.obj").unlink()
@@ -193,7 +194,7 @@ def test_no_pickle_runs_code(tmp_path, protocol, planted):
     header = header[: header.index(b"\n") + 1]
     entries = np.array([{"qpos": Planted(), "scale": 1.0}], dtype=object)
     path.write_bytes(header + pickle.dumps(entries, protocol=protocol))
-    with pytest.raises(synthesize.UserError, match=r"names (builtins|__builtin__)\.exec"):
+    with pytest.raises(UserError, match=r"names (builtins|__builtin__)\.exec"):
         dexgraspnet.read_object(path)
     good = entries_of(np.random.default_rng(0), 5)
     path.write_bytes(header + pickle.dumps(np.array(good, dtype=object), protocol=protocol))

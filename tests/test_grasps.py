@@ -6,11 +6,9 @@ import trimesh
 from scipy.spatial import ConvexHull
 from scipy.stats import spearmanr
 
-from benchmark import card, shapes
-from hand import kinematics
-from benchmark import grasps
-from hand import closing
-from hand import score
+from benchmark import card, grasps, shapes
+from hand import closing, kinematics
+from hand.score import contact_wrenches, epsilon
 
 # ---------------------------------------------------------------- distances and closing fingers
 
@@ -84,7 +82,7 @@ def test_epsilon_follows_the_hull_of_linearised_cones(count):
     for _ in range(count):
         points, normals = random_contacts(rng, int(rng.integers(3, 7)))
         mask = np.ones((1, len(points)), dtype=bool)
-        score.append(score.epsilon(score.contact_wrenches(points[None], normals[None], np.zeros(3)), mask)[0])
+        score.append(epsilon(contact_wrenches(points[None], normals[None], np.zeros(3)), mask)[0])
         exact.append(hull_of_cones(points, normals))
         if exact[-1] > 0 and len(exact) <= 8:
             assert np.isclose(exact[-1], card.hull_epsilon(points, normals, np.zeros(3)), atol=0.02)
@@ -98,11 +96,11 @@ def test_epsilon_follows_the_hull_of_linearised_cones(count):
 
 def test_epsilon_ignores_masked_contacts():
     points, normals = random_contacts(np.random.default_rng(3), 8)
-    wrenches = score.contact_wrenches(points[None], normals[None], np.zeros(3))
+    wrenches = contact_wrenches(points[None], normals[None], np.zeros(3))
     mask = np.arange(8)[None] % 2 == 0
-    alone = score.epsilon(wrenches[:, ::2], mask[:, ::2])
-    np.testing.assert_allclose(score.epsilon(wrenches, mask), alone, atol=1e-5)
-    assert len(score.epsilon(wrenches[:0], mask[:0])) == 0
+    alone = epsilon(wrenches[:, ::2], mask[:, ::2])
+    np.testing.assert_allclose(epsilon(wrenches, mask), alone, atol=1e-5)
+    assert len(epsilon(wrenches[:0], mask[:0])) == 0
 
 
 # ---------------------------------------------------------------- grasps

@@ -3,15 +3,18 @@
 import collections
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import fails, write_box, write_root
 
+import benchmark.make
 import data
 import evaluate
 import splits
 import synthesize
+from benchmark import meshes
 from benchmark.shapes import LENGTHS, MAX_MIDDLE
 from files.frames import SMALL, frame_figures, frame_warnings
 from hand import kinematics
@@ -25,7 +28,7 @@ def quick(monkeypatch):
     grasps = np.zeros((2, 7 + len(kinematics.JOINT_NAMES)), np.float32)
     grasps[:, :7] = (0, 0, 0.2, 0, 0, 0, 1)
     found = grasps, np.full(2, 2, np.float32), collections.Counter(kept=2)
-    monkeypatch.setattr(synthesize, "synthesize", lambda vertices, faces, wanted, rng: found)
+    monkeypatch.setattr(benchmark.make, "synthesize", lambda vertices, faces, wanted, rng: found)
 
 
 def write_meshes(folder, names, scale=1):
@@ -64,7 +67,7 @@ def test_every_mesh_becomes_an_object(tmp_path, quick):
 
 def test_the_same_name_in_two_formats_is_one_object_for_splits():
     found = [(("cups", "a"), "x/cups/a.obj"), (("cups", "a"), "x/cups/a.stl"), (("cups", "a "), "x/cups/a .stl")]
-    named = synthesize.named_objects([(names, synthesize.Path(path)) for names, path in found])
+    named = meshes.named_objects([(names, Path(path)) for names, path in found])
     assert [name for _, name in named] == ["a", "a_stl", "a_2"]
     leader = splits.duplicate_groups(["cups/a", "cups/a_stl", "cups/a_2"], ["1", "2", "3"])
     assert leader == {"cups/a": "cups/a", "cups/a_stl": "cups/a", "cups/a_2": "cups/a_2"}
@@ -102,13 +105,13 @@ def test_the_factor_named_makes_any_size_usable():
     rng = np.random.default_rng(0)
     for longest in 10 ** rng.uniform(-4, 5, 2000):
         middle = longest * rng.uniform(0.05, 1)
-        if not synthesize.usable_size(middle, longest):
-            factor = float(f"{synthesize.mending_factor(middle, longest):g}")  # as it is printed
+        if not meshes.usable_size(middle, longest):
+            factor = float(f"{meshes.mending_factor(middle, longest):g}")  # as it is printed
             assert LENGTHS[0] <= longest * factor <= LENGTHS[1] and middle * factor <= MAX_MIDDLE, (middle, longest)
     for unit in (0.001, 0.01, 0.0254):
-        assert synthesize.mending_factor(0.08 / unit, 0.12 / unit) == unit
-    assert synthesize.mending_factor(0.008, 0.012) == 10  # centimetres taken for millimetres
-    assert 0.9 < synthesize.mending_factor(0.1, 0.27) < 1  # a plate, in metres
+        assert meshes.mending_factor(0.08 / unit, 0.12 / unit) == unit
+    assert meshes.mending_factor(0.008, 0.012) == 10  # centimetres taken for millimetres
+    assert 0.9 < meshes.mending_factor(0.1, 0.27) < 1  # a plate, in metres
 
 
 def test_mesh_scale_mends_what_the_message_says(tmp_path, quick, capsys):

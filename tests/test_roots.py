@@ -5,38 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import roots
+from benchmark import progress, roots
 from cli.errors import UserError
 
 SETTINGS = {"preset": "full", "objects": 4, "scenes": None, "rescale": True, "quick": False}
-
-
-def test_default_root_is_made_in_a_process_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    calls = []
-
-    class Done:
-        returncode = 0
-
-    monkeypatch.setattr(roots.subprocess, "run", lambda words, **_: calls.append(words) or Done)
-    roots.ensure_root("data/synthetic", quiet=True)
-    roots.ensure_root("data/full/")
-    assert [words[2:] for words in calls] == [
-        ["--out", "data/synthetic", "--preset", "mini", "--quiet"],
-        ["--out", "data/full", "--preset", "full"],
-    ]
-    assert all(words[1].endswith("/synthesize.py") for words in calls)
-
-
-def test_a_default_root_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    class Failed:
-        returncode = 2
-
-    monkeypatch.setattr(roots.subprocess, "run", lambda words, **_: Failed)
-    with pytest.raises(UserError, match="could not be made; see above, or run: python synthesize.py --out data/full"):
-        roots.ensure_root("data/full")
 
 
 def test_a_default_root_of_other_settings_is_refused(tmp_path, monkeypatch):
@@ -57,7 +29,7 @@ def test_a_default_root_of_other_settings_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_command_that_makes_a_root():
-    assert roots.command_line("x", SETTINGS) == "python synthesize.py --out x --preset full --objects 4 --rescale"
+    assert progress.command_line("x", SETTINGS) == "python synthesize.py --out x --preset full --objects 4 --rescale"
 
 
 def test_roots_of_all_kinds(tmp_path):
@@ -78,6 +50,6 @@ def test_roots_of_all_kinds(tmp_path):
 
     (made / "dataset.json").unlink()
     (made / roots.LOG).write_text(json.dumps(head) + "\n" + json.dumps({"object": "a/b"}) + "\n" + '{"object": "a/')
-    assert roots.read_log(made) == [head, {"object": "a/b"}]  # without the half line of a killed run
+    assert progress.read_log(made) == [head, {"object": "a/b"}]  # without the half line of a killed run
     with pytest.raises(UserError, match="is unfinished; make it with: .* --preset full --objects 4 --rescale"):
         roots.ensure_root(made)

@@ -13,7 +13,7 @@ import pytest
 import trimesh
 
 import synthesize
-from benchmark import card, roots
+from benchmark import card, make, progress, roots
 from benchmark.shapes import HELD_OUT_SYNSETS
 from cli.errors import UserError
 from files.reading import read_mesh
@@ -115,7 +115,7 @@ def test_seed_changes_the_objects(small_root, tmp_path):
 def test_category_sizes():
     def sizes_of(preset, objects):
         settings = {"preset": preset, "objects": objects}
-        return collections.Counter(synset for synset, _ in synthesize.procedural_objects(settings))
+        return collections.Counter(synset for synset, _ in make.procedural_objects(settings))
 
     full = sizes_of("full", 1500)
     assert full.total() == 1500 and min(full.values()) == 30 and max(full.values()) <= 300
@@ -123,7 +123,7 @@ def test_category_sizes():
     assert [mini.pop(synset) for synset in HELD_OUT_SYNSETS] == [8, 8]  # few of what never trains
     assert len(mini) == 12 and set(mini.values()) == {57}
     assert len(sizes_of("mini", 14)) == 14
-    assert len(synthesize.procedural_objects({"preset": "full", "objects": 17})) == 17
+    assert len(make.procedural_objects({"preset": "full", "objects": 17})) == 17
 
 
 def test_existing_roots(small_root, tmp_path, capsys, monkeypatch):
@@ -137,7 +137,7 @@ def test_existing_roots(small_root, tmp_path, capsys, monkeypatch):
     (mine / "mesh.obj").write_text("")
     assert roots.ensure_root(tmp_path / "mine") == tmp_path / "mine"
     assert "not empty" in fails(capsys, "--out", tmp_path / "mine")
-    monkeypatch.setattr(roots, "VERSION", roots.VERSION + 1)
+    monkeypatch.setattr(progress, "VERSION", roots.VERSION + 1)
     with pytest.raises(UserError, match="made by generator version .* remove it and run: python synthesize.py"):
         roots.ensure_root(small_root)
     assert "made by generator version" in fails(capsys, *argv)
@@ -193,7 +193,7 @@ def check_first_14(root):
 def test_first_meshes_of_mini_are_pinned(tmp_path, monkeypatch):
     """The meshes alone, with grasps that cost nothing: none of these objects is drawn again for lack of grasps."""
     good = np.zeros((120, 19), np.float32), np.full(120, 2, np.float32), collections.Counter(kept=120)
-    monkeypatch.setattr(synthesize, "synthesize", lambda vertices, faces, wanted, rng: good)
+    monkeypatch.setattr(make, "synthesize", lambda vertices, faces, wanted, rng: good)
     run("--out", tmp_path / "root", "--objects", 14, "--workers", 1)
     check_first_14(tmp_path / "root")
 

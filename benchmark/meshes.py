@@ -1,0 +1,85 @@
+"""Somebody's own meshes as objects: their names, and whether the hand can work on them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.shapes import LENGTHS, MAX_MIDDLE, scale_to_hand, settle
+from cli.errors import UserError
+from data import sample_surface
+from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, files_under, read_mesh
+
+
+def mesh_objects(folder, out):
+    """{(category, object name): path} of the mesh files in a folder, less those in `out`, as `named_objects`."""
+    out = Path(out).resolve()
+    paths = [path for path in files_under(folder, MESH_TYPES) if not path.resolve().is_relative_to(out)]
+    if not paths:
+        raise UserError(f"--meshes {folder}: no {' '.join(MESH_TYPES)} files in it")
+    return named_objects((path.relative_to(folder).with_suffix("").parts, path) for path in paths)
+
+
+def named_objects(found):
+    """{(category, object name): path} of (names of folders and file, path): of several, the first is the category.
+
+    Names are made fit for folders of any system. Where that makes two equal, the later one gets a number; cup.stl
+    beside cup.obj is cup_stl, which splits.py knows for the same object.
+    """
+    named, owners = {}, {}
+    for names, path in found:
+        fit = [re.sub(r"[^\w-]+", "_", name).strip("_") or "_" for name in names]
+        category, plain = fit[0] if len(fit) > 1 else "unsorted", "_".join(fit[1:] or fit)
+        name, count = plain, 1
+        if owners.get(f"{category}/{name}".lower()) == names:
+            plain = name = plain + path.suffix.lower().replace(".", "_")
+        while f"{category}/{name}".lower() in owners:
+            count += 1
+            name = f"{plain}_{count}"
+        owners[f"{category}/{name}".lower()] = names
+        named[category, name] = path
+    return named
+
+
+def usable_mesh(path, settings):
+    """A mesh file as vertices (V, 3) m, z up on z = 0, and faces; and the factor by which --rescale changed its size.
+
+    `UserError` says why it cannot be used.
+    """
+    vertices, faces = read_mesh(path, ANY_LENGTH)
+    used, faces = np.unique(faces, return_inverse=True)  # stray vertices must not count as size
+    vertices, faces = vertices[used] * settings.get("mesh-scale", 1), faces.reshape(-1, 3)
+    if settings["up"] == "y":
+        vertices = vertices[:, [0, 2, 1]] * (1, -1, 1)
+    _, middle, longest = np.sort(np.ptp(vertices, axis=0))
+    try:
+        sample_surface(vertices / (longest or 1), faces, 1, 0)  # complains where there is no area
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if settings["rescale"]:
+        vertices = scale_to_hand(vertices, longest)
+        return vertices, faces, float(f"{np.ptp(vertices, axis=0).max() / longest:.6g}")
+    if not usable_size(middle, longest):
+        factor = mending_factor(middle, longest) * settings.get("mesh-scale", 1)
+        raise UserError(
+            f"longest side {longest:.3g} m, middle side {middle:.3g} m in {path}; usable is {LENGTHS[0]} to "
+            f"{LENGTHS[1]} m and up to {MAX_MIDDLE} m; --mesh-scale {factor:g} (it is for all meshes) or --rescale "
+            "mends it"
+        )
+    return settle(vertices), faces, 1.0
+
+
+def usable_size(middle, longest):
+    """Whether the hand can work on sides of these lengths (m)."""
+    return LENGTHS[0] <= round(longest, 6) <= LENGTHS[1] and round(middle, 6) <= MAX_MIDDLE
+
+
+def mending_factor(middle, longest):
+    """The factor that makes sides (m) usable: that of a unit where they are far from it, else the one nearest to 1."""
+    nearest = min(np.clip(longest, *LENGTHS) / longest, MAX_MIDDLE / middle)
+    if not 0.3 < nearest < 3:
+        for factor in (*UNITS.values(), 10, 100, 1000):
+            if usable_size(middle * factor, longest * factor):
+                return factor
+    digits = 10.0 ** (2 - np.floor(np.log10(nearest)))  # three of them, rounded towards what is usable
+    return (np.floor if nearest < 1 else np.ceil)(nearest * digits) / digits

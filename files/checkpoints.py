@@ -161,7 +161,7 @@ def without_inert(value):
 
 
 def build(make, stored, path):
-    """`make(config)`, with its fast layers, for the configuration `stored` in a checkpoint; a fault in it names `path`."""
+    """`make(config)` with fast layers, for the configuration `stored` in a checkpoint; a fault in it names `path`."""
     try:
         return speed_up(make(config_from(stored)))
     except UserError as error:

@@ -6,7 +6,7 @@
     nn.Dropout           16 random bits per value
     nn.LayerNorm         on a GPU bfloat16 stays what it is
     model.Attention      dropout for a few dozen tokens
-    model.PatchEmbed     the pooled half of its second layer runs once per patch; a max whose gradient touches winners only
+    model.PatchEmbed     the pooled half of its second layer once per patch; a max whose gradient touches winners only
     model.Nearest        a partition instead of a sort
     model.TakeRows       on a GPU a gradient that adds up in a fixed order
 

@@ -8,8 +8,8 @@ from conftest import fails, interrupted
 
 import train
 import variants
-from files.checkpoints import read_checkpoint
-from model import PRESETS, GraspModel, load_run
+from files.checkpoints import load_run, read_checkpoint
+from model import PRESETS, GraspModel
 
 
 def flags(box_root, runs, *more):
@@ -97,15 +97,3 @@ def test_constant_rate_of_the_backbone_stays_after_the_warmup():
     head, backbone = zip(*seen)
     assert backbone[0] == pytest.approx(5e-5) and backbone[1:] == pytest.approx([1e-4] * 9)
     assert head[-1] < 0.1 * max(head)
-
-
-def test_annealed_training_ends_at_the_last_temperature(box_root, tmp_path, monkeypatch):
-    seen, step = [], train.training_step
-
-    def watched(run, *batch):
-        seen.append(run.model.temperature.item())
-        return step(run, *batch)
-
-    monkeypatch.setattr(train, "training_step", watched)
-    train.main(flags(box_root, tmp_path, "--loss", "annealed"))
-    assert seen == pytest.approx([train.temperature_at(i, 8) for i in range(8)])

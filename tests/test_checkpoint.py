@@ -19,6 +19,7 @@ from samples import TINY, TINY_JEPA, brute_sequence, clouds_of, grasp_model, jep
 import model
 from cli.errors import UserError
 from files import checkpoints
+from loop.fast import speed_up
 from model import PRESETS, PointEncoder, PointJEPA
 
 SHIPPED = Path(model.__file__).parent / "checkpoints"
@@ -33,12 +34,12 @@ def saved_encoder(path, **changes):
     encoder = PointEncoder(TINY)
     content = {"config": dataclasses.asdict(TINY), "encoder": encoder.state_dict(), "step": 7}
     checkpoints.save_checkpoint(path, {**content, **changes})
-    return encoder.eval()
+    return speed_up(encoder.eval())
 
 
 def test_encoder_round_trip(tmp_path):
     encoder = saved_encoder(tmp_path / "encoder.pt")
-    loaded = model.load_encoder(tmp_path / "encoder.pt")
+    loaded = checkpoints.load_encoder(tmp_path / "encoder.pt")
     clouds = clouds_of(2)
     assert loaded.config == TINY and not loaded.training
     assert torch.equal(loaded(clouds)[0], encoder(clouds)[0])
@@ -48,34 +49,34 @@ def test_encoder_round_trip(tmp_path):
 
 @pytest.mark.parametrize("which", ("best", "last"))
 def test_run_round_trip(tmp_path, which):
-    network = grasp_model(pool="hand", loss="mdn")
+    network = speed_up(grasp_model(pool="hand", loss="mdn"))
     names = [f"joint {j}" for j in range(12)]
     content = {"config": dataclasses.asdict(network.config), "model": network.state_dict(), "joint_names": names}
     checkpoints.save_checkpoint(tmp_path / f"{which}.pt", content)
-    loaded = model.load_run(tmp_path, which)
+    loaded = checkpoints.load_run(tmp_path, which)
     inputs = clouds_of(2), torch.tensor([0, 1, 1]), poses_of(3)
     assert torch.equal(loaded(*inputs)[0], network(*inputs)[0])
     assert loaded.joint_names == names and not loaded.training
 
 
 def test_jepa_round_trip(tmp_path):
-    jepa = jepa_of()
+    jepa = speed_up(jepa_of())
     with torch.no_grad():
         jepa.target.norm.bias.add_(1)
     content = {"config": dataclasses.asdict(jepa.config), "jepa": jepa.state_dict(), "step": 12}
     checkpoints.save_checkpoint(tmp_path / "jepa.pt", content)
-    loaded, clouds = model.load_jepa(tmp_path / "jepa.pt"), unit_clouds(2)
+    loaded, clouds = checkpoints.load_jepa(tmp_path / "jepa.pt"), unit_clouds(2)
     assert loaded.step == 12 and loaded.config == TINY_JEPA
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in jepa.state_dict().items())
-    encoder = model.load_encoder(tmp_path / "jepa.pt")
+    encoder = checkpoints.load_encoder(tmp_path / "jepa.pt")
     assert torch.equal(encoder(clouds)[0], jepa.eval().encoder(clouds)[0])
     checkpoints.save_checkpoint(tmp_path / "encoder.pt", {"config": content["config"], "encoder": encoder.state_dict()})
     with pytest.raises(UserError, match="holds no predictor"):
-        model.load_jepa(tmp_path / "encoder.pt")
+        checkpoints.load_jepa(tmp_path / "encoder.pt")
     del content["jepa"]["predictor.mask_token"]
     checkpoints.save_checkpoint(tmp_path / "jepa.pt", content)
     with pytest.raises(UserError, match="missing keys: predictor.mask_token"):
-        model.load_jepa(tmp_path / "jepa.pt")
+        checkpoints.load_jepa(tmp_path / "jepa.pt")
 
 
 @pytest.mark.parametrize("name", [path.name for path in SHIPPED.glob("*.pt")])
@@ -83,36 +84,19 @@ def test_shipped_encoders_are_whole(name):
     """The bytes that the numbers in results/ were made with; a new encoder means a new line above and new numbers."""
     path = SHIPPED / name
     assert hashlib.sha256(path.read_bytes()).hexdigest() == SHIPPED_SHA256[name]
-    encoder = model.load_encoder(path)
+    encoder = checkpoints.load_encoder(path)
     assert encoder.config == dataclasses.replace(PRESETS[path.stem], **model.PRETRAINING)
     assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """A configuration that got its last field after checkpoints had been written."""
-
-    width: int = 8
-    rate: float = 0.5
-    name: str = "a"
-    added: int = dataclasses.field(default=3, metadata={"later": True})
-
-
-def test_a_field_added_later_takes_its_default():
-    stored = {"width": 4, "rate": 0, "name": "b"}
-    assert checkpoints.config_from(Settings, stored) == Settings(4, 0, "b", 3)
-    assert checkpoints.config_from(Settings, stored | {"added": 5}) == Settings(4, 0, "b", 5)
-    for name in stored:  # any other must be there, whatever its default
-        with pytest.raises(UserError, match=f"missing or unknown fields: {name};"):
-            checkpoints.config_from(Settings, {k: v for k, v in stored.items() if k != name})
-    with pytest.raises(UserError, match="missing or unknown fields: colour;"):
-        checkpoints.config_from(Settings, stored | {"colour": 1})
-    for name, value in (("width", 0), ("width", "8"), ("width", 8.0), ("rate", "0.5"), ("name", 3), ("added", -1)):
-        with pytest.raises(UserError, match=f"{name} must be"):
-            checkpoints.config_from(Settings, stored | {name: value})
-    for content in (None, [1], "width"):
-        with pytest.raises(UserError, match="missing or unknown fields"):
-            checkpoints.config_from(Settings, content)
+@pytest.mark.parametrize("later, fits", [({}, True), ({"embedding": "raw"}, True), ({"embedding": "standard"}, False)])
+def test_a_field_that_is_gone_is_known_where_it_changed_nothing(tmp_path, later, fits):
+    saved_encoder(tmp_path / "e.pt", config=dataclasses.asdict(TINY) | later)
+    if fits:
+        assert checkpoints.load_encoder(tmp_path / "e.pt").config == TINY
+        return
+    with pytest.raises(UserError, match="unknown fields: embedding"):
+        checkpoints.load_encoder(tmp_path / "e.pt")
 
 
 def test_every_field_of_the_network_is_needed(tmp_path):
@@ -121,10 +105,10 @@ def test_every_field_of_the_network_is_needed(tmp_path):
     for field in dataclasses.fields(TINY):
         saved_encoder(tmp_path / "e.pt", config={k: v for k, v in config.items() if k != field.name})
         if field.metadata.get("later"):
-            assert getattr(model.load_encoder(tmp_path / "e.pt").config, field.name) == field.default
+            assert getattr(checkpoints.load_encoder(tmp_path / "e.pt").config, field.name) == field.default
             continue
         with pytest.raises(UserError, match=f"e.pt: its config has missing or unknown fields: {field.name};"):
-            model.load_encoder(tmp_path / "e.pt")
+            checkpoints.load_encoder(tmp_path / "e.pt")
 
 
 def one_line(error):
@@ -143,6 +127,9 @@ def test_load_errors_name_the_file_and_the_key(tmp_path):
         "unknown fields: colour": {"config": {**wider, "colour": 1}},
         "unknown fields: width": {"config": {k: v for k, v in wider.items() if k != "width"}},
         "group must be one of": {"config": {**wider, "group": "box"}},
+        "pool must be one of attention, .*, not sum": {"config": {**wider, "pool": "sum"}},
+        "patching must be one of": {"config": {**wider, "patching": "other"}},
+        "rate must be|dropout must be": {"config": {**wider, "dropout": "0.1"}},
         "patches must be": {"config": {**wider, "patches": 0}},
         "width must be": {"config": {**wider, "width": "64"}},
         "not a dict of tensors": {"encoder": {**weights, "position.0.bias": 3}},
@@ -150,7 +137,7 @@ def test_load_errors_name_the_file_and_the_key(tmp_path):
     for message, changes in cases.items():
         saved_encoder(path, **changes)
         with pytest.raises(UserError, match=message) as error:
-            model.load_encoder(path)
+            checkpoints.load_encoder(path)
         assert str(path) in str(error.value) and one_line(error)
 
 
@@ -160,17 +147,17 @@ def test_files_that_are_no_checkpoints(tmp_path):
     for name, content in {"empty.pt": b"", "cut.pt": data[: len(data) // 2], "text.pt": b"hello, world\n" * 9}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=name) as error:
-            model.load_encoder(tmp_path / name)
+            checkpoints.load_encoder(tmp_path / name)
         assert one_line(error)
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"weights": 1}, tmp_path / "other.pt")
     for name in ("list.pt", "other.pt", "absent.pt", "."):
         with pytest.raises(UserError) as error:
-            model.load_encoder(tmp_path / name)
+            checkpoints.load_encoder(tmp_path / name)
         assert one_line(error)
     with pytest.raises(UserError, match="not the checkpoint of a training run"):
         torch.save({"weights": 1}, tmp_path / "best.pt")
-        model.load_run(tmp_path)
+        checkpoints.load_run(tmp_path)
 
 
 class Attack:
@@ -186,14 +173,14 @@ class Attack:
 def test_a_pickle_with_code_is_not_run(tmp_path, capsys):
     marker, path = tmp_path / "marker", tmp_path / "attack.pt"
     encoder = saved_encoder(path, hidden={"deep": [1, Attack(marker)]})
-    loaded = model.load_encoder(path)
+    loaded = checkpoints.load_encoder(path)
     assert torch.equal(loaded.state_dict()["position.0.bias"], encoder.state_dict()["position.0.bias"])
     assert checkpoints.read_checkpoint(path)["hidden"] == {"deep": [1]}
     warning = capsys.readouterr().err.splitlines()[0]
     assert warning.startswith("warning:") and "open" in warning and str(path) in warning
     saved_encoder(path, encoder={**encoder.state_dict(), "position.0.bias": Attack(marker)})
     with pytest.raises(UserError):
-        model.load_encoder(path)
+        checkpoints.load_encoder(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the trap is real
     assert marker.exists()
@@ -273,7 +260,7 @@ CASES = [  # hyper-parameters, sizes of the tensors, what must come out
 @pytest.mark.parametrize("hyper, sizes, expected", CASES)
 def test_official_encoder_features(tmp_path, hyper, sizes, expected):
     state = official_file(tmp_path / "official.ckpt", hyper, **sizes)
-    encoder = model.load_encoder(tmp_path / "official.ckpt")
+    encoder = checkpoints.load_encoder(tmp_path / "official.ckpt")
     config = encoder.config
     for name, value in expected.items():
         assert getattr(config, name) == value
@@ -298,7 +285,7 @@ def test_official_predictor_and_targets(tmp_path, monkeypatch, heads, predictor_
     hyper = {"tokenizer_num_groups": 16, "tokenizer_group_size": 6}
     hyper |= {"encoder_heads": heads, "predictor_heads": predictor_heads}
     state = official_file(tmp_path / "official.ckpt", hyper, **sizes)
-    jepa = model.load_jepa(tmp_path / "official.ckpt")
+    jepa = checkpoints.load_jepa(tmp_path / "official.ckpt")
     depth, predictor_depth = jepa.config.depth, jepa.config.predictor_depth
     assert jepa.step == 40500 and not jepa.training
     clouds, blocks = unit_clouds(2, 100), model.sample_blocks(16, seeded(1))
@@ -385,24 +372,24 @@ def test_official_file_errors_name_what_is_wrong(tmp_path):
     for message, state, hyper in cases:
         official_file(path, hyper, state)
         with pytest.raises(UserError, match=message) as error:
-            model.load_encoder(path)
+            checkpoints.load_encoder(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match="official.ckpt"):
-        model.load_encoder(path)
+        checkpoints.load_encoder(path)
 
 
 def test_code_in_an_official_file_never_runs(tmp_path, monkeypatch, capsys):
     path = tmp_path / "official.ckpt"
     monkeypatch.setenv("PLANTED", str(tmp_path / "planted"))
     official_file(path, {"encoder_heads": 4, "callback": Planted()})
-    assert model.load_encoder(path).config.heads == 4 and ".exec" in capsys.readouterr().err
+    assert checkpoints.load_encoder(path).config.heads == 4 and ".exec" in capsys.readouterr().err
     official_file(path, {}, {**official_state(), "mask_token": Planted()})
     with pytest.raises(UserError, match="other things than tensors"):
-        model.load_encoder(path)
+        checkpoints.load_encoder(path)
     torch.save(Planted(), path)
     with pytest.raises(UserError):
-        model.load_encoder(path)
+        checkpoints.load_encoder(path)
     assert not (tmp_path / "planted").exists()
     with open(path, "rb") as file:  # the trap works
         torch.load(file, weights_only=False)
@@ -431,7 +418,7 @@ def test_official_file_with_foreign_classes(tmp_path, capsys, foreign):
     state["student.norm.bias"] = state["student.norm.bias"].half()
     official_file(path, hyper, state)
     del sys.modules["gone_package"]
-    encoder = model.load_encoder(path)
+    encoder = checkpoints.load_encoder(path)
     assert encoder.config.heads == 4
     assert torch.equal(encoder.transformer.norm.weight, torch.arange(1.0, 48, 2))
     assert torch.equal(encoder.transformer.norm.bias, state["student.norm.bias"].float())
@@ -447,4 +434,4 @@ def test_official_file_with_a_foreign_class_among_the_weights(tmp_path, foreign)
     official_file(path, {}, {**official_state(), "mask_token": foreign.Thing()})
     del sys.modules["gone_package"]
     with pytest.raises(UserError, match="state_dict holds other things than tensors"):
-        model.load_encoder(path)
+        checkpoints.load_encoder(path)

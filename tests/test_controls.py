@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from conftest import fails
@@ -11,10 +10,10 @@ from conftest import fails
 import controls
 import model
 import train
-import variants
 from data import load_dataset
-from files.checkpoints import read_checkpoint, save_checkpoint
+from files.checkpoints import load_encoder, load_run, save_checkpoint
 from files.writing import read_json
+from loop.comparisons import check_oracle
 from splits import HELD_OUT, make_split
 
 TINY = model.PRESETS["tiny"]
@@ -81,7 +80,7 @@ def test_calibrated_tokens_tell_more_than_positions(boxes):
 def test_a_random_encoder_stays_as_it_was_calibrated(box_root, boxes, tmp_path):
     data, split = boxes
     train.main(flags(box_root, tmp_path, "--init", "random", "--name", "a", "--budget", 0.5))
-    trained = model.load_run(tmp_path / "a").encoder
+    trained = load_run(tmp_path / "a").encoder
     own = train.parse(flags(box_root, tmp_path, "--init", "random", "--budget", 0.5))
     assert own.lr_backbone == 0
     fresh = train.build_model(train.resolve_network(own)[0], None, data, split.rows["train"], own).encoder
@@ -100,10 +99,10 @@ def test_an_oracle_starts_from_the_labelled_runs_encoder(box_root, labelled, tmp
         flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", labelled / "best.pt", "--name", "a", *frozen)
     )
     assert "8 steps with all labels" in capsys.readouterr().err
-    theirs, ours = model.load_run(labelled).encoder, model.load_run(tmp_path / "a").encoder
+    theirs, ours = load_run(labelled).encoder, load_run(tmp_path / "a").encoder
     for name, weights in theirs.state_dict().items():
         assert torch.equal(weights, ours.state_dict()[name]), name
-    loaded = model.load_encoder(labelled / "best.pt")
+    loaded = load_encoder(labelled / "best.pt")
     clouds = torch.randn(2, TINY.points, 3)
     assert torch.equal(loaded(clouds)[0], theirs(clouds)[0]) and not loaded.training
 
@@ -141,17 +140,17 @@ def test_an_oracle_must_have_seen_all_labels_of_the_same_split(box_root, labelle
 def test_held_out_synsets_may_be_spelt_out(box_root, boxes, labelled, tmp_path):
     spelt = train.parse(flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", labelled / "best.pt",
                               "--held-out", *reversed(HELD_OUT)))  # fmt: skip
-    controls.check_oracle(spelt, boxes[0])
+    check_oracle(spelt, boxes[0].fingerprint, HELD_OUT)
 
 
 def test_adapters_are_part_of_an_oracle(box_root, boxes, tmp_path):
     train.main(flags(box_root, tmp_path, "--name", "a", "--lora", 2, "--lr-backbone", 0, "--budget", 1, "--keep-last"))
-    merged, last = (model.load_encoder(tmp_path / "a" / f"{which}.pt") for which in ("best", "last"))
-    for name, weights in model.load_run(tmp_path / "a").encoder.state_dict().items():
+    merged, last = (load_encoder(tmp_path / "a" / f"{which}.pt") for which in ("best", "last"))
+    for name, weights in load_run(tmp_path / "a").encoder.state_dict().items():
         assert torch.equal(weights, merged.state_dict()[name])
-        assert torch.equal(last.state_dict()[name], model.load_run(tmp_path / "a", "last").encoder.state_dict()[name])
+        assert torch.equal(last.state_dict()[name], load_run(tmp_path / "a", "last").encoder.state_dict()[name])
     argv = flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", tmp_path / "a" / "best.pt")
-    controls.check_oracle(train.parse(argv), boxes[0])
+    check_oracle(train.parse(argv), boxes[0].fingerprint, HELD_OUT)
 
 
 # ---------------------------------------------------------------- centers
@@ -179,67 +178,12 @@ def test_centers_are_the_hand_pooling_with_features_of_zero(boxes):
     assert not any(name.startswith("encoder") for name in network.state_dict())
 
 
-# ---------------------------------------------------------------- embedding
-
-
-@pytest.mark.parametrize("pool", ["attention", "mean", "mean_max", "attention_surface"])
-def test_a_standard_embedding_has_mean_zero_and_the_given_spread(box_root, boxes, pool, tmp_path, monkeypatch):
-    data, split = boxes
-    fitted, met = [], []
-    real = controls.standardise
-
-    def keep(network, clouds, calibrated):
-        real(network, clouds, calibrated)
-        fitted.append((network.standardise(network.pool(network.encode(clouds).tokens)), len(clouds)))
-        network.encoder.embed.train()  # as in a training step, but without dropout
-        met.append(network.standardise(network.pool(network.encode(clouds).tokens)))
-
-    monkeypatch.setattr(controls, "standardise", keep)
-    more = ("--embedding", "standard", "--embedding-scale", 0.4, "--pool", pool, "--name", "a", "--budget", 0.5)
-    train.main(flags(box_root, tmp_path, *more))
-    ((embedding, count),) = fitted
-    half = make_split(data, budget=0.5)
-    assert count == len(np.unique(data.scene[half.rows["train"]]))
-    torch.testing.assert_close(embedding.mean(0), torch.zeros(embedding.shape[1]), atol=1e-5, rtol=0)
-    moves = embedding.std(0, correction=0) > 1e-3  # all but features that are the same for every object
-    spread = embedding.std(0, correction=0)[moves]
-    torch.testing.assert_close(spread, torch.full_like(spread, 0.4), atol=1e-3, rtol=1e-3)
-    assert moves.float().mean() > 0.9
-    assert met[0].mean(0).abs().max() < 0.2 and 0.3 < met[0].std(0)[moves].median() < 0.5
-    kept = read_checkpoint(tmp_path / "a" / "best.pt")["model"]
-    assert {"standardise.mean", "standardise.factor"} <= set(kept)
-    model.load_run(tmp_path / "a")
-
-
-def test_a_raw_embedding_is_the_papers_model(box_root, tmp_path):
-    assert not [name for name in model.GraspModel(TINY).state_dict() if "standardise" in name]
-    content = {"config": vars(TINY) | {}, "encoder": random_encoder().state_dict()}
-    for name in ("embedding", "embedding_scale"):  # a file from before
-        content["config"].pop(name)
-    save_checkpoint(tmp_path / "old.pt", content)
-    assert model.load_encoder(tmp_path / "old.pt").config == TINY
-
-
-def test_a_feature_that_never_varies_stays():
-    layer = variants.Standardise(2, 0.5)
-    layer.fit(torch.tensor([[1.0, 3.0], [1.0, 5.0]]))
-    torch.testing.assert_close(layer(torch.tensor([[1.0, 4.0], [1.5, 5.0]])), torch.tensor([[0.0, 0.0], [0.5, 0.5]]))
-    layer.fit(torch.tensor([[2.0, 7.0]]))  # one object
-    assert layer(torch.tensor([[2.0, 7.0]])).tolist() == [[0.0, 0.0]]
-
-
 def test_flags_that_would_do_nothing_are_refused(box_root, tmp_path, capsys):
     for more, what in (
-        ("--embedding-scale 0.3", "--embedding standard"), ("--init random --pool size", "--init random"),
+        ("--init random --pool size", "--init random"),
         ("--schedule constant --pool centers", "--schedule"), ("--pool size --normalize metric", "--normalize metric"),
     ):  # fmt: skip
         assert what in fails(train.main, flags(box_root, tmp_path, *more.split()), capsys)
-
-
-def test_what_has_no_embedding_of_the_object_cannot_be_standardised(box_root, tmp_path, capsys):
-    for pool in ("hand", "centers", "none", "surface"):
-        message = fails(train.main, flags(box_root, tmp_path, "--embedding", "standard", "--pool", pool), capsys)
-        assert "--embedding standard" in message and pool in message
 
 
 # ---------------------------------------------------------------- the paper's own input
@@ -248,6 +192,6 @@ def test_what_has_no_embedding_of_the_object_cannot_be_standardised(box_root, tm
 def test_the_papers_own_input_trains_from_scratch(box_root, tmp_path, capsys):
     own = "--normalize metric --scale 0.1 --group ball --radius 0.05".split()
     train.main(flags(box_root, tmp_path, *own, "--name", "a"))
-    config = model.load_run(tmp_path / "a").config
+    config = load_run(tmp_path / "a").config
     assert (config.normalize, config.scale, config.group, config.radius) == ("metric", 0.1, "ball", 0.05)
     assert "--normalize metric" in fails(train.main, flags(box_root, tmp_path, "--scale", 0.1), capsys)

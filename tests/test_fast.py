@@ -1,4 +1,7 @@
-"""loop/fast.py: each form against the plain PyTorch call beside it in the table there, gradients included."""
+"""loop/fast.py: each layer against the plain one whose place it takes, gradients included."""
+
+import copy
+import dataclasses
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ import torch.nn.functional as F
 from cli.errors import UserError
 from loop import fast
 from loop.machine import set_up_torch
-from model import PRESETS, GraspModel
+from model import PRESETS, GraspModel, Nearest, squared_distances, weighted_mean
 
 
 def with_gradients(function, *inputs):
@@ -24,13 +27,33 @@ def assert_same(ours, theirs, **tolerance):
         torch.testing.assert_close(left, right, **tolerance)
 
 
-def test_every_form_of_the_table_has_a_test():
-    """The table in the docstring of fast.py, and what is tested below."""
-    rows = [line.split("(")[0].strip() for line in fast.__doc__.splitlines() if line.startswith("    ")]
-    tested = [name for name in globals() if name.startswith("test_")]
-    assert len(rows) >= 7
-    for name in rows:
-        assert hasattr(fast, name) and any(name.lower() in test for test in tested), name
+def network_of(pool="attention", seed=0):
+    """A tiny network with plain layers and without dropout, and a batch for it."""
+    torch.manual_seed(seed)
+    config = dataclasses.replace(PRESETS["tiny"], pool=pool, dropout=0.0, attention_dropout=1e-9, drop_path=0.0)
+    network = GraspModel(config)
+    network.head.eval()  # its dropout
+    return network, (torch.rand(3, 64, 3), torch.tensor([0, 0, 1, 1, 2, 2, 2]), torch.randn(7, 7))
+
+
+def joints_and_gradients(network, batch):
+    """What a training step sees of a network: joints, logits, gradients by name; head without dropout."""
+    network.train().head.eval()
+    joints, logits = network(*batch)
+    gradients = torch.autograd.grad(joints.square().mean() + logits.square().mean(), [*network.parameters()])
+    return [joints.detach(), logits.detach(), *gradients]
+
+
+@pytest.mark.parametrize("pool", ["attention", "hand"])
+def test_a_network_with_fast_layers_is_the_plain_one(pool):
+    """Joints, logits and gradients, BatchNorm's statistics; attention in its own form, of a rate near zero."""
+    plain, batch = network_of(pool)
+    quick = fast.speed_up(copy.deepcopy(plain))
+    kinds = {type(layer) for layer in quick.modules()}
+    assert kinds >= {fast.FastLinear, fast.FastDropout, fast.FastLayerNorm, fast.FastAttention, fast.FastPatchEmbed}
+    assert not kinds & set(fast.FAST) and list(quick.state_dict()) == list(plain.state_dict())
+    assert_same(joints_and_gradients(quick, batch), joints_and_gradients(plain, batch), atol=2e-5, rtol=1e-4)
+    assert_same([*quick.buffers()], [*plain.buffers()], atol=1e-6, rtol=1e-5)
 
 
 # ---------------------------------------------------------------- layers
@@ -56,48 +79,20 @@ def test_linear_by_onednn(shape, monkeypatch):
     assert not type(fast.linear(x.double(), weight.double()).grad_fn).__name__.startswith("OneDnn")
 
 
-def norms():
-    """A LayerNorm of ours and PyTorch's with the same weights, and what to normalise."""
-    torch.manual_seed(0)
-    ours, theirs, x = fast.LayerNorm(96), torch.nn.LayerNorm(96), 3 * torch.randn(2, 5, 96) + 1
-    for values in ours.parameters():
-        torch.nn.init.normal_(values, 1.0, 0.2)
-    theirs.load_state_dict(ours.state_dict())
-    return ours, theirs, x
-
-
-def test_layernorm_is_nn_layernorm():
-    ours, theirs, x = norms()
-    assert_same(with_gradients(ours, x), with_gradients(theirs, x), atol=0, rtol=0)
-
-
 def test_gpu_layernorm_keeps_bfloat16(gpu):
     """To bfloat16's precision, of values of about one: three digits; gradients of the weights are sums of ten."""
-    ours, theirs, x = norms()
-    ours = ours.to(gpu)
+    torch.manual_seed(0)
+    theirs, x = torch.nn.LayerNorm(96), 3 * torch.randn(2, 5, 96) + 1
+    for values in theirs.parameters():
+        torch.nn.init.normal_(values, 1.0, 0.2)
+    ours = fast.speed_up(copy.deepcopy(theirs)).to(gpu)
     with torch.autocast("cuda", dtype=torch.bfloat16):
         found = with_gradients(ours, x.to(gpu, torch.bfloat16))
-        ours.zero_grad()
-        ours(x.to(gpu, torch.bfloat16)).sum().backward()
         exact = ours(x.to(gpu))
     assert found[0].dtype == torch.bfloat16 and exact.dtype == torch.float32
-    theirs(x).sum().backward()
     expected = with_gradients(theirs, x)
     assert_same([values.float().cpu() for values in found], expected, atol=0.05, rtol=0.02)
     assert_same([exact.cpu()], expected[:1], atol=1e-5, rtol=1e-5)
-    for own, plain in zip(ours.parameters(), theirs.parameters()):
-        torch.testing.assert_close(own.grad.cpu(), plain.grad, atol=0.1, rtol=0.02)
-
-
-def test_linear_layer_is_nn_linear(monkeypatch):
-    torch.manual_seed(0)
-    ours, theirs, x = fast.Linear(6, 4), torch.nn.Linear(6, 4), torch.randn(3, 6)
-    theirs.load_state_dict(ours.state_dict())
-    assert_same([ours(x)], [theirs(x)], atol=1e-6, rtol=1e-5)
-    assert isinstance(ours, torch.nn.Linear)
-    monkeypatch.setattr(fast, "BF16", True)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(ours(x), theirs(x))  # PyTorch's own
 
 
 def close_in_bfloat16(ours, theirs):
@@ -130,6 +125,9 @@ def test_linear_without_bf16_rounds_as_autocast_does(library, dtype, monkeypatch
     assert ours[0].dtype == torch.bfloat16 and fast.linear(*(x.float() for x in inputs)).dtype == torch.float32
 
 
+ATTENTION = fast.FastAttention(24, 4)
+
+
 def test_attention_without_bf16_rounds_as_autocast_does(monkeypatch):
     torch.manual_seed(0)
     inputs = torch.randn(3, 2, 4, 7, 6).bfloat16().unbind(0)
@@ -137,8 +135,8 @@ def test_attention_without_bf16_rounds_as_autocast_does(monkeypatch):
     for has in (False, True):
         monkeypatch.setattr(fast, "BF16", has)
         with torch.autocast("cpu", torch.bfloat16):
-            found.append(with_gradients(lambda q, k, v: fast.attention(q, k, v, 1e-9), *inputs))
-            assert made_in_float32(lambda q, k, v: fast.attention(q, k, v, 1e-9), *inputs) != has
+            found.append(with_gradients(lambda q, k, v: ATTENTION.mix(q, k, v, 1e-9), *inputs))
+            assert made_in_float32(lambda q, k, v: ATTENTION.mix(q, k, v, 1e-9), *inputs) != has
     close_in_bfloat16(*found)
 
 
@@ -183,32 +181,20 @@ def test_library_is_chosen_or_told(monkeypatch):
 
 @needs_onednn
 def test_both_libraries_agree(monkeypatch):
-    """On the joints and logits of a network and on its gradients; not to the bit, so the choice is part of a run."""
-    torch.manual_seed(0)
-    model = GraspModel(PRESETS["tiny"]).eval()
-    clouds, poses, index = torch.rand(3, 64, 3), torch.randn(7, 7), torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    """On joints and logits of a network and on its gradients; not to the bit, so the choice is part of a run."""
+    network, batch = network_of()
     found = []
     for name in ("onednn", "plain"):
         monkeypatch.setattr(fast, "library", name)
-        joints, logits = model(clouds, index, poses)
-        gradients = torch.autograd.grad(joints.square().mean() + logits.square().mean(), [*model.parameters()])
-        found.append([joints, logits, *gradients])
+        found.append(joints_and_gradients(fast.speed_up(copy.deepcopy(network)), batch))
     assert_same(*found, atol=1e-5, rtol=1e-5)
-    x = torch.randn(5000, 96)
-    gradients = []
-    for name in ("onednn", "plain"):
-        monkeypatch.setattr(fast, "library", name)
-        gradients.append(
-            with_gradients(fast.linear, x, torch.randn(64, 96, generator=torch.Generator().manual_seed(2)))
-        )
-    assert not all(map(torch.equal, *gradients))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_rate_scale_and_gradient(rate):
     """Random, so not number by number: zero at the rate, else scaled as nn.Dropout does; the gradient alike."""
     torch.manual_seed(0)
-    dropout, plain = fast.Dropout(rate), torch.nn.Dropout(rate)
+    dropout, plain = fast.FastDropout(rate), torch.nn.Dropout(rate)
     x = torch.ones(400, 1001, requires_grad=True)
     out = dropout(x)
     assert torch.equal(out.unique(), plain(x).unique())
@@ -217,7 +203,7 @@ def test_dropout_rate_scale_and_gradient(rate):
     assert (columns - rate).abs().max() < 0.005
     out.sum().backward()
     assert torch.equal(x.grad, out.detach())
-    assert dropout.eval()(x) is x and fast.Dropout(0.0)(x) is x
+    assert dropout.eval()(x) is x and fast.FastDropout(0.0)(x) is x
 
 
 # ---------------------------------------------------------------- attention
@@ -232,7 +218,7 @@ def attention_inputs():
 @pytest.mark.parametrize("rate", [0.0, 1e-9])  # so small that every weight is kept, but in our form
 def test_attention(rate):
     inputs = attention_inputs()
-    ours = with_gradients(lambda q, k, v: fast.attention(q, k, v, rate), *inputs)
+    ours = with_gradients(lambda q, k, v: ATTENTION.mix(q, k, v, rate), *inputs)
     assert_same(ours, with_gradients(F.scaled_dot_product_attention, *inputs), atol=1e-7, rtol=1e-7)
 
 
@@ -240,7 +226,7 @@ def test_attention_drops_weights_and_scales_the_others():
     query, key, _ = attention_inputs()
     whole = torch.eye(7, dtype=torch.float64).expand(2, 4, 7, 7)  # of this value, the output is the weights
     weights = F.scaled_dot_product_attention(query, key, whole)
-    dropped = torch.stack([fast.attention(query, key, whole, 0.25) for _ in range(200)])
+    dropped = torch.stack([ATTENTION.mix(query, key, whole, 0.25) for _ in range(200)])
     kept = dropped != 0
     torch.testing.assert_close(dropped[kept], (weights / 0.75).expand_as(dropped)[kept])
     assert abs(kept.double().mean().item() - 0.75) < 0.01
@@ -253,7 +239,7 @@ def test_attention_drops_weights_and_scales_the_others():
 def test_max_over_points_gives_the_gradient_to_the_winners(dtype):
     torch.manual_seed(0)
     features = torch.randn(5, 7, 4, dtype=dtype)  # without ties
-    ours, theirs = (with_gradients(f, features) for f in (fast.max_over_points, lambda x: x.amax(1)))
+    ours, theirs = (with_gradients(f, features) for f in (fast.MaxOverPoints.apply, lambda x: x.amax(1)))
     assert all(map(torch.equal, ours, theirs))
 
 
@@ -261,54 +247,46 @@ def test_max_over_points_gives_the_gradient_to_the_winners(dtype):
 def test_gpu_max_over_points_is_that_of_the_cpu(gpu, dtype):
     torch.manual_seed(0)
     features = torch.randn(5, 7, 4).to(dtype)  # without ties
-    ours = with_gradients(fast.max_over_points, features.to(gpu))
-    assert all(torch.equal(a.cpu(), b) for a, b in zip(ours, with_gradients(fast.max_over_points, features)))
+    ours = with_gradients(fast.MaxOverPoints.apply, features.to(gpu))
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(ours, with_gradients(fast.MaxOverPoints.apply, features)))
 
 
 def test_squared_distances():
     torch.manual_seed(0)
     left, right = torch.randn(2, 5, 3, dtype=torch.float64), torch.randn(2, 40, 3, dtype=torch.float64)
     plain = with_gradients(lambda a, b: torch.cdist(a, b) ** 2, left, right)
-    assert_same(with_gradients(fast.squared_distances, left, right), plain)
+    assert_same(with_gradients(squared_distances, left, right), plain)
     far = torch.tensor([[[1000.0, 0, 0], [1000.0, 0, 0.001]]])  # float32: by squares the difference would cancel
-    torch.testing.assert_close(fast.squared_distances(far, far)[0, 0, 1].item(), 1e-6, rtol=1e-3, atol=0)
+    torch.testing.assert_close(squared_distances(far, far)[0, 0, 1].item(), 1e-6, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("count", [1, 7, 40])
-def test_smallest(count):
+def test_nearest(count):
     torch.manual_seed(0)
     values = torch.randn(2, 5, 40)
-    index = fast.smallest(values, count)
+    index = fast.FastNearest()(values, count)
     assert index.shape == (2, 5, count)
-    assert torch.equal(index.sort(2).values, values.topk(count, largest=False).indices.sort(2).values)
+    assert torch.equal(index.sort(2).values, Nearest()(values, count).sort(2).values)
 
 
 # ---------------------------------------------------------------- grasps
-
-
-def test_take_rows():
-    torch.manual_seed(0)
-    values, index = torch.randn(4, 3, 2, dtype=torch.float64), torch.tensor([2, 0, 2, 3, 3])
-    ours = with_gradients(lambda x: fast.take_rows(x, index), values)
-    assert_same(ours, with_gradients(lambda x: x.index_select(0, index), values))
 
 
 def test_take_rows_on_a_gpu(gpu):
     """There it is a product with zeros and ones, whose gradient adds up in the same order every time."""
     torch.manual_seed(0)
     values, index = torch.randn(8, 5, 4, device=gpu), torch.randint(0, 8, (4096,), device=gpu)
-    ours = with_gradients(lambda x: fast.take_rows(x, index), values)
+    ours = with_gradients(lambda x: fast.FastTakeRows()(x, index), values)
     assert torch.equal(ours[0], values[index])
     theirs = with_gradients(lambda x: x.index_select(0, index), values.double())
     assert_same([x.double() for x in ours], theirs, atol=1e-3, rtol=1e-4)
-    again = with_gradients(lambda x: fast.take_rows(x, index), values)
+    again = with_gradients(lambda x: fast.FastTakeRows()(x, index), values)
     assert all(map(torch.equal, ours, again))
 
 
-def test_average():
+def test_weighted_mean_leaves_padding_out():
     torch.manual_seed(0)
     values, weights = torch.randn(6, dtype=torch.float64), torch.tensor([0.25, 0.25, 0.25, 0.25, 0, 0]).double()
-    assert_same(with_gradients(fast.average, values), with_gradients(torch.mean, values))
-    padded = with_gradients(lambda x: fast.average(x, weights), values)
-    plain = with_gradients(lambda x: x[:4].mean(), values)
-    assert_same(padded, plain)
+    assert_same(with_gradients(weighted_mean, values), with_gradients(torch.mean, values))
+    padded = with_gradients(lambda x: weighted_mean(x, weights), values)
+    assert_same(padded, with_gradients(lambda x: x[:4].mean(), values))

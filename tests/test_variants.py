@@ -12,7 +12,15 @@ from scipy.spatial.transform import Rotation
 
 import variants
 from hand import kinematics
-from model import PRESETS, PointJEPA, TransformerEncoder, farthest_point_sample, wta_loss
+from model import LOSSES, PRESETS, Encoded, Nearest, PointJEPA, TransformerEncoder, farthest_point_sample, wta_loss
+
+
+METRIC = dataclasses.replace(PRESETS["tiny"], width=16, normalize="metric")
+
+
+def encoded(tokens, centers):
+    """`Encoded` clouds of which these alone count."""
+    return Encoded(tokens, centers, centers[:, 0], centers[:, 0, :1], centers)
 
 
 def test_rotation_matrix_against_scipy():
@@ -23,10 +31,10 @@ def test_rotation_matrix_against_scipy():
 
 def test_hand_pool_by_hand():
     torch.manual_seed(0)
-    pool = variants.HandPool(16, 0.05)
+    pool = variants.HandPool(METRIC)
     tokens, centers, poses = torch.randn(2, 5, 16), torch.rand(2, 5, 3) * 0.2, poses_of(4)
     objects = torch.tensor([1, 0, 1, 1])
-    out = pool(tokens, centers, objects, poses)
+    out = pool(encoded(tokens, centers), objects, poses)
     for b in range(4):
         matrix = torch.from_numpy(Rotation.from_quat(poses[b, 3:].numpy()).as_matrix()).float()
         hidden = []
@@ -42,12 +50,12 @@ def test_hand_pool_by_hand():
 
 
 def test_hand_pool_sees_only_relative_positions():
-    pool, shift = variants.HandPool(16, 0.05), torch.tensor([0.3, -0.2, 0.1])
+    pool, shift = variants.HandPool(METRIC), torch.tensor([0.3, -0.2, 0.1])
     tokens, centers = torch.randn(2, 5, 16), torch.rand(2, 5, 3)
     poses, objects = poses_of(4), torch.tensor([0, 1, 0, 1])
     moved = poses.clone()
     moved[:, :3] += shift
-    left, right = pool(tokens, centers, objects, poses), pool(tokens, centers + shift, objects, moved)
+    left, right = pool(encoded(tokens, centers), objects, poses), pool(encoded(tokens, centers + shift), objects, moved)
     torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
 
 
@@ -73,10 +81,11 @@ def test_probes_fill_the_room_in_which_a_hand_closes():
     assert (nearest < variants.PROBE_REACH).float().mean() > 0.9
 
 
-def test_surface_features_end_at_the_reach(monkeypatch):
-    distances = torch.tensor([[0.0, 0.03, 0.06, 0.5]])
-    monkeypatch.setattr(variants, "surface_distances", lambda *arguments: distances)
-    torch.testing.assert_close(variants.surface_features(None, None, None), torch.tensor([[-1.0, 0.5, 2.0, 2.0]]))
+def test_surface_features_end_at_the_reach():
+    clouds, poses, objects = clouds_of(1), poses_of(20), torch.zeros(20, dtype=torch.long)
+    features, distances = (f(clouds, objects, poses) for f in (variants.surface_features, variants.surface_distances))
+    torch.testing.assert_close(features, (3 * distances / variants.PROBE_REACH - 1).clamp(max=2))
+    assert features.min() < 1 and features.max() == 2
 
 
 # ---------------------------------------------------------------- losses
@@ -124,18 +133,19 @@ def test_mdn_loss_against_torch_distributions():
     choice = torch.distributions.Categorical(logits=logits)
     mixture = torch.distributions.MixtureSameFamily(choice, torch.distributions.Independent(normal, 1))
     expected = -mixture.log_prob(joints).mean() / 12
-    torch.testing.assert_close(variants.mdn_loss(joints_hat, logits, joints, log_sigma), expected)
+    loss = variants.MixtureLoss(PRESETS["tiny"])
+    loss.log_sigma.data.copy_(log_sigma)
+    torch.testing.assert_close(loss(joints_hat, logits, joints, 0.1), expected)
 
 
-@pytest.mark.parametrize("loss", ["mdn", "hedged"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_padding_of_weight_zero_changes_no_loss(loss):
     """A batch filled up with copies of its first grasp, as a captured training step wants it."""
     joints_hat, logits, joints = torch.randn(4, 5, 12), torch.randn(4, 5), torch.randn(4, 12)
-    last = torch.randn(12) if loss == "mdn" else 0.3
-    function = getattr(variants, f"{loss}_loss")
+    function = LOSSES[loss](PRESETS["tiny"]) if isinstance(LOSSES[loss], type) else LOSSES[loss]
     padded = [torch.cat([x, x[:1], x[:1]]) for x in (joints_hat, logits, joints)]
     weights = torch.tensor([0.25] * 4 + [0.0] * 2)
-    torch.testing.assert_close(function(*padded, last, weights), function(joints_hat, logits, joints, last))
+    torch.testing.assert_close(function(*padded, 0.3, weights), function(joints_hat, logits, joints, 0.3))
 
 
 # ---------------------------------------------------------------- losses that let the others learn
@@ -168,14 +178,18 @@ def test_relaxed_loss_of_one_hypothesis_is_the_papers():
 
 def test_annealed_loss_is_the_papers_when_cold_and_a_mean_when_hot():
     joints_hat, logits, joints = hypotheses()
-    cold = variants.annealed_loss(joints_hat, logits, joints, 0.1, torch.tensor(1e-6))
-    torch.testing.assert_close(cold, wta_loss(joints_hat, logits, joints, 0.1))
-    hot = variants.annealed_loss(joints_hat, logits, joints, 0.0, torch.tensor(1e6))
-    torch.testing.assert_close(hot, (joints_hat - joints[:, None]).square().mean())
+    loss = variants.AnnealedLoss(PRESETS["tiny"])
+    loss.temperature.fill_(1e-6)
+    torch.testing.assert_close(loss(joints_hat, logits, joints, 0.1), wta_loss(joints_hat, logits, joints, 0.1))
+    loss.temperature.fill_(1e6)
+    torch.testing.assert_close(loss(joints_hat, logits, joints, 0.0), (joints_hat - joints[:, None]).square().mean())
 
 
 def test_temperature_falls_from_the_first_to_the_last():
-    values = [variants.temperature_at(step, 50) for step in range(50)]
+    loss, values = variants.AnnealedLoss(PRESETS["tiny"]), []
+    for step in range(50):
+        loss.anneal(step, 50)
+        values.append(loss.temperature.item())
     assert (values[0], values[-1]) == pytest.approx(variants.TEMPERATURES)
     assert values == sorted(values, reverse=True)
 
@@ -194,7 +208,7 @@ def sphere_on_plate(points=400):
 
 def test_local_shape_against_eigh():
     clouds = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.5, 0.1])
-    normals, variation = variants.local_shape(clouds)
+    normals, variation = variants.local_shape(clouds, Nearest())
     for b in range(2):
         tree = cKDTree(clouds[b].numpy())
         near = clouds[b][torch.from_numpy(tree.query(clouds[b].numpy(), variants.NEIGHBOURS)[1])].double()
@@ -208,7 +222,7 @@ def test_local_shape_against_eigh():
 
 def test_local_shape_of_a_plate_and_a_sphere():
     clouds = sphere_on_plate()
-    normals, variation = variants.local_shape(clouds)
+    normals, variation = variants.local_shape(clouds, Nearest())
     assert variation[0, :200].max() < 1e-5  # flat
     assert variation[0, 200:].min() > 1e-4  # bent
     torch.testing.assert_close(normals[0, :200, 2].abs(), torch.ones(200), atol=1e-4, rtol=0)
@@ -217,21 +231,21 @@ def test_local_shape_of_a_plate_and_a_sphere():
 def test_local_shape_turns_with_the_cloud():
     clouds = torch.randn(1, 80, 3, generator=torch.Generator().manual_seed(2))
     turn = torch.from_numpy(Rotation.from_euler("xyz", [0.3, -1, 2]).as_matrix()).float()
-    normals, variation = variants.local_shape(clouds)
-    turned, same = variants.local_shape(3 * clouds @ turn.T)
+    normals, variation = variants.local_shape(clouds, Nearest())
+    turned, same = variants.local_shape(3 * clouds @ turn.T, Nearest())
     torch.testing.assert_close(same, variation, atol=1e-5, rtol=1e-3)
     agreement = ((normals @ turn.T) * turned).sum(2).abs()
     assert agreement.median() > 0.999
 
 
 def test_points_that_coincide_have_finite_shape():
-    normals, variation = variants.local_shape(torch.zeros(1, 20, 3))
+    normals, variation = variants.local_shape(torch.zeros(1, 20, 3), Nearest())
     assert torch.isfinite(normals).all() and torch.isfinite(variation).all()
 
 
 def test_curvature_puts_more_centers_where_the_surface_bends():
     clouds = sphere_on_plate()
-    weights = variants.center_weights(variants.local_shape(clouds)[1])
+    weights = variants.center_weights(variants.local_shape(clouds, Nearest())[1])
     plain = farthest_point_sample(clouds, 32)
     bent = farthest_point_sample(clouds, 32, weights=weights)
     assert (bent >= 200).sum() > (plain >= 200).sum()
@@ -325,8 +339,3 @@ def test_merged_adapters_are_the_adapted_network():
     plain.load_state_dict(variants.merged(changed.state_dict()))
     torch.testing.assert_close(plain(x), changed(x), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(plain(x), before)
-
-
-def test_merging_without_adapters_changes_nothing():
-    state = adapted()[0].state_dict()
-    assert all(a is b for a, b in zip(variants.merged(state).values(), state.values(), strict=True))

@@ -428,7 +428,7 @@ def random_pretraining(args, config, device, precision="fp32", graph=False):
     set_rate(optimizer.param_groups[0], args.lr)
     clouds = torch.rand(4 * args.batch, config.points, 3, generator=generator).to(device)
     progress = pretrain_jepa.Progress()
-    return pretrain_jepa.Pretraining(args, None, device, precision, clouds, jepa, optimizer, generator, progress)
+    return pretrain_jepa.Pretraining(args, None, device, precision, graph, clouds, jepa, optimizer, generator, progress)
 
 
 def watch_pretraining(run):

@@ -1,71 +1,56 @@
 """Flags that both training scripts have."""
 
-from cli.errors import UserError
+import dataclasses
+
+from cli.errors import refuse
 from cli.flags import number
+from model import CHOICES, PRESETS, ModelConfig
 
 SIZE_FIELDS = ("width", "depth", "heads", "w1", "w2", "w3")  # of the encoder: what a preset stands for
+HEAD_FIELDS = ("k", "pool", "loss")  # not of the encoder: train.py's flags for them have defaults
 
 
-# ---------------------------------------------------------------- flags
-
-
-def add_encoder_flags(flag, choices, of_preset, least_patches=1):
-    """The flags about what an encoder sees, the same in both training scripts; flag: a group's add_argument.
-
-    choices: model.CHOICES; of_preset: whose the default is, for --help.
-    """
-    normalize = "the encoder's units: unit_sphere centres every cloud and gives it radius 1, metric leaves it in place"
-    flag("--normalize", choices=choices["normalize"], help=f"{normalize} {of_preset}")
-    flag("--points", type=number(int, 1), metavar="N", help=f"points per cloud {of_preset}")
-    patches = f"patches, that is tokens, per cloud {of_preset}"
-    flag("--patches", type=number(int, least_patches), metavar="N", help=patches)
-    flag("--patch-size", type=number(int, 1), metavar="N", help=f"points per patch {of_preset}")
-    patching = "where centers lie and how wide patches are, see variants.py"
-    flag("--patching", choices=choices["patching"], help=f"{patching} {of_preset}")
-    tokenizer = "geometric: points come with normals, angles and surface variation"
-    flag("--tokenizer", choices=choices["tokenizer"], help=f"{tokenizer} {of_preset}")
+def add_encoder_flags(flag, own, least_patches=1):
+    """The flags about what an encoder sees; flag: a group's add_argument; own: whose the default is, for --help."""
+    count = number(int, 1)
+    flag("--normalize", choices=CHOICES["normalize"],
+         help=f"units of clouds; unit_sphere: centred and of radius 1; metric: left in place {own}")  # fmt: skip
+    flag("--points", type=count, metavar="N", help=f"points per cloud {own}")
+    flag("--patches", type=number(int, least_patches), metavar="N", help=f"patches, that is tokens, per cloud {own}")
+    flag("--patch-size", type=count, metavar="N", help=f"points per patch {own}")
+    flag("--patching", choices=CHOICES["patching"], help=f"where centers lie and how wide patches are {own}")
+    flag("--tokenizer", choices=CHOICES["tokenizer"],
+         help=f"geometric: points come with normals, angles and surface variation {own}")  # fmt: skip
 
 
 def add_machine_flags(parser):
-    """The flags about the machine, the same in both training scripts; `parser`: an argparse parser."""
-    group = parser.add_argument_group("machine")
-    flag = group.add_argument
+    """The flags about the machine; `parser`: an argparse parser."""
+    flag = parser.add_argument_group("machine").add_argument
     flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
     flag(
-        "--precision",
-        choices=("auto", "fp32", "tf32", "bf16"),
-        default="auto",
+        "--precision", choices=("auto", "fp32", "tf32", "bf16"), default="auto",
         help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU saves time with AVX512_BF16 or AMX only; "
         "auto: fp32 on CPU; on CUDA bf16 where that was measured to be faster than tf32, else tf32",
-    )
+    )  # fmt: skip
     flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
     flag("--no-graph", action="store_true", help="on CUDA, start every operation by itself instead of a captured step")
     flag("--quiet", action="store_true", help="no progress bars")
-    flag(
-        "--benchmark",
-        action="store_true",
-        help="instead of training, time the step on random clouds; the same as python -m lab.speed",
-    )
-    flag("--json", metavar="FILE", help="write what --benchmark measures here too")
 
 
-def check_machine_flags(args):
-    if args.json and not args.benchmark:
-        raise UserError("--json goes with --benchmark; a run writes its own files")
+def given_flags(args):
+    """Field of ModelConfig -> value, of the flags about the encoder that were given: None means that one was not."""
+    fields = {field.name for field in dataclasses.fields(ModelConfig)} - set(HEAD_FIELDS)
+    return {name: value for name, value in vars(args).items() if name in fields and value is not None}
 
 
-def check_flags(given, config, path, preset=None):
-    """Stop where a flag contradicts the configuration that a checkpoint brings along.
+def check_network_flags(given, preset, config, path):
+    """Stop where a flag contradicts the configuration that the checkpoint `path` brings along.
 
-    given: flag name -> value of the network flags that were given; preset: (name, its configuration) if one was.
+    given: see `given_flags`; preset: the name that --preset gave, or None.
     """
     for name, value in given.items():
-        if getattr(config, name) != value:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"{path}: was pretrained with {name} {getattr(config, name)}, not {value}; leave {flag} out"
-            )
-    if preset and any(getattr(config, name) != getattr(preset[1], name) for name in SIZE_FIELDS):
-        raise UserError(
-            f"{path}: is not of --preset {preset[0]} (width {config.width}, depth {config.depth}); leave --preset out"
-        )
+        theirs, flag = getattr(config, name), "--" + name.replace("_", "-")
+        refuse(theirs != value, f"{path}: was pretrained with {name} {theirs}, not {value}; leave {flag} out")
+    other = preset and any(getattr(config, name) != getattr(PRESETS[preset], name) for name in SIZE_FIELDS)
+    sizes = f"width {config.width}, depth {config.depth}"
+    refuse(other, f"{path}: is not of --preset {preset} ({sizes}); leave --preset out")

@@ -62,6 +62,16 @@ def join_processes(device):
     return int(os.environ.get("RANK", 0)), count
 
 
+@contextlib.contextmanager
+def first_process_first(rank, processes):
+    """A block that process 0 runs before the others, which then find what it has made."""
+    if rank > 0:
+        torch.distributed.barrier()
+    yield
+    if rank == 0 and processes > 1:
+        torch.distributed.barrier()
+
+
 def keep_freed_memory():
     """Let the C library keep what is freed, where it is glibc.
 

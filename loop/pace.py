@@ -1,6 +1,7 @@
 """What both training loops share: schedule, optimiser, counting, clock, Ctrl-C, the look for NaN."""
 
 import contextlib
+import dataclasses
 import math
 import signal
 import time
@@ -58,12 +59,21 @@ def first_not_finite(earlier, finite, step):
     return torch.where(finite | (earlier >= 0), earlier, step)
 
 
+@dataclasses.dataclass
+class Progress:
+    """What a loop has reached besides its weights; saved in last.pt."""
+
+    step: int = 0
+    seconds: float = 0.0
+    rows: list = dataclasses.field(default_factory=list)  # of the .csv that the loop writes
+
+
 @contextlib.contextmanager
 def paced(progress, steps, title, device, silent=False, alone=True):
     """A `Pace` for a loop up to `steps`, with a bar unless `silent`, and deaf to Ctrl-C unless `alone`.
 
-    progress: an object with `step` and `seconds`, which the pace counts on. Several processes must stop at once, and
-    they do not hear Ctrl-C between the same two steps.
+    progress: a `Progress`, on which the pace counts. Several processes must stop at once, and they do not hear Ctrl-C
+    between the same two steps.
     """
     bar = tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=silent or None)
     with bar, deferred_interrupt() if alone else contextlib.nullcontext([]) as pressed:
@@ -76,6 +86,7 @@ class Pace:
     def __init__(self, progress, steps, device, bar, pressed):
         self.progress, self.steps, self.bar, self.pressed, self.stop = progress, steps, bar, pressed, False
         self.started = time.perf_counter() - progress.seconds
+        self.asked = progress.step, progress.seconds  # when `speed` was asked for
         self.bad_step = torch.tensor(-1, device=device)  # the first that was not finite
 
     def goes_on(self):
@@ -96,6 +107,13 @@ class Pace:
         """Bring progress.seconds up to now; -> how many that were."""
         before, self.progress.seconds = self.progress.seconds, time.perf_counter() - self.started
         return self.progress.seconds - before
+
+    def speed(self):
+        """Steps per second since the last call."""
+        self.tick()
+        step, seconds = self.asked
+        self.asked = self.progress.step, self.progress.seconds
+        return (self.progress.step - step) / (self.progress.seconds - seconds)
 
     def due(self, every):
         """Whether the step just counted is a multiple of `every`, or the last one."""

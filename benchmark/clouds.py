@@ -1,0 +1,95 @@
+"""The clouds that pretraining learns from: procedural shapes, made once and kept, or what stands in a folder."""
+
+import contextlib
+import functools
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmark.roots import VERSION
+from benchmark.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
+from cli.errors import UserError, refuse
+from cli.flags import number
+from cli.processes import cores, map_in_processes
+from data import read_cloud
+from files.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
+from files.writing import atomic
+
+SYNSETS = (*TRAIN_SYNSETS, NO_SYNSET)  # of the shapes; the last one: simple parts put together at random
+KEPT = Path("data/pretraining")  # a file per kind and number of shapes
+FEW_SHAPES = 500  # are made by one process: starting others takes longer
+
+
+def add_cloud_flags(parser):
+    """The flags that choose the clouds."""
+    flag = parser.add_argument_group("shapes").add_argument
+    flag("--clouds", default="synthetic", metavar="WHERE", help="'synthetic', or a folder of meshes or .npy clouds")
+    flag("--skip-bad", action="store_true", help="leave bad files of the --clouds folder out and list them")
+    flag("--num-clouds", type=number(int, 1), default=20000, metavar="N",
+         help="synthetic shapes to make; they are augmented anew each time")  # fmt: skip
+    flag("--jitter", type=number(float, 0, 0.9), default=0.2, metavar="SHARE",
+         help="augmentation: every axis is scaled by 1 - SHARE to 1 + SHARE")  # fmt: skip
+    flag("--synsets", nargs="+", choices=SYNSETS, default=list(TRAIN_SYNSETS), metavar="SYNSET",
+         help=f"categories of the synthetic shapes (default: the twelve that train); '{NO_SYNSET}': simple parts put "
+         "together at random")  # fmt: skip
+
+
+def load_clouds(args, num_points, up):
+    """The clouds (n, N, 3) float32 that the flags choose; up: the vertical axis of synthetic ones."""
+    if args.clouds == "synthetic":
+        return synthetic_clouds(args.num_clouds, num_points, args.seed, up, args.synsets, args.quiet)
+    return folder_clouds(args.clouds, num_points, args.skip_bad, args.quiet)
+
+
+def synthetic_clouds(count, num_points, seed, up, synsets, quiet=False, workers=None):
+    """`count` procedural shapes (count, N, 3) float32 in m, none of them part of any dataset.
+
+    Kept in KEPT, since making them costs some milliseconds each. workers: processes that make them (default: as many
+    as pay off); the shapes do not depend on it.
+    """
+    tag = "all" if set(synsets) == set(TRAIN_SYNSETS) else "-".join(sorted(synsets))
+    path = KEPT / f"v{VERSION}-{count}x{num_points}-{up}-seed{seed}-{tag}.npy"
+    if path.exists():
+        return read_kept(path, (count, num_points, 3))
+    make = functools.partial(pretraining_cloud, seed, num_points=num_points, up=up, synsets=synsets)
+    workers = workers or (cores() if count > FEW_SHAPES else 1)
+    with contextlib.closing(map_in_processes(make, range(count), workers, chunk=50)) as made:
+        bar = tqdm(made, "making shapes", count, unit="shape", disable=quiet or None, delay=2)
+        clouds = np.stack(list(bar))
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, clouds)
+    return clouds
+
+
+def read_kept(path, shape):
+    """Clouds of that shape that `synthetic_clouds` has kept; raises `UserError`."""
+    try:
+        clouds = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        clouds = None
+    as_kept = getattr(clouds, "shape", None) == shape and clouds.dtype == np.float32
+    refuse(not as_kept, f"{path}: broken; remove it, and it will be made again")
+    return clouds
+
+
+def folder_clouds(folder, num_points, skip_bad=False, quiet=False):
+    """Clouds (n, N, 3) float32 of all meshes and .npy clouds under a folder, in the order of their names.
+
+    Of any unit, since clouds are normalised. With `skip_bad`, bad files are left out, and it is said why.
+    """
+    files = files_under(folder, (".npy", *MESH_TYPES))
+    refuse(not files, f"--clouds {folder}: no meshes and no .npy clouds there; give a folder, or 'synthetic'")
+    clouds, left_out = [], []
+    for path in tqdm(files, desc="reading clouds", unit="cloud", disable=quiet or None, delay=2):
+        try:
+            stamp(path, Path(folder))  # no link out of the folder is followed
+            clouds.append(read_cloud(path, num_points, ANY_LENGTH))
+        except UserError as error:
+            refuse(not skip_bad, f"{error} (--skip-bad leaves such files out)")
+            left_out.append(f"left out {error}")
+    refuse(not clouds, f"--clouds {folder}: every file is bad; the first: {' '.join(left_out[:1])}")
+    if left_out:
+        print(*left_out, f"{len(left_out)} of {len(files)} files left out", sep="\n", file=sys.stderr)
+    return np.stack(clouds)

@@ -3,7 +3,7 @@
     python -m lab.speed train --preset paper        flags as of train.py
     python -m lab.speed pretrain --batch 16         flags as of pretrain_jepa.py; --json FILE keeps the figures
 
-The same as the two scripts' flag --benchmark. It times the very step that the training loop takes, on random clouds;
+It times the very step that the training loop takes, on random clouds;
 hooks watch the parts from outside:
 
     batch, data         up to the network: gathering or augmenting what the step needs
@@ -254,10 +254,10 @@ def percent(share):
     return f"{100 * share:.1f} %"
 
 
-def write_times(script, config, argv, args, device, failures, lines, peak):
+def write_times(config, argv, args, device, failures, lines, peak):
     """Write the figures so far with --json; -> what is written. failures: why graphs could not be captured."""
     content = {
-        "command": shlex.join(["python", script, *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join(["python", "-m", "lab.speed", *argv]),
         "device": device.type,
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -357,9 +357,6 @@ def random_run(args, config, device, precision="fp32", graph=False):
 def watch_training(run):
     """A stopwatch with laps at the parts of the run's steps."""
     watch, model = Stopwatch(run.device), run.model
-    if run.args.compile:  # hooks would break the compiled graph into pieces
-        watch.until_optimizer(run.optimizer, "forward + backward")
-        return watch
     watch.until(model, "batch")
     if model.pool is not None:
         watch.until(model.encoder.embed, "grouping")
@@ -408,15 +405,13 @@ def time_training(args, argv):
         kinds = []
         for graph in graphs_to_time(args, device, failures):
             run = random_run(args, config, device, precision, graph)
-            if args.compile:
-                run.model.compile()
             watch = Stopwatch(device) if graph else watch_training(run)
             step = Graphs(functools.partial(train.training_step, run), graph)
             timed = [training_steps(run, step, grasps, work, watch) for grasps in GRASPS]
             kinds += as_graphs(timed, failures) if graph else timed
         return kinds
 
-    write = functools.partial(write_times, "train.py", config, argv, args, device, failures)
+    write = functools.partial(write_times, config, argv, args, device, failures)
     return show_times(write(*time_steps(make_kinds, args, device, "grasps", write)), "grasps")
 
 
@@ -482,7 +477,7 @@ def time_pretraining(args, argv):
             kinds += as_graphs(timed, failures) if graph else timed
         return kinds
 
-    write = functools.partial(write_times, "pretrain_jepa.py", config, argv, args, device, failures)
+    write = functools.partial(write_times, config, argv, args, device, failures)
     return show_times(write(*time_steps(make_kinds, args, device, "clouds", write)), "clouds")
 
 
@@ -491,11 +486,12 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = Parser(__doc__)
     parser.add_argument("script", choices=("train", "pretrain"), help="whose step to time; that script's flags follow")
-    script = parser.parse_args(argv[:1]).script
-    argv = ["--benchmark", *argv[1:]]
-    if script == "train":
-        return time_training(train.parse(argv), argv)
-    return time_pretraining(pretrain_jepa.parse(argv), argv)
+    parser.add_argument("--json", metavar="FILE", help="write what is measured here too")
+    own, words = parser.parse_known_args(argv)
+    script, time_its_step = {"train": (train, time_training), "pretrain": (pretrain_jepa, time_pretraining)}[own.script]
+    args = script.parse(words)
+    args.json = own.json
+    return time_its_step(args, argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from data import load_dataset
 from lab import published
 from lab.rows import write_rows
 from lab.table1 import write_errors
-from loop.last import load_last
+from loop.runs import load_last
 from loop.pace import warmup_cosine
 from splits import HELD_OUT
 
@@ -156,7 +156,7 @@ def test_an_unfinished_draw_goes_on_and_a_diverged_one_has_a_row(box_root, tmp_p
     interrupted(sweep.main, argv, 1)
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if (path / "last.pt").exists())
     resumed = []
-    monkeypatch.setattr("loop.runs.load_last", lambda path, *more: resumed.append(path) or load_last(path, *more))
+    monkeypatch.setattr("loop.runs.load_last", lambda run, *more: resumed.append(run.last) or load_last(run, *more))
     rows = sweep.main(argv)
     assert resumed == [folder / "last.pt"] and len(rows) == 6 and not folder.exists()
     bad = sweep.main([*argv[:-2], "--lr-head", "1e30", "--out", str(tmp_path / "bad")])

@@ -24,7 +24,7 @@ from dialects import (
 )  # fmt: skip
 from rules import ADVICE
 
-import pretrain_jepa
+from benchmark.clouds import folder_clouds
 from cli.errors import UserError
 from files.meshes import PLAIN, triangulate
 from files.reading import files_under, load_plain, parse_mesh, read_bytes, unit_hint
@@ -270,25 +270,25 @@ def test_companions_are_left_out(tmp_path):
     assert files_under(tmp_path, (".obj", ".ply")) == [tmp_path / "a.ply", tmp_path / "b/cup.OBJ"]
 
 
-def test_a_folder_for_pretraining_with_bad_files(tmp_path):
+def test_a_folder_for_pretraining_with_bad_files(tmp_path, capsys):
     """Companions are left out, meshes of any unit used; a bad file is named, or with --skip-bad listed."""
     for name, scale in (("a.obj", 1), ("b.obj", 1000), ("c.obj", 1e-3)):
         (tmp_path / name).write_text(obj(vertex=lambda value, scale=scale: f"{value * scale:.6f}"))
     (tmp_path / "._a.obj").write_bytes(FOREIGN["macOS"])
-    clouds, left_out = pretrain_jepa.folder_pool(tmp_path, 64, skip_bad=False, quiet=True)
-    assert clouds.shape == (3, 64, 3) and not left_out
+    clouds = folder_clouds(tmp_path, 64)
+    assert clouds.shape == (3, 64, 3) and not capsys.readouterr().err
     (tmp_path / "d.ply").write_bytes(FOREIGN["Git LFS pointer"])
     (tmp_path / "e.npy").write_bytes(FOREIGN["web page"])
     with pytest.raises(UserError, match=r"d\.ply: is a Git LFS pointer.*--skip-bad"):
-        pretrain_jepa.folder_pool(tmp_path, 64, skip_bad=False, quiet=True)
-    again, left_out = pretrain_jepa.folder_pool(tmp_path, 64, skip_bad=True, quiet=True)
-    assert np.array_equal(again, clouds) and len(left_out) == 2
-    assert "d.ply: is a Git LFS pointer" in left_out[0] and "e.npy: is a web page" in left_out[1]
+        folder_clouds(tmp_path, 64)
+    assert np.array_equal(folder_clouds(tmp_path, 64, skip_bad=True), clouds)
+    first, second, count = capsys.readouterr().err.splitlines()
+    assert "d.ply: is a Git LFS pointer" in first and "e.npy: is a web page" in second and "2 of 5" in count
     for name in "abc":
         (tmp_path / f"{name}.obj").unlink()
     with pytest.raises(UserError, match=r"every file is bad; the first: .*d\.ply"):
-        pretrain_jepa.folder_pool(tmp_path, 64, skip_bad=True, quiet=True)
+        folder_clouds(tmp_path, 64, skip_bad=True)
     for name in ("d.ply", "e.npy"):
         (tmp_path / name).unlink()
     with pytest.raises(UserError, match="no meshes and no .npy clouds"):
-        pretrain_jepa.folder_pool(tmp_path, 64, skip_bad=True, quiet=True)
+        folder_clouds(tmp_path, 64, skip_bad=True)

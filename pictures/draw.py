@@ -21,12 +21,15 @@ from pictures.photo import Lit, axes_of_view, frame, photograph, sample_lit, sho
 
 PALM_COLOUR = (0.75, 0.75, 0.78)
 FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))  # as in kinematics.FINGERS
+AXIS_COLOURS, AXIS_LENGTH = ((0.9, 0, 0), (0, 0.6, 0), (0, 0, 0.9)), 0.06  # of the wrist's x, y, z; m
 OBJECT_COLOUR, TABLE_COLOUR, INSIDE_COLOUR = (0.9, 0.8, 0.55), (0.85, 0.85, 0.87), (0.1, 0.1, 0.1)
+SURFACE_POINTS, HAND_POINTS = 400_000, 150_000  # that a photograph paints
 LINE_STEP = 0.02  # m between the lines on the table
 COLUMNS, CELL, LINE, DPI = 4, (3.5, 3.9), 0.22, 72  # of a sheet: a cell and a line of the legend in inches
 NOTE = (
     f"A link in full colour touches, a pale one is off the object, a black one is over {1000 * FREE_DEPTH:.0f} mm deep "
-    f"in it. Lines: z = 0, {100 * LINE_STEP:.0f} cm apart; objects stand on a post there."
+    f"in it. Red, green, blue: the wrist's x, y and z, which points out of the palm. Lines: z = 0, "
+    f"{100 * LINE_STEP:.0f} cm apart; objects stand on a post there."
 )
 
 
@@ -67,8 +70,16 @@ def hand_mesh(grasp, gaps=None):
     parts = [(ball(*sphere), colour) for *sphere, colour in zip(centers, radii, colours)]
     bones = segments.reshape(4, 4, 2, 3)[:, 1:].reshape(-1, 2, 3)  # without those inside the palm
     parts += [(rod(*bone, 0.007), colour) for bone, colour in zip(bones, links.reshape(-1, 3))]
+    parts += [(rod(*axis, 0.003), colour) for axis, colour in zip(wrist_axes(grasp[:7]), AXIS_COLOURS)]
     triangles = [vertices[faces] for (vertices, faces), _ in parts]
     return np.concatenate(triangles), np.repeat([colour for _, colour in parts], [len(t) for t in triangles], axis=0)
+
+
+def wrist_axes(pose):
+    """The axes x, y, z of a wrist pose (7,) as lines (3, 2, 3) m; z points out of the palm."""
+    (matrix,) = kinematics.pose_to_matrix(pose)
+    origin = np.broadcast_to(matrix[:3, 3], (3, 3))
+    return np.stack((origin, origin + AXIS_LENGTH * matrix[:3, :3].T), axis=1)
 
 
 def table_lines(reach):
@@ -82,7 +93,7 @@ def table_lines(reach):
 
 def lit_grasp(surface, pose, joints, gaps=None):
     """Table, an object's surface (a `Lit`) and the hand of a wrist pose (7,) with joints (12,) rad -> `Lit`."""
-    fingers = sample_lit(*hand_mesh(np.concatenate((pose, joints)), gaps), 150_000)
+    fingers = sample_lit(*hand_mesh(np.concatenate((pose, joints)), gaps), HAND_POINTS)
     fewer = (part[::4] for part in surface)  # it is small beside the hand
     return Lit(*(np.concatenate(parts) for parts in zip(fingers, fewer, table_lines(0.16))))
 
@@ -131,7 +142,7 @@ def group_panels(grasps):
     """Panels (title, `Lit`, view (3, 3), middle (2,) m, reach m) of grasps of one mesh at one wrist pose."""
     vertices, faces, first, _ = grasps[0]
     field = solid_field(vertices, faces)
-    surface = sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), 400_000)
+    surface = sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), SURFACE_POINTS)
     view = view_of_hand(surface, first[:7], first[7:])
     joints = np.stack([grasp[7:] for _, _, grasp, _ in grasps])
     holds = grasp_outcomes(field, first[None, :7], joints[None]).holds[0]

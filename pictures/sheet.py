@@ -1,30 +1,37 @@
 """The pictures of walkthrough.py: panels in the order of its text, each with the number of its stage.
 
 A panel is (title, function that draws into axes); functions named so return lists of them. `surface` is the object as
-a `Lit`, `photo` its picture; `seen` and `grasp` are Seen and Grasp of walkthrough.py.
+a `Lit`, `photo` its picture; `thing`, `seen`, `guess` and `grasp` are those of walkthrough.py.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy.spatial import cKDTree
 
+from cli.errors import refuse
 from files.writing import atomic
 from hand import kinematics
-from pictures.draw import FINGER_COLOURS, OBJECT_COLOUR, PALM_COLOUR, lit_grasp, solid_points
+from hand.holds import solid_field
+from pictures.draw import FINGER_COLOURS, OBJECT_COLOUR, PALM_COLOUR, SURFACE_POINTS
+from pictures.draw import contact_gaps, lit_grasp, solid_points
 from pictures.photo import Lit, axes_of_view, frame, photograph, project, sample_lit, show
 
 COLUMNS, CELL, DPI = 4, (3.7, 4.5), 68  # of the sheet; a cell in inches has title, picture and legend
+MARK = b"walkthrough.py"  # in the file, so that a picture of ours is known
 VIEW = axes_of_view(math.radians(-55), math.radians(22))  # of an object alone
 GREY, BLUE, RED = (0.85, 0.85, 0.87), (0.16, 0.32, 0.6), (0.86, 0.08, 0.24)
 PINK = (0.95, 0.6, 0.62)
 TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.35, 0.7))
 
 
-def surface_of(vertices, faces, count=400_000):
+def surface_of(vertices, faces):
     """Many points of a mesh, or those of a cloud where faces is None -> `Lit`."""
     if faces is not None:
-        return sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), count)
+        return sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), SURFACE_POINTS)
     outward = vertices - vertices.mean(0)  # a cloud has no normals: the light falls on it as on a ball
     normals = outward / np.linalg.norm(outward, axis=1, keepdims=True).clip(1e-9)
     return Lit(vertices, normals, np.tile(OBJECT_COLOUR, (len(vertices), 1)))
@@ -109,46 +116,11 @@ def encoder_panels(photo, surface, seen):
     ]
 
 
-def patching_panels(photo, surface, points, variation, found):
-    """Stages of walk_patchings: variation (N,) of the cloud's points (N, 3), {patching: (centers, patches) in m}."""
+def pretraining_panels(photo, surface, seen, guess):
+    """Stages 10 to 15."""
     from matplotlib import colormaps
 
-    share = variation / variation.max().clamp(min=1e-9)
-    nearest = cKDTree(points.numpy()).query(surface.points)[1]
-    bent = colormaps["inferno"](0.15 + 0.85 * share.numpy())[nearest, :3]
-
-    def centers(name):
-        def draw_centers(ax):
-            show(ax, photo, 0.35 + 0.65 * bent)
-            where, visible = project(photo, found[name][0].numpy())
-            ax.scatter(*where[~visible].T, s=36, facecolors="none", edgecolors=[BLUE], alpha=0.5)
-            ax.scatter(*where[visible].T, s=55, color=BLUE, edgecolors="white", linewidths=0.7)
-
-        return draw_centers
-
-    def patches(ax):
-        show(ax, photo, np.tile(GREY, (len(surface.points), 1)))
-        sizes = {"multiscale": (BLUE, 75), "overlap": (TARGETS[1], 40), "fps": (RED, 14)}
-        for name, (colour, size) in sizes.items():
-            center, patch = (array.numpy() for array in found[name])
-            where, _ = project(photo, center[1] + patch[1])
-            ax.scatter(*where.T, s=size, color=colour, linewidths=0)
-        ax.scatter(*project(photo, found["fps"][0][1:2].numpy())[0].T, marker="x", s=90, color="black", linewidths=2)
-        legend(ax, {name: colour for name, (colour, _) in reversed(sizes.items())})
-
-    return [
-        ("3  surface variation\n(bright: the surface bends)", lambda ax: show(ax, photo, bent)),
-        ("4  fps: farthest points\n(rings: on the far side)", centers("fps")),
-        ("5  curvature: centers denser\nwhere the surface bends", centers("curvature")),
-        ("6, 7  one patch: how far its points lie\nfrom its center (cross)", patches),
-    ]
-
-
-def pretraining_panels(photo, surface, seen, order, targets, context):
-    """Stages 10 and 11: order (G,) of the patches, targets (M, T) and context (C,) as places in it."""
-    from matplotlib import colormaps
-
-    order, count = order.numpy(), len(order)
+    order, count = guess.order.numpy(), len(guess.order)
     step = order.argsort()[nearest_patch(surface, seen)]  # (n,) when the path comes by
 
     def sequence(ax):
@@ -162,16 +134,29 @@ def pretraining_panels(photo, surface, seen, order, targets, context):
 
     def blocks(ax):
         colours = np.tile(GREY, (count, 1))
-        colours[context] = BLUE
-        for target, colour in zip(targets, TARGETS):
-            colours[target] = colour
+        colours[guess.visible] = BLUE
+        for hidden, colour in zip(guess.hidden, TARGETS):
+            colours[hidden] = colour
         show(ax, photo, colours[step])
         legend(ax, {"context": BLUE, **{f"target {i + 1}": c for i, c in enumerate(TARGETS)}, "left out": GREY})
 
+    def of_hidden(shades):
+        """Draws the hidden patches in shades (M * T, 3), all others grey."""
+        colours = np.tile(GREY, (count, 1))
+        colours[guess.hidden.flatten()] = shades
+        return lambda ax: show(ax, photo, colours[step])
+
+    pairs = torch.cat((guess.targets, guess.predictions)).flatten(0, 2)  # (2 * M * T, D)
+    targets, predictions = np.split(feature_colours(pairs), 2)  # like features have like colours in both
+    errors = F.smooth_l1_loss(guess.predictions, guess.targets, beta=2.0, reduction="none").mean(3).flatten()
     return [
         ("10  sequence, black to white: on to the\nnearest center left (dotted: far side)", sequence),
         ("11  context and targets to predict\n(of overlapping ones: the last)", blocks),
-    ]
+        ("12  targets: what the copy that\nsees all makes of the hidden", of_hidden(targets)),
+        ("14  predictions from the context\n(like targets: well guessed)", of_hidden(predictions)),
+        ("15  where the loss is (bright: large;\n" + f"mean {errors.mean():.3f}, largest {errors.max():.3f})",
+         of_hidden(colormaps["inferno"](0.15 + 0.85 * (errors / errors.max()).numpy())[:, :3])),
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------- a grasp
@@ -186,10 +171,17 @@ def weights_panels(photo, surface, seen, weights):
     return [("17  attention pooling: how much each\npatch counts (yellow: most)", lambda ax: show(ax, photo, colours))]
 
 
-def hand_panels(surface, view, pose, joints, grasp):
+def marks(grasp, k):
+    """What hypothesis k is besides: the most probable one, the one nearest to the recorded joints, both or nothing."""
+    both = {"chosen": grasp.chances.argmax(), "winner": grasp.degrees.argmin()}
+    return "".join(f", {name}" for name, which in both.items() if k == which)
+
+
+def hand_panels(thing, surface, view, pose, joints, grasp):
     """Stage 16, the recorded hand, and 19, the hypotheses, the most probable first: all in one view and scale."""
-    order = grasp.chances.argsort(descending=True)
-    scenes = [lit_grasp(surface, pose, angles.numpy()) for angles in (joints, *grasp.joints[order])]
+    order, field = grasp.chances.argsort(descending=True), solid_field(thing.vertices, thing.faces)
+    hands = [np.concatenate((pose, angles)) for angles in (joints, *grasp.joints[order])]
+    scenes = [lit_grasp(surface, hand[:7], hand[7:], contact_gaps(field, hand)) for hand in hands]
     where = frame(np.concatenate([solid_points(scene) for scene in scenes]), view)
     photos = [photograph(scene, view, *where) for scene in scenes]
 
@@ -198,11 +190,12 @@ def hand_panels(surface, view, pose, joints, grasp):
         legend(ax, {"palm": PALM_COLOUR, **dict(zip(kinematics.FINGERS, FINGER_COLOURS))})
 
     def hypothesis(k, photo, scene):
-        won = ", the winner" if k == grasp.degrees.argmin() else ""
-        title = f"19  hypothesis {k}{won}\nprobability {grasp.chances[k]:.2f}, error {grasp.degrees[k]:.0f}°"
+        title = (
+            f"19  hypothesis {k}{marks(grasp, k)}\nprobability {grasp.chances[k]:.2f}, error {grasp.degrees[k]:.0f}°"
+        )
         return title, lambda ax: show(ax, photo, scene.colours)
 
-    title = "16  recorded grasp; lines, 2 cm apart:\nz = 0, on which the object stands"
+    title = "16  recorded grasp (pale: no contact;\nred, green, blue: the wrist's x, y, z)"
     return [(title, recorded), *map(hypothesis, order.tolist(), photos[1:], scenes[1:])]
 
 
@@ -210,17 +203,24 @@ def loss_panels(grasp):
     """Stages 20 and 21: the error of every hypothesis, and the terms of the loss."""
 
     def errors(ax):
+        chosen, winner = grasp.chances.argmax(), grasp.degrees.argmin()
         for row, k in enumerate(grasp.chances.argsort(descending=True).tolist()):
             error, chance = grasp.degrees[k].item(), grasp.chances[k]
-            ax.barh(row, error, color=PINK if k == grasp.degrees.argmin() else GREY)
-            ax.text(0, row, f" hypothesis {k}: {error:.1f}°, p = {chance:.2f}", va="center", fontsize=12)
+            edge = {"edgecolor": BLUE, "linewidth": 2.5} if k == chosen else {}
+            ax.barh(row, error, color=PINK if k == winner else GREY, **edge)
+            ax.text(0, row, f" {k}{marks(grasp, k)}: {error:.1f}°, p = {chance:.2f}", va="center", fontsize=12)
         count = len(grasp.degrees)
         ax.set_ylim(count - 0.5, -0.5 - 0.15 * count)  # downwards; the room above is for a title of four lines
-        ax.set(xlabel="RMS error over joints (degrees); red: the winner", yticks=[])
+        ax.set(xlabel="RMS error over joints (degrees)", yticks=[])
         ax.spines[["top", "right", "left"]].set_visible(False)
 
-    terms = "\n+ ".join(f"{value:.4f} ({what})" for value, what in grasp.terms)
-    return [(f"21  loss {grasp.loss:.4f} =\n{terms}", errors)]
+    return [(f"21  {grasp.loss}", errors)]
+
+
+def check_ours(path):
+    """Stop where a file is there that `draw` did not write."""
+    foreign = Path(path).exists() and MARK not in Path(path).read_bytes()
+    refuse(foreign, f"--out {path}: is there already and is no picture of this script; give another name")
 
 
 def draw(panels, path):
@@ -241,4 +241,4 @@ def draw(panels, path):
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3] // 8 * 8 + 7  # 32 levels of a colour: half the file
     with atomic(path) as temporary:
-        imsave(temporary, pixels, format="png", pil_kwargs={"optimize": True})
+        imsave(temporary, pixels, format="png", metadata={"Software": MARK.decode()}, pil_kwargs={"optimize": True})

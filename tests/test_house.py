@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "cli": "cli",
     "files": "files cli",
     "files.checkpoints": "controls variants model loop.fast files cli",
+    "files.predictor": "model files cli",
     "model": "cli",
     "variants": "loop.fast model cli",
     "controls": "variants model cli",

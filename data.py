@@ -167,9 +167,8 @@ def read_scene(name, mesh, recording, num_points, root, old):
     stamps = [stamp(mesh, root), stamp(recording, root)]
     if old and old["stamps"] == stamps:
         return old
-    content = read_bytes(recording)
-    scene = dict(zip(("poses", "joints", "scores", "joint_names"), parse_recording(content, recording)))
-    scene |= {"name": name, "stamps": stamps, "recording_hash": hashlib.sha256(content).hexdigest()}
+    keys = ("poses", "joints", "scores", "joint_names", "recording_hash")
+    scene = dict(zip(keys, parse_recording(read_bytes(recording), recording))) | {"name": name, "stamps": stamps}
     scene["cloud"], scene["mesh_hash"] = mesh_cloud(read_bytes(mesh), mesh, num_points)
     return scene
 

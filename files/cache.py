@@ -9,7 +9,7 @@ import numpy as np
 from files.reading import read_npz
 from files.writing import atomic
 
-VERSION = 2  # goes up whenever the same file gives another cloud or other grasps than before
+VERSION = 3  # goes up whenever the same file gives another cloud or other grasps than before
 INDEXED = ("name", "stamps", "recording_hash", "mesh_hash", "joint_names")
 ARRAYS = ("poses", "joints", "scores")
 

@@ -1,6 +1,7 @@
 """Recordings of grasps: where they lie in a root, what one of them must hold, what all of a root must share."""
 
 import collections
+import hashlib
 import os
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def uncommon_joints(recordings):
 
 
 def parse_recording(content, name):
-    """Poses (n, 7), joints (n, J), scores (n,) float32 and joint names (list or None) of a recording.npz's bytes.
+    """Poses (n, 7), joints (n, J), scores (n,) float32, joint names (list or None), hash of a recording.npz's bytes.
 
     Scores are NaN, which no recording may hold, where it has none. Raises `UserError` naming the file, the array and
     the row.
@@ -93,7 +94,16 @@ def parse_recording(content, name):
         raise UserError(f"{name}: 'joint_names' must be {joints.shape[1]} strings")
     poses = normal_poses(grasps[:, :7], f"{name}: 'grasps'")
     names = None if names is None else names.tolist()
-    return poses.astype(np.float32), joints.astype(np.float32), scores.astype(np.float32), names
+    return poses.astype(np.float32), joints.astype(np.float32), scores.astype(np.float32), names, content_hash(arrays)
+
+
+def content_hash(arrays):
+    """SHA-256 of arrays by name, of their types, shapes and numbers: whatever the archive, system or byte order."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        array = array.astype(array.dtype.newbyteorder("<"))
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def numbers(array, name, key):

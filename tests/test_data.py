@@ -152,6 +152,19 @@ def test_second_read_uses_the_cache_and_sees_changes(tmp_path, monkeypatch):
     assert load(root).fingerprint == third.fingerprint and len(read) == 4
 
 
+def test_fingerprint_is_of_the_content_not_of_the_archive(tmp_path):
+    """Other systems, versions of numpy and byte orders write other bytes of the same recordings."""
+    root = write_root(tmp_path / "root", {"03797390": 2}, names=[f"joint {i}" for i in range(12)])
+    first = data.load_dataset(root, 32, quiet=True)
+    path = root / "03797390/object_001/scene_0/recording.npz"
+    with np.load(path) as recording:
+        arrays = dict(recording)
+    np.savez_compressed(path, **{name: arrays[name].astype(arrays[name].dtype.newbyteorder(">")) for name in arrays})
+    assert data.load_dataset(root, 32, quiet=True).fingerprint == first.fingerprint
+    np.savez(path, **arrays | {"scores": arrays["scores"].astype(np.float32)})
+    assert data.load_dataset(root, 32, quiet=True).fingerprint != first.fingerprint
+
+
 def test_cache_elsewhere_or_nowhere(tmp_path):
     root = write_root(tmp_path / "root", {"03797390": 1})
     load(root, cache_dir=tmp_path / "cache")

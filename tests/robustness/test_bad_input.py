@@ -1,0 +1,421 @@
+"""Flags and files that no command can mean: one clear line, and nothing is written, changed or run; and odd right ones.
+
+A file that a command reads is spoilt in every way that its kind knows (`spoilt`), by one table (`READERS`).
+"""
+
+import json
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import BOX_FACES, Planted, interrupted, write_root
+from rules import corners, glb_bytes, mesh_bytes, rejected
+
+import data
+import evaluate
+import pretrain_jepa
+import splits
+import synthesize
+import train
+from cli.errors import UserError
+from files.checkpoints import read_checkpoint
+
+TINY = "--preset tiny --steps 2 --quiet --threads 1"
+POSE = "--pose 0 0 0.2 0 0 0 1"
+COMMANDS = {
+    "data": data.main, "splits": splits.main, "train": train.main, "pretrain": pretrain_jepa.main,
+    "synthesize": synthesize.main, "evaluate": evaluate.main,
+    "predict": lambda argv: evaluate.main([argv[0], "--mesh", *argv[1:]]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def good(tiny_run, box_root, tmp_path_factory):
+    """A folder with a good file of every kind that a command reads."""
+    folder = shutil.copytree(tiny_run, tmp_path_factory.mktemp("good") / "good")
+    rng = np.random.default_rng(4)
+    (folder / "shapes").mkdir()
+    for i in range(4):
+        np.save(folder / "shapes" / f"{i}.npy", rng.normal(size=(64, 3)) * 0.1)
+    np.save(folder / "cloud.npy", rng.normal(size=(80, 3)) * 0.05)
+    np.save(folder / "poses.npy", np.array([[0, 0, 0.2, 0, 0, 0, 1.0]] * 3))
+    argv = f"--clouds {folder}/shapes --out {folder}/e.pt {TINY} --batch 2"
+    interrupted(pretrain_jepa.main, argv.split(), 1)
+    evaluate.main([str(folder / "run"), "--quiet", "--save-predictions", str(folder / "predictions.npz")])
+    shutil.copytree(folder / "run", folder / "unfinished").joinpath("result.json").unlink()
+    return folder
+
+
+@pytest.fixture
+def place(good, box_root, tmp_path):
+    """Where a test may spoil what is good, and the words that stand for it in the tables below."""
+    folder = shutil.copytree(good, tmp_path / "good")
+    (tmp_path / "out").mkdir()
+    return {"good": folder, "root": box_root, "out": tmp_path / "out", "top": tmp_path}
+
+
+def run_case(place, command, words, names, capsys):
+    argv = [word.format(**place) for word in words]
+    rejected(COMMANDS[command], argv, names, capsys, place["top"])
+
+
+# ---------------------------------------------------------------- flags
+
+
+WORDS = {  # command: flags that are fine
+    "data": "{root} --cache-dir {out}",
+    "splits": "--data {root} --json {out}/split.json",
+    "train": f"--data {{root}} --runs {{out}} {TINY}",
+    "pretrain": f"--clouds {{good}}/shapes --out {{out}}/e.pt {TINY} --batch 2",
+    "synthesize": "--out {out}/root --quiet",
+    "evaluate": "",
+    "predict": "{good}/run",
+}
+NO_VALUES = {  # kind of flag: what it must refuse
+    "share": ("0", "-0.1", "1.0001", "2", "nan", "inf", "-inf", "", "10%", "a", "1e400", "0,1"),
+    "count": ("0", "-1", "1.5", "x", "nan", "inf", "", "1e9"),
+    "whole": ("-1", "1.5", "x", "nan", "", "1e9"),
+    "amount": ("-1", "-1e-9", "nan", "inf", "x", ""),
+    "number": ("nan", "inf", "x", ""),
+    "choice": ("other", "C", "AB", ""),
+}
+FLAGS = {  # command: kind of flag: flags
+    "splits": {"share": "budget", "choice": "pack", "number": "min-score"},
+    "data": {"count": "points", "number": "min-score"},
+    "train": {
+        "share": "budget", "whole": "seed", "number": "min-score",
+        "count": "k points patches patch-size steps objects-per-batch grasps-per-object eval-every save-every threads",
+        "amount": "radius alpha lr-backbone lr-head weight-decay warmup",
+        "choice": "pack init preset pool group loss device precision",
+    },
+    "pretrain": {
+        "count": "steps batch points patches patch-size save-every log-every num-clouds threads", "whole": "seed",
+        "amount": "lr weight-decay tau", "choice": "preset device precision normalize up",
+    },
+    "synthesize": {"count": "objects grasps scenes workers", "whole": "seed", "choice": "up"},
+}  # fmt: skip
+MORE = """
+    train       --budge 0.1                                 --budge
+    train       --budget                                    --budget
+    train       --patches 65                                patches
+    train       --patch-size 65                             patch_size
+    train       --points 7                                  points
+    train       --group ball                                radius
+    train       --jepa-ckpt x.pt                            --jepa-ckpt
+    train       --init jepa                                 --jepa-ckpt
+    train       --init jepa --jepa-ckpt nowhere.pt          nowhere.pt
+    train       --warmup 1.5                                --warmup
+    train       --loss hedged --k 1                         hedged
+    train       --resume --overwrite                        --overwrite
+    train       --precision tf32                            --precision
+    train       --unknown                                   --unknown
+    train       extra                                       extra
+    train       --from nowhere.json                         nowhere.json
+    train       --data {top}/nowhere                        nowhere
+    train       --held-out 12345678                         12345678
+    train       --init jepa --jepa-ckpt {good}/encoder.pt --preset small                encoder.pt
+    train       --init jepa --jepa-ckpt {good}/encoder.pt --points 32                   encoder.pt
+    train       --init jepa --jepa-ckpt {good}/encoder.pt --group ball --radius 0.1     encoder.pt
+    splits      --unknown                                   --unknown
+    pretrain    --batch 1                                   --batch
+    pretrain    --batch 99                                  --batch
+    pretrain    --lr 0                                      --lr
+    pretrain    --tau 1.1                                   --tau
+    pretrain    --patches 65                                patches
+    pretrain    --patches 1                                 --patches
+    pretrain    --clouds nowhere                            nowhere
+    pretrain    --synsets 03948459                          --synsets
+    pretrain    --precision tf32                            --precision
+    data        --unknown                                   --unknown
+    data        extra                                       extra
+    synthesize  --preset huge                               --preset
+    synthesize  --meshes nowhere                            --meshes
+    synthesize  --up y                                      --up
+    synthesize  --rescale                                   --rescale
+    evaluate                                                RUN
+    evaluate    {good}/nowhere                              nowhere
+    evaluate    {good}/shapes                               shapes
+    evaluate    {good}/box.obj                              box.obj
+    evaluate    {good}/run --predictions {good}/predictions.npz     RUN
+    evaluate    {good}/run --suite none                     --suite
+    evaluate    {good}/run --suite all                      --suite
+    evaluate    {good}/run --checkpoint first               --checkpoint
+    evaluate    {good}/run --data {top}/moved               moved
+    evaluate    {good}/run --seed -1                        --seed
+    predict     {good}/box.obj                              --pose
+    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 1 --poses {good}/poses.npy          --pose
+    predict     {good}/nowhere.obj --pose 0 0 0.2 0 0 0 1   nowhere.obj
+    predict     {good}/encoder.pt --pose 0 0 0.2 0 0 0 1    encoder.pt
+    predict     {good}/shapes --pose 0 0 0.2 0 0 0 1        shapes
+    predict     {good}/box.obj --pose                       --pose
+    predict     {good}/box.obj --pose 0                     --pose
+    predict     {good}/box.obj --pose 0 0 0.2 0 0 0         --pose
+    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 x       --pose
+    predict     {good}/box.obj --pose 0 0 nan 0 0 0 1       --pose
+    predict     {good}/box.obj --pose 0 0 inf 0 0 0 1       --pose
+    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 0       --pose
+    predict     {good}/box.obj --pose 0 0 0.2 1 1 1 1       --pose
+    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 0.9     --pose
+    predict     {good}/box.obj --pose 0 0 200 0 0 0 1       --pose
+    predict     {good}/box.obj --pose 0 0 1.2 0 0 0 1       --pose
+    predict     {good}/box.obj --pose 0 0 1e400 0 0 0 1     --pose
+    predict     {good}/box.obj --pose 0,0,0.2,0,0,0,1       --pose"""
+
+
+def flag_cases():
+    """(command, flags, what the message names)."""
+    for command, kinds in FLAGS.items():
+        for kind, flags in kinds.items():
+            for flag in flags.split():
+                for value in NO_VALUES[kind]:
+                    yield command, [f"--{flag}={value}"], f"--{flag}"
+    for line in MORE.strip().splitlines():
+        command, *flags, name = line.split()
+        yield command, flags, name
+    if not torch.cuda.is_available():
+        for command in ("train", "pretrain"):
+            yield command, ["--device", "cuda"], "--device"
+
+
+def test_bad_flags(place, capsys, problems):
+    cases = list(flag_cases())
+    assert len(cases) > 300
+    for command, flags, name in cases:
+        with problems.of(f"{command} {' '.join(flags)}"):
+            run_case(place, command, [*WORDS[command].split(), *flags], (name,), capsys)
+
+
+# ---------------------------------------------------------------- files
+
+
+def spoilt(path):
+    """(id, write(path)) of what may stand in the place of a good file, by its kind."""
+    good, rng = path.read_bytes(), np.random.default_rng(5)
+    for name, content in {
+        "empty": b"", "text": b"no such thing\n", "noise": rng.bytes(1000), "the head cut off": good[20:],
+        "a pickle with code": pickle.dumps(Planted()), "an old pickle": pickle.dumps(Planted(), protocol=0),
+        **{f"cut short at {share:.0%}": good[: int(share * len(good))] for share in (0.05, 0.5, 0.95)},
+    }.items():  # fmt: skip
+        yield name, lambda target, content=content: target.write_bytes(content)
+    yield "a folder", lambda target: target.mkdir()
+    yield "a dangling link", lambda target: target.symlink_to("nowhere")
+    yield "missing", lambda target: None
+    if path.suffix == ".pt":
+        for name, content in spoilt_checkpoints(read_checkpoint(path)):
+            yield name, lambda target, content=content: torch.save(content, target)
+    elif path.suffix == ".json":
+        lacking = json.dumps({"network": json.loads(good)["network"]})
+        for text in ("{", "[]", "3", "null", '"text"', "{}", '{"settings": []}', "\x00", lacking):
+            yield f"JSON {text[:20]}", lambda target, text=text: target.write_text(text)
+    elif path.suffix == ".npy":
+        for name, array in spoilt_arrays(np.load(path)):
+            yield name, lambda target, array=array: np.save(open(target, "wb"), array, allow_pickle=True)
+        yield "an archive", lambda target: np.savez(open(target, "wb"), a=np.zeros((2, 7)))
+    elif path.suffix == ".npz":
+        arrays = dict(np.load(path))
+        for key in ("joints_pred", "logits", "joints_true"):
+            for name, array in (*spoilt_arrays(arrays[key]), ("one less", arrays[key][1:])):
+                yield f"{key}: {name}", lambda target, new={key: array}: np.savez(open(target, "wb"), **arrays | new)
+
+
+def spoilt_checkpoints(good):
+    """(id, content) of well-formed files that hold something else than the checkpoint `good`."""
+    weights = next(key for key in ("jepa", "encoder", "model") if key in good)
+    name = sorted(good[weights])[0]
+    yield "a list", [1, 2]
+    yield "a tensor", torch.zeros(3)
+    yield "an empty dict", {}
+    yield "code beside the weights", {"planted": Planted(), weights: Planted()}
+    yield "no weights", {k: v for k, v in good.items() if k != weights}
+    for what, value in (
+        ("a list", [1]), ("numbers", {k: 1.0 for k in good[weights]}),
+        ("too many", good[weights] | {"x": torch.ones(1)}), ("one too few", {k: v for k, v in good[weights].items() if k != name}),
+        ("of another shape", good[weights] | {name: torch.zeros(1, 2, 3)}),
+    ):  # fmt: skip
+        yield f"weights are {what}", good | {weights: value}
+    yield "config is missing", {k: v for k, v in good.items() if k != "config"}
+    yield "config is a list", good | {"config": [1]}
+    for field, value in (
+        ("width", 64), ("depth", 3), ("heads", 5), ("width", 0), ("points", -1), ("points", "many"), ("group", "other"),
+        ("dropout", 2.0), ("dropout", float("nan")), ("scale", 0.0), ("patches", 1000), ("pool", 3), ("w1", 8),
+        ("colour", 1),
+    ):  # fmt: skip
+        yield f"config says {field} {value}", good | {"config": good["config"] | {field: value}}
+    for key, value in (
+        ("optimizer", {}), ("optimizer", 3), ("progress", {"stage": 1}), ("progress", []), ("settings", 1),
+        ("rng", torch.zeros(3)), ("generator", None), ("generator", torch.zeros(3)),
+    ):  # fmt: skip
+        if key in good:
+            yield f"{key} is {value!r:.20}", good | {key: value}
+
+
+def spoilt_arrays(good):
+    """(id, array) of arrays that cannot stand for `good`, floats (n, …)."""
+    for value in (np.nan, np.inf, 1e300):
+        bad = good.copy().astype(float)
+        bad[1] = value
+        yield f"a row of {value}", bad
+    for what, shape in (("scalar", ()), ("flat", (7,)), ("empty", (0, *good.shape[1:])), ("deeper", (1, *good.shape))):
+        yield f"{what}: {shape}", np.zeros(shape)
+    yield "a column less", good[..., :-1]
+    yield "a column more", np.concatenate([good, good[..., :1]], -1)
+    for kind in (object, bool, complex, "U3"):
+        yield f"of type {kind}", good.astype(kind)
+    yield "planted code", np.array([Planted()], dtype=object)
+
+
+RESUME = "--name unfinished --keep-last --no-baseline --resume"
+ALONE = ("config", "missing", "a dangling")  # a run goes on with its own settings, from the start without last.pt
+READERS = [  # a file, who reads it, with which words, and which of the above are fine there
+    ("encoder.pt", "train", f"{WORDS['train']} --init jepa --jepa-ckpt {{good}}/encoder.pt", ()),
+    ("run/best.pt", "evaluate", "{good}/run --json {out}/out.json", ("missing", "a dangling")),  # not yet validated
+    ("run/best.pt", "predict", f"{{good}}/run {{good}}/box.obj {POSE}", ("missing", "a dangling")),
+    ("run/config.json", "evaluate", "{good}/run --json {out}/out.json", ()),
+    ("run/config.json", "train", f"--from {{good}}/run/config.json --runs {{out}} {TINY}", ()),
+    ("unfinished/last.pt", "train", f"--data {{root}} --runs {{good}} {TINY} {RESUME}", ALONE),
+    ("unfinished/config.json", "train", f"--data {{root}} --runs {{good}} {TINY} {RESUME}", ("missing", "a dangling")),
+    ("e.last.pt", "pretrain", f"{WORDS['pretrain']} --out {{good}}/e.pt --resume", ALONE),
+    ("shapes/0.npy", "pretrain", WORDS["pretrain"], ("missing", "of type <class 'bool'>")),
+    ("cloud.npy", "predict", f"{{good}}/run {{good}}/cloud.npy {POSE}", ("of type <class 'bool'>",)),
+    ("poses.npy", "predict", "{good}/run {good}/box.obj --poses {good}/poses.npy", ()),
+    ("predictions.npz", "evaluate", "--predictions {good}/predictions.npz", ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("file, command, words, fine", READERS, ids=[f"{file}-{by}" for file, by, *_ in READERS])
+def test_bad_files(place, planted, capsys, problems, file, command, words, fine):
+    path = place["good"] / file
+    for name, write in spoilt(path):
+        if name.startswith(fine):
+            continue
+        kept = path.read_bytes()
+        path.unlink()
+        write(path)
+        with problems.of(f"{file} for {command}: {name}"):
+            run_case(place, command, words.split(), (path.name,), capsys)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.write_bytes(kept)
+
+
+# ---------------------------------------------------------------- right, and only unusual
+
+
+def train_on(root, runs, *more):
+    """A run of two steps; -> its result."""
+    return train.main(["--data", str(root), "--runs", str(runs), *TINY.split(), "--no-baseline", *map(str, more)])
+
+
+def test_numbers_of_every_kind(tmp_path):
+    root = write_root(tmp_path / "root", {"a": 1})
+    path = root / "a" / "object_000" / "scene_0" / "recording.npz"
+    for kind in ("float16", "float32", "float64", "longdouble", "int8", "uint8", "int64", ">f4", "<f2"):
+        grasps = np.repeat(np.arange(4.0)[:, None], 19, 1)
+        grasps[:, :7] = (0, 0, 0, 0, 0, 0, 1.009)  # almost a unit quaternion
+        np.savez(path, grasps=grasps.astype(kind), scores=np.arange(1, 5).astype(kind))
+        loaded = data.load_dataset(root, 32, quiet=True)
+        assert loaded.joints[:, 0].tolist() == [1, 2, 3] and loaded.scores.tolist() == [2, 3, 4], kind
+        assert loaded.joints.dtype == np.float32 and loaded.poses.tolist() == [[0, 0, 0, 0, 0, 0, 1]] * 3, kind
+
+
+def test_names_with_spaces_and_unicode(tmp_path, capsys):
+    names = {"tasse à café ☕": 4, "瓶子": 3, "-dash": 3, "a'b\"c": 3, "new\u00a0space": 3}
+    root = write_root(tmp_path / "my röot (1)", names)
+    train_on(root, tmp_path / "rüns", "--name", "mein lauf")
+    out = tmp_path / "aus gabe.json"
+    evaluate.main([str(tmp_path / "rüns" / "mein lauf"), "--json", str(out), "--quiet"])
+    assert set(json.loads(out.read_text())["suites"]["val"]["synsets"]) == set(names)
+    capsys.readouterr()
+    splits.main(["--data", str(root), "--json", str(tmp_path / "split é.json")])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+def test_a_name_that_is_not_unicode_is_refused(tmp_path, capsys):
+    root = write_root(tmp_path / "root", {"a": 1})
+    try:
+        os.rename(os.fsencode(root / "a"), os.fsencode(root) + b"/\xff")
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    rejected(data.main, [root], ("udcff", "rename"), capsys, root)
+
+
+def test_one_category_only(tmp_path, capsys):
+    root = write_root(tmp_path / "root", {"my-mugs": 5})
+    result = train_on(root, tmp_path, "--name", "run", "--budget", 0.01)
+    assert result["train_objects"] == 1 and list(result["suites"]) == ["val"]
+    flags = f"--suite val test test_category --json {tmp_path}/all.json --quiet"
+    evaluate.main([str(tmp_path / "run"), *flags.split()])
+    assert set(json.loads((tmp_path / "all.json").read_text())["suites"]) == {"val", "test"}
+    rejected(evaluate.main, [tmp_path / "run", "--suite", "test_category"], ("test_category",), capsys)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_few_objects_per_category(tmp_path, each):
+    """No category can spare an object for its own val and test: all of them together do."""
+    root = write_root(tmp_path / "root", {f"category_{i:02d}": each for i in range(20)})
+    loaded = data.load_dataset(root, 64, quiet=True)
+    for pack in "AB":
+        full, small = (splits.make_split(loaded, pack, budget) for budget in (1.0, 0.01))
+        assert [len(full.suites[suite]) for suite in ("val", "test", "train")] == [2 * each, 2 * each, 16 * each]
+        assert full.suites["val"] == small.suites["val"] and set(small.suites["train"]) <= set(full.suites["train"])
+        few, many = ({name.split("/")[0] for name in split.suites["train"]} for split in (small, full))
+        assert few == many
+
+
+def test_duplicates_give_one_warning(tmp_path, capsys):
+    root = write_root(tmp_path / "root", {"a": 6, "b": 4})
+    for obj in ("a/object_003", "a/object_004", "b/object_001"):
+        shutil.copy(root / "a" / "object_000" / "scene_0" / "mesh.obj", root / obj / "scene_0")
+    capsys.readouterr()
+    train_on(root, tmp_path)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("warning: ") and "4 objects share a mesh" in err
+
+
+# ---------------------------------------------------------------- nothing outside of a folder is opened
+
+
+def test_no_path_in_a_file_is_followed(tmp_path):
+    """Material libraries, textures and external buffers of every format: nothing but the root's files is opened."""
+    outside, root = tmp_path / "outside", write_root(tmp_path / "root", {"a": 1})
+    outside.mkdir()
+    (outside / "buffer.bin").write_bytes(
+        np.asarray(corners(), "<f4").tobytes() + np.asarray(BOX_FACES, "<u4").tobytes()
+    )
+    for name in ("trap.mtl", "trap.png"):
+        os.mkfifo(outside / name)  # opening it would block for ever
+    scene = root / "a" / "object_000" / "scene_0"
+    obj, ply = (mesh_bytes(extension, corners(), BOX_FACES) for extension in (".obj", ".ply"))
+    for name, content in (
+        ("mesh.obj", f"mtllib {outside}/trap.mtl\nusemtl a\n".encode() + obj),
+        ("mesh.ply", ply.replace(b"ply\n", f"ply\ncomment TextureFile {outside}/trap.png\n".encode(), 1)),
+        *(("mesh.glb", glb_bytes(corners(), BOX_FACES, f"{place}/buffer.bin"))
+          for place in (outside, f"file://{outside}", os.path.relpath(outside, scene))),
+    ):  # fmt: skip
+        next(scene.glob("mesh.*")).unlink()
+        (scene / name).write_bytes(content)
+        if name == "mesh.glb":
+            with pytest.raises(UserError, match="mesh.glb"):
+                data.load_dataset(root, 32, quiet=True)
+        else:
+            assert len(data.load_dataset(root, 32, quiet=True).scenes) == 1
+
+
+def test_links_that_leave_a_folder_are_refused(place, tmp_path, capsys):
+    root, outside = write_root(tmp_path / "root", {"a": 2}), write_root(tmp_path / "outside", {"a": 1})
+    for name, target in (
+        ("b", "a"),
+        ("a/object_009", "a/object_000"),
+        ("a/object_001/scene_9", "a/object_000/scene_0"),
+    ):
+        (root / name).symlink_to(outside / target)
+        rejected(data.main, [root], ("leads out",), capsys, root)
+        (root / name).unlink()
+        (root / name).symlink_to(root / target)  # within the root it is fine
+        assert len(data.load_dataset(root, 32, quiet=True).scenes) > 2
+        (root / name).unlink()
+    (place["good"] / "shapes" / "link.npy").symlink_to(place["good"] / "cloud.npy")
+    run_case(place, "pretrain", WORDS["pretrain"].split(), ("link.npy", "leads out"), capsys)

@@ -185,12 +185,10 @@ class MixtureLoss(nn.Module):
 def hedged_loss(joints_hat, logits, joints, alpha, weights=None):
     """one hypothesis learns the average, logits choose by expected error (ours): winner takes all among 1…K-1
 
-    Arguments as in `model.wta_loss`; raises `UserError` for K = 1.
+    Arguments as in `model.wta_loss`, K at least 2.
     """
     # DEVIATION: ours. Which hypothesis wins is often a matter of chance. To choose the one that wins most often is a
     # bet then, while the average has the lowest expected squared error, which is what is reported
-    if logits.shape[1] < 2:
-        raise UserError("--loss hedged needs a --k of at least 2, one for the average")
     errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
     expected = (logits.softmax(1) * errors.detach()).sum(1)  # (B,) of a hypothesis drawn by the logits
     return weighted_mean(errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected, weights)

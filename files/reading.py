@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from cli.errors import UserError
-from files.meshes import PLAIN
+from files.meshes import READERS
 
-MESH_TYPES = tuple(PLAIN)
+MESH_TYPES = tuple(READERS)
 MESH_NAMES = tuple("mesh" + extension for extension in MESH_TYPES)  # of a scene's mesh, in its folder
 MAX_LENGTH = 2.0  # m; a longer mesh or a wrist further away is taken for another unit
 ANY_LENGTH = 1e6  # where lengths do not matter, since clouds are normalised or meshes rescaled
@@ -91,7 +91,12 @@ def parse_mesh(content, name, longest=MAX_LENGTH):
     check_foreign(content, name)
     kind = Path(name).suffix.lower()
     try:
-        vertices, faces = load_plain(PLAIN[kind](content))
+        vertices, faces = READERS[kind](content)
+        if not len(faces):
+            raise UserError("the mesh has no faces; export it with triangles")
+        if faces.min() < 0 or faces.max() >= len(vertices):
+            wrong = faces.min() if faces.min() < 0 else faces.max()
+            raise UserError(f"a face refers to vertex {wrong} of {len(vertices)}; export the mesh again")
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except Exception:  # what a file that is no mesh at all makes of its parsing; a Python error tells a user nothing
@@ -102,35 +107,6 @@ def parse_mesh(content, name, longest=MAX_LENGTH):
     length = np.subtract(*reversed(box(vertices, faces))).max()
     if length > longest:
         raise UserError(f"{name}: {length:.4g} m long, the limit is {longest:g} m; {unit_hint(length)}")
-    return vertices, faces
-
-
-def load_plain(plain):
-    """Vertices (V, 3) and faces (F, 3) that trimesh finds in a `Plain`, compared with what must be there."""
-    import trimesh  # here, since only a first read needs it
-
-    if not plain.triangles:
-        raise UserError("the mesh has no faces; export it with triangles")
-    try:
-        scene = trimesh.load_scene(
-            io.BytesIO(plain.content), file_type=plain.kind, process=False,
-            skip_materials=True, maintain_order=True, fix_texture=False,
-        )  # fmt: skip
-    except IndexError:
-        raise UserError("a face refers to a vertex that the file does not hold; export the mesh again") from None
-    for part in scene.geometry.values():  # each by itself: put together, they would hide a number that is too large
-        lowest, highest = part.faces.min(), part.faces.max()
-        if lowest < 0 or highest >= len(part.vertices):
-            wrong = lowest if lowest < 0 else highest
-            raise UserError(f"a face refers to vertex {wrong} of {len(part.vertices)}; export the mesh again")
-    mesh = scene.to_mesh() if plain.kind == "glb" else part  # in a GLB, every part where its nodes put it
-    vertices = np.asarray(mesh.vertices, dtype=np.float64).reshape(-1, 3)
-    faces = np.asarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
-    if (len(vertices), len(faces)) != (plain.vertices, plain.triangles):
-        raise UserError(
-            f"{len(faces)} triangles of {len(vertices)} vertices are found where the file holds "
-            f"{plain.triangles} of {plain.vertices}; export it again"
-        )
     return vertices, faces
 
 

@@ -1,16 +1,16 @@
-"""Metrics of a trained run (Sec. III-E), predictions for one object, and pictures.
+"""Metrics of a trained run (Sec. III-E), suite by suite.
 
-    python evaluate.py RUN                          val metrics of a run, per suite and per synset
+    python evaluate.py RUN                          val metrics of a run, and by synset
     python evaluate.py RUN --suite test             the test suite: look once, choose nothing on it
     python evaluate.py RUN --holds                  also: would the hand hold the object?
-    python evaluate.py RUN --mesh mug.obj --pose x y z qx qy qz qw     joints for one wrist pose, as JSON
     python evaluate.py RUN --picture FILE.png       six grasps, recorded beside predicted
     python evaluate.py --predictions F.npz          the metrics of saved predictions
 
-RUN is a folder that train.py wrote.
+RUN is a folder that train.py wrote. Joints for one object are predict.py's.
 """
 
-import json
+import argparse
+import functools
 import math
 import sys
 import time
@@ -19,41 +19,28 @@ from pathlib import Path
 import cli  # before torch, which reads the environment that it sets
 import numpy as np
 import torch
+from tqdm import tqdm
+
 from benchmark.roots import ensure_root
-from cli.errors import UserError, command
+from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
-from data import load_dataset, read_cloud
+from data import load_dataset
 from files.checkpoints import check_run, load_run
-from files.frames import SMALL, check_reach, turn_poses_to_z_up, turn_to_z_up
-from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, read_npz, unit_hint
-from files.recordings import normal_poses, numbered_joints
-from files.writing import atomic, read_json, write_json
-from hand import kinematics
-from hand.scenes import candidate_joints, outcomes_in_scenes, rows_to_close, scene_mesh
+from files.predictions import read_predictions, save_predictions
+from files.reading import read_mesh
+from files.recordings import numbered_joints
+from files.writing import read_json, write_json
+from hand.kinematics import JOINT_NAMES
+from hand.scenes import close_some, scene_mesh
 from loop.fast import exact_products
 from loop.machine import set_up_torch
 from pictures.draw import draw_grasps, scene_title
 from splits import SUITES, Split, make_split
-from tqdm import tqdm
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
-LIMIT_SLACK = 1e-3  # rad
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
 DEGREES = (10, 15, 20)
-SETTINGS = {
-    "data": str,
-    "min_score": (int, float),
-    "skip_bad": bool,
-    "cache_dir": (str, type(None)),
-    "pack": str,
-    "budget": (int, float),
-    "held_out": (list, type(None)),
-}  # of a run's config.json, what its data depends on
-TOO_LARGE = 1e6  # of an angle in rad or a logit: beyond it their squares lose all digits
-CONTRADICTING = {  # flag -> the flags that do not go with it
-    "predictions": ("mesh", "save_predictions", "data", "picture"),
-    "mesh": ("save_predictions", "data"),
-}
+SETTINGS = ("data", "min_score", "skip_bad", "cache_dir", "pack", "budget", "held_out")  # what a run's data depends on
 
 # ---------------------------------------------------------------- metrics
 
@@ -90,15 +77,15 @@ def from_means(means):
     return metrics
 
 
-def metrics(joints_hat, logits, joints):
-    """All metrics of Sec. III-E as floats; arguments as in `sample_statistics`."""
-    statistics = sample_statistics(joints_hat, logits, joints)
-    return from_means({name: value.mean().item() for name, value in statistics.items()})
-
-
-def resample(count, seed, draws):
+@functools.lru_cache(4)
+def resample(count, seed=0, draws=2000):
     """How often each of `count` objects is drawn in each of R = `draws` resamplings with replacement, (R, O)."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+
+
+def interval(values):
+    """The 95 % interval of resampled values (R,): [low, high]."""
+    return np.percentile(values, (2.5, 97.5)).tolist()
 
 
 def bootstrap(statistics, objects, seed=0, draws=2000):
@@ -113,11 +100,11 @@ def bootstrap(statistics, objects, seed=0, draws=2000):
     weights = resample(len(ids), seed, draws)
     grasps = weights @ np.bincount(index)  # (R,)
     means = {name: weights @ np.bincount(index, weights=value.numpy()) / grasps for name, value in statistics.items()}
-    return {name: np.percentile(value, (2.5, 97.5)).tolist() for name, value in from_means(means).items()}
+    return {name: interval(value) for name, value in from_means(means).items()}
 
 
 def summarize(predictions, seed=0):
-    """Metrics, intervals and per-synset metrics of one set of predictions (a dict of arrays, see `predict`)."""
+    """Metrics, intervals and per-synset metrics of one set of predictions (a dict of arrays, see `predict_grasps`)."""
     joints_hat, logits, joints = (
         torch.as_tensor(predictions[name]).float() for name in ("joints_pred", "logits", "joints_true")
     )
@@ -136,19 +123,23 @@ def summarize(predictions, seed=0):
     return result
 
 
+def bracket(result, metric):
+    """The interval of a metric of a `summarize`, as text; "" where there is none."""
+    found = result.get("interval_95", {}).get(metric)
+    return f"[{found[0]:.3f}, {found[1]:.3f}]" if found else ""
+
+
 def metrics_table(results):
-    """Aligned rows of results, name -> `summarize`: what the README shows, in rad and shares."""
-    width = max(14, *map(len, results))
-    header = f"{'':<{width}}  grasps   top-logit RMSE (rad)    best-of-K      gap   cov@10°  cov@15°  cov@20°"
+    """Aligned rows of results, name -> `summarize`: rad and shares, 100 columns where names have 21 or fewer."""
+    width = max(18, *map(len, results))
     with_holds = any("holds" in result for result in results.values())
-    lines = [header + "     free    holds" * with_holds]
+    header = f"{'':<{width}} grasps  top-logit RMSE (rad)  best-of-K    gap cov@10°   15°   20°"
+    lines = [header + "  free holds" * with_holds]
     for name, r in results.items():
-        low, high = r.get("interval_95", {}).get("top_logit_rmse", (math.nan, math.nan))
-        interval = f"[{low:.3f}, {high:.3f}]" if low == low else ""
-        cover = "".join(f"{r[f'coverage_{degrees}']:9.3f}" for degrees in DEGREES)
-        errors = f"{r['top_logit_rmse']:.4f} {interval:<16} {r['best_of_k_rmse']:9.4f} {r['selection_gap']:9.4f}"
-        closed = f"{r['free']:9.3f}{r['holds']:9.3f}" if "holds" in r else ""
-        lines.append(f"{name:<{width}} {r['num_grasps']:7d}   {errors}{cover}{closed}")
+        errors = f"{r['top_logit_rmse']:.4f} {bracket(r, 'top_logit_rmse'):<14}{r['best_of_k_rmse']:10.4f}"
+        cover = f"{r['coverage_10']:8.3f}{r['coverage_15']:6.3f}{r['coverage_20']:6.3f}"
+        closed = f"{r['free']:6.3f}{r['holds']:6.3f}" if "holds" in r else ""
+        lines.append(f"{name:<{width}}{r['num_grasps']:7d}  {errors}{r['selection_gap']:7.4f}{cover}{closed}")
     return "\n".join(lines)
 
 
@@ -181,7 +172,7 @@ def print_run(result, folder, pack, baseline=None):
 
 
 @torch.no_grad()
-def predict(model, data, rows, device, clouds_per_chunk=64, grasps_per_chunk=4096):
+def predict_grasps(model, data, rows, device, clouds_per_chunk=64, grasps_per_chunk=4096):
     """Predictions for grasps `rows` of a `GraspData`, each cloud encoded once; leaves the model in eval mode.
 
     Returns joints_pred (n, K, J) rad, logits (n, K), joints_true (n, J) rad, object (n,), synset (n,) as arrays.
@@ -223,42 +214,27 @@ def constant_predictions(data, joints, rows):
     }  # fmt: skip
 
 
-def reference_predictions(data, mean, rows):
-    """What a run is seen beside: the training mean (J,) rad for every grasp of `rows`, and the recorded joints."""
-    rows = np.sort(rows)
-    return {
-        "training mean": constant_predictions(data, mean, rows),
-        "recorded": constant_predictions(data, data.joints[rows], rows),
-    }
-
-
 # ---------------------------------------------------------------- does the grasp hold?
+
+
+def knows_hand(data):
+    """Whether the joints of a `GraspData` are those of the one hand that there is a model of."""
+    return list(data.joint_names) == list(JOINT_NAMES)
 
 
 def add_holds(results, predictions, data, rows, quiet=False, seed=0):
     """Shares of grasps that are free, and that hold once closed (hand/holds.py), into `summarize`d results.
 
-    results, predictions: equal keys -> `summarize`, arrays of `predict` for the same grasps `rows` (n,). Of the grasps
-    that `rows_to_close` chooses; for K > 1 the top logit ("free", "holds"), the hypothesis nearest to the
-    recorded joints ("…_best_of_k") and the average by probability ("…_average"). For the hand of hand/kinematics.py.
+    results, predictions: equal keys -> `summarize`, arrays of `predict_grasps` for the same grasps `rows` (n,). For
+    K > 1 of the top logit ("free", "holds"), of the hypothesis nearest to the recorded joints ("…_best_of_k") and of
+    the average by probability ("…_average").
     """
-    rows = np.sort(rows)
-    part = rows_to_close(data, rows)
-    kinds, columns = [], []
-    for key, found in predictions.items():
-        for suffix, joints in candidate_joints(
-            *(found[name][part] for name in ("joints_pred", "logits", "joints_true"))
-        ):
-            kinds.append((key, suffix))
-            columns.append(joints)
-    joints = np.stack(columns, axis=1)  # (n, columns, 12)
-    outcomes = outcomes_in_scenes(data, rows[part], joints, quiet, torch.get_num_threads())  # (n, columns)
-    objects = data.object_of_grasp[rows[part]]
-    for column, (key, suffix) in enumerate(kinds):
-        shares = {"free" + suffix: outcomes.free[:, column], "holds" + suffix: outcomes.holds[:, column]}
-        shares = {name: torch.from_numpy(values).double() for name, values in shares.items()}
+    part, closed = close_some(data, rows, predictions, quiet, torch.get_num_threads())
+    for (key, suffix), outcomes in closed.items():
+        shares = {name + suffix: torch.from_numpy(getattr(outcomes, name)).double() for name in ("free", "holds")}
         results[key] |= {name: values.mean().item() for name, values in shares.items()} | {"grasps_closed": len(part)}
-        results[key].setdefault("interval_95", {}).update(bootstrap(shares, objects, seed))
+        intervals = bootstrap(shares, data.object_of_grasp[rows[part]], seed)
+        results[key].setdefault("interval_95", {}).update(intervals)
 
 
 def compare(model, data, rows, summary, predictions, holds, quiet=False, seed=0):
@@ -266,39 +242,15 @@ def compare(model, data, rows, summary, predictions, holds, quiet=False, seed=0)
 
     summary, predictions: of the run on grasps `rows`, from `evaluate_suites`; the summary gains the shares that hold.
     """
-    beside = reference_predictions(data, model.joint_mean.cpu().numpy(), rows)
+    rows = np.sort(rows)  # as the predictions are
+    beside = {
+        "training mean": constant_predictions(data, model.joint_mean.cpu().numpy(), rows),
+        "recorded": constant_predictions(data, data.joints[rows], rows),
+    }
     results = {name: summarize(found, seed) for name, found in beside.items()} | {"run": summary}
     if holds:
         add_holds(results, beside | {"run": predictions}, data, rows, quiet, seed)
     return results
-
-
-def knows_hand(data):
-    """Whether the joints of a `GraspData` are those of the one hand that there is a model of."""
-    return list(data.joint_names) == list(kinematics.JOINT_NAMES)
-
-
-def read_predictions(path):
-    """Arrays of a --save-predictions file, shapes checked; raises `UserError`."""
-    arrays = read_npz(path, "make it with --save-predictions")
-    missing = [name for name in ("joints_pred", "logits", "joints_true") if name not in arrays]
-    if missing:
-        raise UserError(f"{path}: not a file of predictions, has no {missing[0]}; make it with --save-predictions")
-    joints_hat, logits, joints = (arrays[name] for name in ("joints_pred", "logits", "joints_true"))
-    whole = joints_hat.ndim == 3 and 0 not in joints_hat.shape
-    if not whole or logits.shape != joints_hat.shape[:2] or joints.shape != joints_hat.shape[::2]:
-        raise UserError(
-            f"{path}: shapes {joints_hat.shape}, {logits.shape}, {joints.shape} must be (n, K, J), (n, K), (n, J)"
-        )
-    for name in ("joints_pred", "logits", "joints_true"):
-        given = arrays[name]
-        if given.dtype.kind != "f" or not (np.abs(given.astype(float)) < TOO_LARGE).all():
-            raise UserError(f"{path}: '{name}' must hold floating-point numbers, finite and under {TOO_LARGE:g}")
-        arrays[name] = given.astype(np.float64 if given.dtype.itemsize > 4 else np.float32)
-    for name in {"object", "synset", "suite"} & set(arrays):
-        if arrays[name].shape != joints.shape[:1] or arrays[name].dtype.kind != "U":
-            raise UserError(f"{path}: '{name}' must be {len(joints)} strings, one per grasp")
-    return arrays
 
 
 # ---------------------------------------------------------------- one run
@@ -312,11 +264,10 @@ def open_run(folder, data_root=None, quiet=False, everything=False):
     path = Path(folder) / "config.json"
     config = read_json(path, "settings", "network")
     settings = config["settings"]
-    wrong = [name for name, kind in SETTINGS.items() if not isinstance(settings.get(name, ...), kind)]
-    if wrong or not isinstance(config["network"].get("points"), int):
-        raise UserError(
-            f"{path}: not the settings of a run ({', '.join(wrong) or 'points'}); give a folder that train.py wrote"
-        )
+    missing = [name for name in SETTINGS if name not in settings]
+    if missing or not isinstance(config["network"].get("points"), int):
+        what = ", ".join(missing) or "points"
+        raise UserError(f"{path}: not the settings of a run (no {what}); give a folder that train.py wrote")
     root = ensure_root(data_root or settings["data"], quiet)
     data = load_dataset(
         root, config["network"]["points"], settings["min_score"], settings["skip_bad"], settings["cache_dir"], quiet
@@ -342,116 +293,24 @@ def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0):
     results, predictions = {}, {}
     present = [suite for suite in suites if len(split.rows[suite])]
     for suite in tqdm(present, desc="evaluating", unit="suite", disable=quiet or None, delay=2):
-        predictions[suite] = predict(model, data, split.rows[suite], device)
+        predictions[suite] = predict_grasps(model, data, split.rows[suite], device)
         results[suite] = summarize(predictions[suite], seed)
     return results, predictions
 
 
-def save_predictions(path, predictions):
-    """Write the predictions of several suites (dict by suite) to one .npz, atomically."""
-    names = ("joints_pred", "logits", "joints_true", "object", "synset")
-    arrays = {name: np.concatenate([p[name] for p in predictions.values()]) for name in names}
-    arrays["suite"] = np.repeat(list(predictions), [len(p["logits"]) for p in predictions.values()])
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
-
-
-# ---------------------------------------------------------------- one object
-
-
-@torch.no_grad()
-def predict_object(model, cloud, poses, device):
-    """Hypotheses for one object: cloud (N, 3) m, poses (n, 7) in its frame -> list of dicts, most probable first."""
-    model.eval()
-    poses = torch.from_numpy(poses).float().to(device)
-    index = torch.zeros(len(poses), dtype=torch.long, device=device)
-    with exact_products():
-        joints, logits = model(torch.from_numpy(cloud)[None].to(device), index, poses)
-    probabilities, order = logits.softmax(1).sort(dim=1, descending=True)
-    joints = joints.gather(1, order[:, :, None].expand_as(joints))
-    return [
-        {"pose": p.tolist(), "hypotheses": [{"probability": q.item(), "joints": j.tolist()} for q, j in zip(qs, js)]}
-        for p, qs, js in zip(poses.cpu(), probabilities.cpu(), joints.cpu())
-    ]
-
-
-def read_scaled_cloud(path, scale, num_points):
-    """Cloud (N, 3) float32 of a mesh or cloud file whose unit is `scale` m, its size checked."""
-    cloud = read_cloud(path, num_points, ANY_LENGTH)
-    length = float(np.ptp(cloud, axis=0).max())  # in the file's unit
-    if length * scale > MAX_LENGTH:
-        raise UserError(
-            f"{path}: {length * scale:.4g} m long, the limit is {MAX_LENGTH:g} m; {unit_hint(length)} with --mesh-scale"
-        )
-    if length * scale < SMALL:
-        print(f"warning: {path}: only {length * scale:.2g} m long; are these metres? See --mesh-scale", file=sys.stderr)
-    return cloud * np.float32(scale)
-
-
-def object_command(args, model, device):
-    """`--mesh`: print the predictions for one object as JSON; -> what is printed."""
-    if (args.pose is None) == (args.poses is None):
-        raise UserError("--mesh needs either --pose (7 numbers) or --poses FILE.npy")
-    name, given = ("--pose", np.array([args.pose])) if args.pose else (args.poses, read_array(args.poses, 7))
-    poses = normal_poses(given, name)
-    cloud = read_scaled_cloud(args.mesh, args.mesh_scale, model.config.points)
-    if args.up == "y":
-        cloud, poses = turn_to_z_up(cloud), normal_poses(turn_poses_to_z_up(poses), name)
-    check_reach(cloud, poses, name)
-    found = predict_object(model, np.ascontiguousarray(cloud), poses, device)
-    for prediction, pose in zip(found, given):
-        prediction["pose"] = pose.tolist()  # as it was given, whatever is up
-    result = {"run": args.run, "unit": "rad", "joint_names": model.joint_names, "predictions": found}
-    joints = np.array([[hypothesis["joints"] for hypothesis in p["hypotheses"]] for p in found])  # (n, K, J)
-    if model.joint_names == list(kinematics.JOINT_NAMES):
-        outside = (joints < kinematics.LIMITS[:, 0] - LIMIT_SLACK) | (joints > kinematics.LIMITS[:, 1] + LIMIT_SLACK)
-        result["joints_outside_limits"] = int(outside.sum())
-    if model.joint_range is not None:
-        low, high = model.joint_range
-        wild = ((joints < low) | (joints > high)).any(1)  # (n, J)
-        if wild.any():
-            names = " ".join(np.asarray(model.joint_names)[wild.any(0)])
-            print(
-                f"warning: {int(wild.any(1).sum())} of {len(wild)} poses: predicted joints leave the range seen in "
-                f"training ({names}); is the pose in the mesh's frame, with z up?",
-                file=sys.stderr,
-            )
-    print(json.dumps(result, indent=2))
-    if args.picture:
-        draw_object(args, poses, joints[:, 0])
-    return result
-
-
-def draw_object(args, poses, joints):
-    """The most probable hypotheses (n, J) rad for up to six wrist poses (n, 7) on the mesh of `--mesh`."""
-    vertices, faces = read_mesh(args.mesh, ANY_LENGTH)
-    vertices = vertices * args.mesh_scale
-    vertices = turn_to_z_up(vertices) if args.up == "y" else vertices
-    grasps = np.concatenate([poses, joints], axis=1)[:6]
-    Path(args.picture).parent.mkdir(parents=True, exist_ok=True)
-    draw_grasps([(vertices, faces, grasp, f"pose {i}") for i, grasp in enumerate(grasps)], args.picture)
-
-
-def check_drawable(joint_names):
-    """Stop where the hand to be drawn is not the one of hand/kinematics.py."""
-    if joint_names != list(kinematics.JOINT_NAMES):
-        raise UserError("--picture: draws the hand of hand/kinematics.py only; the joints of this run have other names")
-
-
 def draw_predictions(model, data, split, suite, path, device, seed=0):
     """Fig. 1 for six objects of a suite: the recorded grasp, and beside it the top-logit prediction for its pose."""
-    rng = np.random.default_rng(seed)
-    objects = data.object_of_grasp
-    chosen = rng.permutation(np.unique(objects[split.rows[suite]]))[:6]
-    rows = np.sort([rng.choice(split.rows[suite][objects[split.rows[suite]] == name]) for name in chosen])
-    predictions = predict(model, data, rows, device)
-    top = predictions["joints_pred"][np.arange(len(rows)), predictions["logits"].argmax(1)]  # (6, J)
+    rng, own = np.random.default_rng(seed), split.rows[suite]
+    objects = data.object_of_grasp[own]
+    rows = np.sort([rng.choice(own[objects == name]) for name in rng.permutation(np.unique(objects))[:6]])
+    found = predict_grasps(model, data, rows, device)
+    top = found["joints_pred"][np.arange(len(rows)), found["logits"].argmax(1)]  # (6, J)
     sheet = []
-    for row, joints in zip(rows, top):
-        mesh, name = read_mesh(scene_mesh(data, data.scene[row])), scene_title(data.scenes[data.scene[row]])
-        error = math.degrees(np.sqrt(np.mean((joints - data.joints[row]) ** 2)))
-        sheet.append((*mesh, np.r_[data.poses[row], data.joints[row]], f"{name}: recorded"))
-        sheet.append((*mesh, np.r_[data.poses[row], joints], f"predicted, RMS error {error:.1f}°"))
+    for row, scene, joints in zip(rows, data.scene[rows], top):
+        mesh, pose, recorded = read_mesh(scene_mesh(data, scene)), data.poses[row], data.joints[row]
+        error = math.degrees(np.sqrt(np.mean((joints - recorded) ** 2)))
+        sheet.append((*mesh, np.r_[pose, recorded], f"{scene_title(data.scenes[scene])}: recorded"))
+        sheet.append((*mesh, np.r_[pose, joints], f"predicted, RMS error {error:.1f}°"))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     draw_grasps(sheet, path)
 
@@ -461,55 +320,39 @@ def draw_predictions(model, data, split, suite, path, device, seed=0):
 
 def build_parser():
     parser = Parser(__doc__)
-    flag = parser.add_argument
+    flag = parser.add_mutually_exclusive_group(required=True).add_argument
     flag("run", nargs="?", metavar="RUN", help="folder of a run, as train.py printed it")
-    suites = "which suites; choose everything on val; all: every object of another root, named by --data"
-    flag("--suite", nargs="+", choices=(*SUITES, "all"), default=["val"], help=suites)
-    checkpoints = "best step on val, or the last one saved"
-    flag("--checkpoint", choices=("best", "last"), default="best", help=checkpoints)
-    flag("--data", metavar="ROOT", help="the dataset, where it has moved since the training, or another one")
     flag("--predictions", metavar="FILE", help="recompute the metrics of a saved .npz instead of running a model")
-    arrays = "save joints_pred, logits, joints_true, object, synset, suite (.npz)"
+
+    flag = parser.add_argument
+    suites = "choose everything on val; all: every object of another root, named by --data"
+    flag("--suite", nargs="+", choices=(*SUITES, "all"), default=["val"], help=suites)
+    flag("--checkpoint", choices=("best", "last"), default="best", help="best step on val, or the last one saved")
+    flag("--data", metavar="ROOT", help="the dataset, where it has moved since the training, or another one")
+    flag("--holds", action="store_true", help="also see which grasps are free of the object, and which would hold it")
+    arrays = "joints_pred, logits, joints_true, object, synset, suite (.npz)"
     flag("--save-predictions", metavar="FILE", help=arrays)
-    flag("--json", metavar="FILE", help="save the metrics, or with --mesh the predictions")
-    flag("--mesh", metavar="FILE", help="predict for this mesh, or .npy cloud (n, 3), in metres, z up")
-    scale = "multiply --mesh, not its poses, by this to have it in metres: 0.001 where it is in millimetres"
-    flag("--mesh-scale", type=number(float, above=0), default=1.0, help=scale)
-    axes = ("X", "Y", "Z", "QX", "QY", "QZ", "QW")
-    pose = "one wrist pose in the mesh's frame: metres and a unit quaternion"
-    flag("--pose", type=number(float), nargs=7, metavar=axes, help=pose)
-    flag("--poses", metavar="FILE", help=".npy of wrist poses (n, 7)")
-    flag("--up", choices=("z", "y"), default="z", help="the axis that points up in --mesh and its poses")
-    holds = "also see which grasps are free of the object, and which hold it once closed"
-    flag("--holds", action="store_true", help=holds)
-    picture = (
-        "draw six grasps of the (first) suite, recorded beside predicted, or with --mesh the predicted ones (.png)"
-    )
-    flag("--picture", metavar="FILE", help=picture)
+    flag("--json", metavar="FILE", help="save the metrics")
+    flag("--picture", metavar="FILE", help="draw six grasps of the first suite, recorded beside predicted (.png)")
     flag("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice")
     flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
     flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
     flag("--quiet", action="store_true", help="no progress bars")
+    flag("--mesh", type=moved, help=argparse.SUPPRESS)
     return parser
 
 
+def moved(mesh):
+    raise UserError(f"--mesh: joints for one object are another command's: python predict.py RUN {mesh} --pose …")
+
+
 def parse(argv):
-    """The arguments, with what contradicts each other refused."""
+    """The arguments; stops where they contradict each other."""
     args = build_parser().parse_args(argv)
-    if (args.run is None) == (args.predictions is None):
-        raise UserError("give either a RUN folder or --predictions FILE (see --help)")
-    for flag, others in CONTRADICTING.items():
-        for other in others:
-            if getattr(args, flag) and getattr(args, other):
-                raise UserError(f"--{other.replace('_', '-')} does not go with --{flag}; leave one out")
-    if (args.pose or args.poses or args.up != "z" or args.mesh_scale != 1) and not args.mesh:
-        raise UserError("--mesh-scale, --pose, --poses and --up go with --mesh FILE; give it")
-    if args.holds and (args.mesh or args.predictions):
-        raise UserError("--holds goes with a RUN and its data; leave it out")
-    if args.picture and args.mesh and Path(args.mesh).suffix.lower() == ".npy":
-        raise UserError(f"--picture: {args.mesh} is a cloud; give a mesh to draw")
-    if "all" in args.suite and (len(args.suite) > 1 or not args.data):
-        raise UserError("--suite all: goes alone; give --data ROOT of objects that the run has not seen")
+    for flag in ("data", "holds", "save_predictions", "picture"):
+        refuse(args.predictions and getattr(args, flag), f"--{flag.replace('_', '-')} goes with a RUN; leave it out")
+    alone = "all" not in args.suite or (args.data and len(args.suite) == 1)
+    refuse(not alone, "--suite all: goes alone; give --data ROOT of objects that the run has not seen")
     return args
 
 
@@ -525,7 +368,7 @@ def check_joints(data, model):
     raise UserError(f"{data.root}: joint {first} is '{theirs[first]}', in the run '{ours[first]}'; name other data")
 
 
-def predictions_command(args):
+def evaluate_file(args):
     """`--predictions`: the metrics of a saved file, overall and per suite; -> the metrics."""
     arrays = read_predictions(args.predictions)
     result = summarize(arrays, args.seed)
@@ -540,28 +383,26 @@ def predictions_command(args):
     return result
 
 
-def run_command(args, model, device):
+def evaluate_run(args):
     """Metrics of a run's suites, its training mean beside them; -> the metrics."""
+    check_run(args.run, args.checkpoint)
+    device = set_up_torch(args.device, args.threads)
+    model = load_run(args.run, args.checkpoint).to(device)
     data, split = open_run(args.run, args.data, args.quiet, everything="all" in args.suite)
     check_joints(data, model)
-    if args.holds and not knows_hand(data):
-        raise UserError(f"--holds: {data.root} has other joints than hand/kinematics.py, the only hand modelled here")
+    only = f"{data.root} has other joints than hand/kinematics.py, the only hand modelled here"
+    refuse((args.holds or args.picture) and not knows_hand(data), f"--holds and --picture: {only}")
     suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)
-    if not suites:
-        raise UserError(f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
-    rows, means = {}, {}
-    for suite in suites:
-        found = suites[suite], predictions[suite]
-        results = compare(model, data, split.rows[suite], *found, args.holds, args.quiet, args.seed)
-        means[suite] = results["training mean"]
-        rows |= {f"training mean, {suite}": means[suite], f"this run, {suite}": suites[suite]}
-        if args.holds:
-            rows[f"recorded, {suite}"] = results["recorded"]
-    print(metrics_table(rows))
-    if args.holds:
-        print(holds_table(suites))
-    for suite in suites:
-        print(f"\n{suite} by synset\n" + metrics_table(suites[suite]["synsets"]))
+    refuse(not suites, f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
+    means = {}
+    for suite, own in suites.items():
+        found = compare(model, data, split.rows[suite], own, predictions[suite], args.holds, args.quiet, args.seed)
+        means[suite] = found["training mean"]
+        rows = {"training mean": means[suite], "this run": own}
+        rows |= {"recorded": found["recorded"]} if args.holds else {}
+        print(f"{suite}\n{metrics_table(rows | own['synsets'])}")
+        for share in ("free", "holds") if args.holds else ():
+            print(f"{share:<6}{holds_line(own, share)}")
     if args.save_predictions:
         save_predictions(args.save_predictions, predictions)
     if args.picture:
@@ -569,36 +410,20 @@ def run_command(args, model, device):
     return {"run": args.run, "checkpoint": args.checkpoint, "suites": suites, "training_mean": means}
 
 
-def holds_table(suites):
-    """Aligned lines: the shares that are free and that hold, of top logit, best of K and average, with intervals."""
-    lines = ["", f"{'':<28}  free      95 %            holds     95 %"]
-    names = {"": "top logit", "_best_of_k": "best of K", "_average": "average of K"}
-    for suite, result in suites.items():
-        for suffix, name in names.items():
-            if "holds" + suffix in result:
-                cells = []
-                for share in ("free", "holds"):
-                    low, high = result["interval_95"].get(share + suffix, (math.nan, math.nan))
-                    interval = f"[{low:.3f}, {high:.3f}]" if low == low else ""
-                    cells.append(f"{result[share + suffix]:.3f} {interval:<16}")
-                lines.append(f"{name + ', ' + suite:<28} {'  '.join(cells)}")
-    return "\n".join(lines)
+def holds_line(result, share):
+    """The shares "free" or "holds" of top logit, best of K and average, with intervals."""
+    names = {share: "top logit", f"{share}_best_of_k": "best of K", f"{share}_average": "average"}
+    return "; ".join(f"{name} {result[key]:.3f} {bracket(result, key)}" for key, name in names.items() if key in result)
 
 
 @command
 def main(argv=None):
     args = parse(argv)
-    if args.predictions:
-        result = predictions_command(args)
-    else:
-        check_run(args.run, args.checkpoint)
-        device = set_up_torch(args.device, args.threads)
-        model = load_run(args.run, args.checkpoint).to(device)
-        if args.picture:
-            check_drawable(model.joint_names)
-        result = (object_command if args.mesh else run_command)(args, model, device)
+    result = evaluate_file(args) if args.predictions else evaluate_run(args)
     if args.json:
         write_json(args.json, result)
+    for path in filter(None, (args.json, args.save_predictions, args.picture)):
+        print(f"saved {path}")
     return result
 
 

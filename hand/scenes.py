@@ -4,12 +4,29 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from files.reading import mesh_in, read_mesh
 from tqdm import tqdm
 
+from files.reading import mesh_in, read_mesh
 from hand.holds import Outcomes, grasp_outcomes, solid_field
 
 SCENES, PER_SCENE = 100, 10  # of so many grasps of a suite it is seen whether they hold: some 12 s
+
+
+def close_some(data, rows, predictions, quiet=False, threads=1):
+    """What becomes of some predicted grasps: their positions in `rows`, and (key, suffix) -> `Outcomes` (n,).
+
+    rows (sorted): of a `GraspData`; predictions: key -> arrays joints_pred (m, K, 12) and logits (m, K) for all rows;
+    suffix: of `candidate_joints`.
+    """
+    part = rows_to_close(data, rows)
+    joints = {}
+    for key, found in predictions.items():
+        for suffix, its_joints in candidate_joints(
+            found["joints_pred"][part], found["logits"][part], data.joints[rows[part]]
+        ):
+            joints[key, suffix] = its_joints
+    outcomes = outcomes_in_scenes(data, rows[part], np.stack(list(joints.values()), axis=1), quiet, threads)
+    return part, {name: Outcomes(*(values[:, i] for values in outcomes)) for i, name in enumerate(joints)}
 
 
 def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):

@@ -17,7 +17,7 @@ from benchmark.roots import ensure_root
 from cli.errors import UserError, command
 from cli.flags import Parser, number
 from data import load_dataset
-from evaluate import MIN_OBJECTS, open_run, predict, resample
+from evaluate import MIN_OBJECTS, open_run, predict_grasps, resample
 from files.reading import read_mesh
 from files.writing import write_csv
 from hand import kinematics
@@ -61,7 +61,7 @@ def joints_of_run(folder, data, rows):
     own_data, _ = open_run(folder, data.root)
     if own_data.fingerprint != data.fingerprint:
         raise UserError(f"{folder}: has other grasps of {data.root} (--min-score, --skip-bad); leave this run out")
-    found = predict(load_run(folder), own_data, rows, "cpu")
+    found = predict_grasps(load_run(folder), own_data, rows, "cpu")
     joints, logits = found["joints_pred"], found["logits"]
     chosen = logits.argmax(1), ((joints - found["joints_true"][:, None]) ** 2).mean(2).argmin(1)
     top, best = (joints[np.arange(len(rows)), k][:, None] for k in chosen)

@@ -58,7 +58,7 @@ def brute_sequence(centers):
 
 
 def random_predictions(seed, n=60, k=4, j=3, objects=10):
-    """What evaluate.predict returns, made up: n grasps of a few objects of two synsets."""
+    """What evaluate.predict_grasps returns, made up: n grasps of a few objects of two synsets."""
     rng = np.random.default_rng(seed)
     joints = rng.normal(0, 0.4, (n, j))
     return {

@@ -6,7 +6,6 @@ runs; of the others every flag and value is checked.
 
 import importlib
 import itertools
-import json
 import re
 import shlex
 from pathlib import Path
@@ -18,11 +17,13 @@ from official import official_file
 from test_dexgraspnet import entries_of, write_object
 
 import data
-import evaluate
 import sweep
 import synthesize
 import train
 import walkthrough
+from hand import kinematics
+from hand.closing import START, close_hands
+from hand.holds import grasp_outcomes, solid_field
 
 ROOT = Path(__file__).parents[1]
 DOCS = {name: (ROOT / name).read_text() for name in ("README.md", "DATA.md", "results/README.md")}
@@ -227,16 +228,16 @@ def test_recording_snippet(doc, code, tmp_path):
     assert np.allclose(read.joints, names["joints"], atol=1e-6)
 
 
-def test_prediction_snippet(tiny_run, capsys):
-    """The lines print the top logit's joints that evaluate.py prints for the same mesh and pose."""
+def test_prediction_snippet(tiny_run):
+    """The wrist of the example is where a hand that closes its fingers holds the object."""
     ((_, code),) = snippets("load_run")
     names = {}
-    exec(code.replace('"RUN"', f'"{tiny_run}/run"').replace('"mug.obj"', f'"{tiny_run}/box.obj"'), names)
-    capsys.readouterr()
-    pose = [str(value) for value in names["pose"][0].tolist()]
-    evaluate.main([str(tiny_run / "run"), "--mesh", str(tiny_run / "box.obj"), "--pose", *pose])
-    best = json.loads(capsys.readouterr().out)["predictions"][0]["hypotheses"][0]["joints"]
-    assert np.allclose(best, names["joints"][0, names["logits"].argmax()], atol=1e-5)
+    exec(code.replace('"RUN"', f'"{tiny_run}/run"'), names)
+    assert names["joints"].shape == (1, 5, 12)
+    matrix = kinematics.pose_to_matrix(names["pose"].numpy())
+    field, start = solid_field(*names["mesh"]), START[:1]
+    joints, _, free, _ = close_hands(matrix[:, :3, :3], matrix[:, :3, 3], start, np.array([0]), field)
+    assert free.all() and grasp_outcomes(field, names["pose"].numpy(), joints).holds.all()
 
 
 # ---------------------------------------------------------------- links and names

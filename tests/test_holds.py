@@ -6,9 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+import trimesh
+from scipy.spatial.transform import Rotation
+
 import synthesize
 import train
-import trimesh
 from benchmark.card import sphere_gaps
 from data import load_dataset
 from files.reading import read_mesh
@@ -23,7 +25,6 @@ from hand.holds import (
 )
 from hand.scenes import outcomes_in_scenes, scene_mesh
 from lab import holds as lab_holds
-from scipy.spatial.transform import Rotation
 
 
 @pytest.fixture(scope="module")

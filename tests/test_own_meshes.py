@@ -11,7 +11,6 @@ from conftest import fails, write_box, write_root
 
 import benchmark.make
 import data
-import evaluate
 import splits
 import synthesize
 from benchmark import meshes
@@ -153,26 +152,6 @@ def test_meshes_too_small_for_a_hand_are_warned_of(tmp_path):
     found = data.load_dataset(root, 256, quiet=True)
     lines = frame_warnings(frame_figures(found.clouds, found.poses, found.scene), len(found.scene), root)
     assert any("1 meshes are shorter than 0.02 m" in line for line in lines)
-
-
-def test_evaluate_scales_the_mesh_and_not_the_pose(tiny_run, tmp_path, capsys):
-    def predict(path, *flags):
-        argv = [tiny_run / "run", "--mesh", path, "--pose", 0, 0, 0.15, 0, 0, 0, 1, "--threads", 1, *flags]
-        return evaluate.main([str(word) for word in argv])["predictions"][0]
-
-    write_box(tmp_path / "mm.obj", np.full(3, 100.0))
-    large = [tiny_run / "run", "--mesh", tmp_path / "mm.obj", "--pose", 0, 0, 0.15, 0, 0, 0, 1, "--threads", 1]
-    assert "Scale it by 0.001 with --mesh-scale" in fails(evaluate.main, large, capsys)
-    assert "Scale it by 0.001 with --mesh-scale" in fails(evaluate.main, [*large, "--mesh-scale", 0.5], capsys)
-    found, known = predict(tmp_path / "mm.obj", "--mesh-scale", 0.001), predict(tiny_run / "box.obj")
-    assert found["pose"] == known["pose"]
-    np.testing.assert_allclose(  # the cloud of another file has other points
-        found["hypotheses"][0]["joints"], known["hypotheses"][0]["joints"], atol=0.05
-    )
-    capsys.readouterr()
-    predict(tmp_path / "mm.obj", "--mesh-scale", 0.0001)
-    assert "only 0.01 m long" in capsys.readouterr().err
-    assert "--mesh-scale" in fails(evaluate.main, [tiny_run / "run", "--mesh-scale", 2], capsys)
 
 
 # ---------------------------------------------------------------- one object, several meshes

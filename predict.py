@@ -1,0 +1,181 @@
+"""Joints of the hand for one object and the poses of its wrist, by a trained run.
+
+    python predict.py RUN mug.obj --pose X Y Z QX QY QZ QW      one wrist pose: metres, unit quaternion
+    python predict.py RUN mug.obj --poses FILE.npy --json F     many of them (n, 7), for another program
+    python predict.py RUN mug.obj --pose … --picture F.png      the hand at the object
+
+RUN is a folder that train.py wrote. Poses are in the mesh's frame. In the wrist's own frame x goes across the palm, y
+along the fingers and z out of the palm: towards the object.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import cli  # noqa: F401 - before torch, which reads the environment that it sets
+import numpy as np
+import torch
+
+from cli.errors import command, refuse
+from cli.flags import Parser, number
+from data import read_cloud
+from files.checkpoints import check_run, load_run
+from files.frames import MIN_POINTS, SMALL, STANDING, check_reach, looks_away, turn_poses_to_z_up, turn_to_z_up
+from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
+from files.recordings import normal_poses, numbered_joints
+from files.writing import write_json
+from hand.kinematics import JOINT_NAMES, LIMITS
+from loop.fast import exact_products
+from loop.machine import set_up_torch
+from pictures.draw import draw_grasps
+
+OUTSIDE = math.radians(5)  # the top logit's joints leave the range of their training by more than this in 1 % of grasps
+LIMIT_SLACK = 1e-3  # rad
+
+
+def build_parser():
+    parser = Parser(__doc__)
+    flag = parser.add_argument
+    flag("run", metavar="RUN", help="folder of a run, as train.py printed it")
+    flag("mesh", metavar="MESH", help="a mesh, or an .npy cloud (n, 3), in metres, standing on z = 0")
+    poses = parser.add_mutually_exclusive_group(required=True).add_argument
+    poses("--pose", type=number(float), nargs=7, metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"), help="a wrist's")
+    poses("--poses", metavar="FILE", help=".npy of wrist poses (n, 7)")
+    flag("--up", choices=("z", "y"), default="z", help="the axis that points up in MESH and its poses")
+    scale = "multiply MESH, not its poses, by this to have it in metres: 0.001 where it is in millimetres"
+    flag("--mesh-scale", type=number(float, above=0), default=1.0, metavar="F", help=scale)
+    flag("--json", metavar="FILE", help="save all hypotheses, in rad; - prints them instead of the table")
+    flag("--picture", metavar="FILE", help="draw the most probable hypothesis for up to six poses (.png)")
+    flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
+    flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
+    return parser
+
+
+def read_scaled_cloud(path, scale, num_points):
+    """Cloud (N, 3) float32 of a mesh or cloud file whose unit is `scale` m, its size checked."""
+    cloud = read_cloud(path, num_points, ANY_LENGTH)
+    length = float(np.ptp(cloud, axis=0).max())  # in the file's unit
+    size, hint = f"{path}: {length * scale:.4g} m long", f"{unit_hint(length)} with --mesh-scale"
+    refuse(length * scale > MAX_LENGTH, f"{size}, the limit is {MAX_LENGTH:g} m; {hint}")
+    if length * scale < SMALL:
+        print(f"warning: {path}: only {length * scale:.2g} m long; are these metres? See --mesh-scale", file=sys.stderr)
+    return cloud * np.float32(scale)
+
+
+def read_input(args, num_points):
+    """Cloud (N, 3) m, wrist poses (n, 7) with z up, and the poses as they were given."""
+    name, given = ("--pose", np.array([args.pose])) if args.pose else (args.poses, read_array(args.poses, 7))
+    poses, cloud = normal_poses(given, name), read_scaled_cloud(args.mesh, args.mesh_scale, num_points)
+    if args.up == "y":
+        poses, cloud = normal_poses(turn_poses_to_z_up(poses), name), turn_to_z_up(cloud)
+    check_reach(cloud, poses, name)
+    return np.ascontiguousarray(cloud), poses, given
+
+
+@torch.no_grad()
+def hypotheses(model, cloud, poses, device):
+    """For one object, cloud (N, 3) m and poses (n, 7): joints (n, K, J) rad, probabilities (n, K), the highest first."""
+    model.eval()
+    poses = torch.from_numpy(poses).float().to(device)
+    index = torch.zeros(len(poses), dtype=torch.long, device=device)  # every pose is one of the same object
+    with exact_products():
+        joints, logits = model(torch.from_numpy(cloud)[None].to(device), index, poses)
+    probabilities, order = logits.softmax(1).sort(dim=1, descending=True)
+    joints = joints.gather(1, order[:, :, None].expand_as(joints))
+    return joints.cpu().numpy(), probabilities.cpu().numpy()
+
+
+def knows_hand(model):
+    """Whether the run's joints are those of the one hand that there is a model of."""
+    return model.joint_names == list(JOINT_NAMES)
+
+
+def doubts(model, cloud, poses, top):
+    """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top (n, J) rad: most probable joints."""
+    lines, of_all = [], f"of {len(poses)} poses"
+    away = looks_away(cloud, poses)
+    if knows_hand(model) and away.any():
+        w_first = poses[away][:, [0, 1, 2, 4, 5, 6, 3]]
+        fits = "; as w x y z the quaternions would fit" if not looks_away(cloud, w_first).any() else ""
+        lines.append(f"the palm looks away from the object in {away.sum()} {of_all}; z goes out of the palm{fits}")
+    lowest = cloud.min(0)
+    if len(cloud) >= MIN_POINTS and abs(lowest[2]) > STANDING:
+        fits = "; is y up? See --up" if abs(lowest[1]) <= STANDING else ""
+        lines.append(f"the object stands at z = {lowest[2]:.3f} m, not on the table's z = 0{fits}")
+    low, high = model.joint_range or (-math.inf, math.inf)
+    wild = (top < np.array(low) - OUTSIDE) | (top > np.array(high) + OUTSIDE)  # (n, J)
+    if wild.any():
+        names = " ".join(np.asarray(model.joint_names)[wild.any(0)])
+        lines.append(
+            f"joints are more than 5° outside the range seen in training in {wild.any(1).sum()} {of_all} ({names}); "
+            "is the pose in the mesh's frame?"
+        )
+    return lines
+
+
+def table(names, joints, probabilities):
+    """Aligned lines: a column per hypothesis, a row per joint; joints (K, J) rad, probabilities (K,)."""
+    width = max(map(len, names))
+    rows = {"probability": [f"{share:8.3f}" for share in probabilities]}
+    rows |= {name: [f"{angle:8.1f}" for angle in angles] for name, angles in zip(names, np.degrees(joints).T)}
+    return "\n".join(f"{name:<{width}}" + "".join(cells) for name, cells in rows.items())
+
+
+def as_json(args, model, poses, joints, probabilities, warnings):
+    """All that was predicted as plain types; poses (n, 7) as they were given, whatever is up."""
+    result = {"run": args.run, "mesh": args.mesh, "unit": "rad", "joint_names": model.joint_names, "warnings": warnings}
+    result["predictions"] = [
+        {"pose": pose, "hypotheses": [{"probability": p, "joints": j} for p, j in zip(shares, angles)]}
+        for pose, shares, angles in zip(poses.tolist(), probabilities.tolist(), joints.tolist())
+    ]
+    if knows_hand(model):
+        outside = (joints < LIMITS[:, 0] - LIMIT_SLACK) | (joints > LIMITS[:, 1] + LIMIT_SLACK)
+        result["joints_outside_limits"] = int(outside.sum())
+    return result
+
+
+def draw(args, poses, top):
+    """The most probable joints (n, J) rad for up to six wrist poses (n, 7) on the mesh."""
+    vertices, faces = read_mesh(args.mesh, ANY_LENGTH)
+    vertices = vertices * args.mesh_scale
+    vertices = turn_to_z_up(vertices) if args.up == "y" else vertices
+    Path(args.picture).parent.mkdir(parents=True, exist_ok=True)
+    grasps = np.concatenate([poses, top], axis=1)[:6]
+    draw_grasps([(vertices, faces, grasp, f"pose {i}") for i, grasp in enumerate(grasps)], args.picture)
+
+
+@command
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    is_cloud = Path(args.mesh).suffix.lower() == ".npy"
+    refuse(args.picture and is_cloud, f"--picture: {args.mesh} is a cloud; give a mesh to draw")
+    check_run(args.run)
+    device = set_up_torch(args.device, args.threads)
+    model = load_run(args.run).to(device)
+    only = "draws the hand of hand/kinematics.py only; the joints of this run have other names"
+    refuse(args.picture and not knows_hand(model), f"--picture: {only}")
+    cloud, poses, given = read_input(args, model.config.points)
+    joints, probabilities = hypotheses(model, cloud, poses, device)
+    warnings = doubts(model, cloud, poses, joints[:, 0])
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr)
+
+    result = as_json(args, model, given, joints, probabilities, warnings)
+    if args.json == "-":
+        print(json.dumps(result, indent=2))
+    else:
+        print(f"pose 1 of {len(poses)}; joints in degrees, a column per hypothesis")
+        print(table(model.joint_names or numbered_joints(joints.shape[2]), joints[0], probabilities[0]))
+    if args.picture:
+        draw(args, poses, joints[:, 0])
+    if args.json not in (None, "-"):
+        write_json(args.json, result)
+    for path in filter(None, (args.json, args.picture)):
+        if args.json != "-":  # then what is printed is JSON alone
+            print(f"saved {path}")
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""predict.py: what it prints and saves for one object, and what it says of input that cannot be meant so."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import OBJECTS, fails, write_box, write_root
+from scipy.spatial.transform import Rotation
+
+import predict
+import train
+from data import load_dataset, read_cloud
+from files.checkpoints import load_run
+from hand.kinematics import JOINT_NAMES, LIMITS
+
+SIZE = np.array([0.1, 0.12, 0.15])
+ABOVE = np.array([0.0, -0.1, 0.2, 0, 1, 0, 0])  # palm down, fingers over the box
+TURN = Rotation.from_euler("x", -90, degrees=True)  # z up -> y up
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run on boxes with the joints of the hand that is modelled, `run`, and a box, box.obj."""
+    folder = tmp_path_factory.mktemp("predict")
+    root = write_root(folder / "root", OBJECTS, names=JOINT_NAMES)
+    flags = "--preset tiny --points 256 --steps 12 --objects-per-batch 4 --name run --no-baseline --quiet"
+    train.main(["--data", str(root), "--runs", str(folder), *flags.split()])
+    write_box(folder / "box.obj", SIZE)
+    return folder
+
+
+def words(folder, *flags, pose=ABOVE, mesh="box.obj"):
+    return [str(word) for word in (folder / "run", folder / mesh, "--pose", *pose, "--threads", 1, *flags)]
+
+
+def joints_of(result):
+    """(K, J) rad of the first pose."""
+    return np.array([hypothesis["joints"] for hypothesis in result["predictions"][0]["hypotheses"]])
+
+
+def test_the_table_and_the_json_are_the_models(folder, tmp_path, capsys):
+    found = predict.main(words(folder, "--json", tmp_path / "out.json"))
+    told = capsys.readouterr()
+    assert json.loads((tmp_path / "out.json").read_text()) == found
+    assert f"saved {tmp_path}/out.json" in told.out and told.err == ""
+    hypotheses = found["predictions"][0]["hypotheses"]
+    assert found["predictions"][0]["pose"] == ABOVE.tolist() and found["joint_names"] == list(JOINT_NAMES)
+    shares = [hypothesis["probability"] for hypothesis in hypotheses]
+    assert sum(shares) == pytest.approx(1, abs=1e-5) and shares == sorted(shares, reverse=True)
+    table = dict(line.split(maxsplit=1) for line in told.out.splitlines()[1:14])
+    assert "degrees" in told.out and list(table) == ["probability", *JOINT_NAMES]
+    degrees = np.array([table[name].split() for name in JOINT_NAMES], dtype=float).T
+    np.testing.assert_allclose(degrees, np.degrees(joints_of(found)), atol=0.051)
+
+    model = load_run(folder / "run")
+    cloud = torch.from_numpy(read_cloud(folder / "box.obj", model.config.points))[None]
+    with torch.no_grad():
+        joints, logits = model(cloud, torch.tensor([0]), torch.from_numpy(ABOVE)[None].float())
+    np.testing.assert_allclose(joints_of(found), joints[0, logits[0].argsort(descending=True)], atol=1e-5)
+    outside = (joints_of(found) < LIMITS[:, 0] - 1e-3) | (joints_of(found) > LIMITS[:, 1] + 1e-3)
+    assert found["joints_outside_limits"] == outside.sum()
+
+
+def test_json_alone_on_the_terminal_and_many_poses_of_a_cloud(folder, capsys):
+    np.save(folder / "cloud.npy", read_cloud(folder / "box.obj", 256))
+    np.save(folder / "poses.npy", np.stack([ABOVE, ABOVE * [1, 1, 1, -1, -1, -1, -1]]))  # one rotation
+    predict.main(
+        [str(folder / word) for word in ("run", "cloud.npy")] + ["--poses", f"{folder}/poses.npy", "--json", "-"]
+    )
+    first, second = json.loads(capsys.readouterr().out)["predictions"]
+    assert first["hypotheses"] == second["hypotheses"] and first["pose"] != second["pose"]
+
+
+def test_up_is_turned_and_the_wrist_with_it(folder, capsys):
+    """A y-up mesh and a pose in its frame give what the same things give when they stand on z = 0."""
+    lines = (folder / "box.obj").read_text().splitlines()
+    corners = [TURN.apply([float(x) for x in line.split()[1:]]) for line in lines if line[0] == "v"]
+    (folder / "lying.obj").write_text("\n".join(["v %.6f %.6f %.6f" % tuple(v) for v in corners] + lines[8:]))
+    turned = np.r_[TURN.apply(ABOVE[:3]), (TURN * Rotation.from_quat(ABOVE[3:])).as_quat()]
+    upright, as_lying = (
+        predict.main(words(folder)),
+        predict.main(words(folder, "--up", "y", pose=turned, mesh="lying.obj")),
+    )
+    assert capsys.readouterr().err == "" and as_lying["predictions"][0]["pose"] == pytest.approx(turned.tolist())
+    unturned = predict.main(words(folder, pose=turned, mesh="lying.obj"))  # another question
+    assert "is y up? See --up" in capsys.readouterr().err
+    error = np.abs(joints_of(upright) - joints_of(as_lying)).max()  # another file is another sample of the surface
+    assert error < 0.1 * np.abs(joints_of(upright) - joints_of(unturned)).max()
+
+
+def test_the_mesh_is_scaled_and_not_the_pose(folder, capsys):
+    write_box(folder / "mm.obj", 1000 * SIZE)
+    assert "Scale it by 0.001 with --mesh-scale" in fails(predict.main, words(folder, mesh="mm.obj"), capsys)
+    half = words(folder, "--mesh-scale", 0.5, mesh="mm.obj")
+    assert "Scale it by 0.001 with --mesh-scale" in fails(predict.main, half, capsys)
+    found = predict.main(words(folder, "--mesh-scale", 0.001, mesh="mm.obj"))
+    np.testing.assert_allclose(joints_of(found), joints_of(predict.main(words(folder))), atol=0.05)
+    predict.main(words(folder, "--mesh-scale", 0.0001, mesh="mm.obj"))
+    assert "only 0.015 m long" in capsys.readouterr().err
+
+
+def test_right_input_is_not_warned_of_and_wrong_frames_are(folder, capsys):
+    """Recorded grasps as they are, with w first, and with a palm that looks the other way."""
+    data = load_dataset(folder / "root", 256, quiet=True)
+    rows = np.flatnonzero(data.scene == 0)
+    mesh = next((folder / "root" / data.scenes[0]).glob("mesh.*"))
+    turned = Rotation.from_quat(data.poses[rows, 3:]) * Rotation.from_euler("y", 180, degrees=True)
+    for name, quaternions, warning in (
+        ("right", data.poses[rows, 3:], None),
+        ("w first", data.poses[rows][:, [6, 3, 4, 5]], "as w x y z the quaternions would fit"),
+        ("away", turned.as_quat(), f"the palm looks away from the object in {len(rows)} of {len(rows)} poses"),
+    ):
+        np.save(folder / "poses.npy", np.concatenate([data.poses[rows, :3], quaternions], axis=1))
+        found = predict.main([str(folder / "run"), str(mesh), "--poses", str(folder / "poses.npy")])
+        said = capsys.readouterr().err
+        assert found["warnings"] == [line.removeprefix("warning: ") for line in said.splitlines()]
+        assert warning in said if warning else not said, name
+
+
+def test_predictions_that_leave_the_range_of_training_are_warned_of(folder, capsys):
+    content = torch.load(folder / "run" / "best.pt", weights_only=True)
+    (folder / "narrow").mkdir()
+    (folder / "narrow" / "config.json").write_text("{}")
+    content["joint_range"] = [[-9.0] * 12, [9.0] * 11 + [-8.0]]
+    torch.save(content, folder / "narrow" / "best.pt")
+    predict.main([str(folder / "narrow"), *words(folder)[1:]])
+    assert (
+        f"more than 5° outside the range seen in training in 1 of 1 poses ({JOINT_NAMES[11]})"
+        in capsys.readouterr().err
+    )
+
+
+def test_picture(folder, tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(predict, "draw_grasps", lambda sheet, path: drawn.append(sheet))
+    found = predict.main(words(folder, "--picture", tmp_path / "picture.png"))
+    (((_, _, grasp, title),),) = drawn
+    assert title == "pose 0" and f"saved {tmp_path}/picture.png" in capsys.readouterr().out
+    np.testing.assert_allclose(grasp, np.r_[ABOVE, joints_of(found)[0]], atol=1e-6)
+
+
+def test_what_cannot_be_predicted_is_one_line(folder, tmp_path, capsys):
+    run, box = folder / "run", folder / "box.obj"
+    np.save(tmp_path / "few.npy", np.zeros((3, 3)))
+    good = ["--pose", *ABOVE]
+    for argv, message in (
+        ([run, box], "--pose"),
+        ([run, *good], "MESH"),
+        ([run, box, *good, "--poses", "poses.npy"], "not allowed with"),
+        ([run, box, "--pose", 0, 0, 0, 0, 0, 0, 2], "norm"),
+        ([run, box, "--pose", 0, 0, "nan", 0, 0, 0, 1], "--pose"),
+        ([run, box, "--pose", 0, 0, 0.8, 0, 1, 0, 0], "0.65 m from the mesh"),
+        ([run, tmp_path / "missing.obj", *good], "missing.obj"),
+        ([run, tmp_path / "few.npy", *good], "at least"),
+        ([run, tmp_path / "few.npy", *good, "--picture", "x.png"], "is a cloud"),
+        ([run, tmp_path / "box.txt", *good], "box.txt"),
+        ([tmp_path / "norun", box, *good], "norun"),
+    ):
+        assert message in fails(predict.main, argv, capsys), argv

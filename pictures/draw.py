@@ -21,7 +21,8 @@ from pictures.photo import Lit, axes_of_view, frame, photograph, sample_lit, sho
 
 PALM_COLOUR = (0.75, 0.75, 0.78)
 FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))  # as in kinematics.FINGERS
-AXIS_COLOURS, AXIS_LENGTH = ((0.9, 0, 0), (0, 0.6, 0), (0, 0, 0.9)), 0.06  # of the wrist's x, y, z; m
+AXIS_COLOURS = ((0.9, 0, 0), (0, 0.6, 0), (0, 0, 0.9))  # of the wrist's x, y, z
+AXIS_LENGTH, AXIS_RADIUS, BONE_RADIUS = 0.06, 0.003, 0.007  # m
 OBJECT_COLOUR, TABLE_COLOUR, INSIDE_COLOUR = (0.9, 0.8, 0.55), (0.85, 0.85, 0.87), (0.1, 0.1, 0.1)
 SURFACE_POINTS, HAND_POINTS = 400_000, 150_000  # that a photograph paints
 LINE_STEP = 0.02  # m between the lines on the table
@@ -61,16 +62,25 @@ def link_colours(gaps=None):
     return colours
 
 
-def hand_mesh(grasp, gaps=None):
-    """A picture's hand (19,): triangles (F, 3, 3) m in the object's frame and a colour per triangle (F, 3)."""
+def hand_parts(grasp, gaps=None):
+    """What a hand (19,) looks like: balls [(center, radius, colour)] and rods [(start, end, radius, colour)], in m.
+
+    gaps: of `contact_gaps`, where links are to be coloured by contact.
+    """
     centers, radii, segments = kinematics.hand_drawing(grasp[:7], grasp[7:])
     links = link_colours(gaps)
     spheres = np.repeat(links, [4, 2, 2], axis=1).reshape(-1, 3)  # as many on links 1, 2 and 3
     colours = [PALM_COLOUR] * len(kinematics.PALM_RADII) + list(spheres)
-    parts = [(ball(*sphere), colour) for *sphere, colour in zip(centers, radii, colours)]
     bones = segments.reshape(4, 4, 2, 3)[:, 1:].reshape(-1, 2, 3)  # without those inside the palm
-    parts += [(rod(*bone, 0.007), colour) for bone, colour in zip(bones, links.reshape(-1, 3))]
-    parts += [(rod(*axis, 0.003), colour) for axis, colour in zip(wrist_axes(grasp[:7]), AXIS_COLOURS)]
+    rods = [(*bone, BONE_RADIUS, colour) for bone, colour in zip(bones, links.reshape(-1, 3))]
+    return list(zip(centers, radii, colours)), rods
+
+
+def hand_mesh(grasp, gaps=None):
+    """A picture's hand (19,) and the wrist's axes: triangles (F, 3, 3) m in the object's frame, their colours (F, 3)."""
+    balls, rods = hand_parts(grasp, gaps)
+    rods += [(*axis, AXIS_RADIUS, colour) for axis, colour in zip(wrist_axes(grasp[:7]), AXIS_COLOURS)]
+    parts = [(ball(*sphere), colour) for *sphere, colour in balls] + [(rod(*bone), colour) for *bone, colour in rods]
     triangles = [vertices[faces] for (vertices, faces), _ in parts]
     return np.concatenate(triangles), np.repeat([colour for _, colour in parts], [len(t) for t in triangles], axis=0)
 

@@ -9,7 +9,7 @@ from hand.closing import CONTACT
 from hand.holds import FREE_DEPTH
 
 from hand import kinematics
-from pictures import draw, photo, sheet
+from pictures import curve, draw, photo, sheet
 
 GRASP = np.r_[0.02, -0.03, 0.3, 1, 0, 0, 0, np.zeros(12)]  # 30 cm over the origin, looking down
 
@@ -97,3 +97,14 @@ def test_points_belong_to_the_nearest_center():
     points, centers = rng.normal(size=(200, 3)), rng.normal(size=(9, 3))
     found = sheet.nearest_patch(SimpleNamespace(points=points), SimpleNamespace(centers_m=torch.from_numpy(centers)))
     assert np.array_equal(found, np.linalg.norm(points[:, None] - centers, axis=2).argmin(1))
+
+
+def test_curve_of_a_run(tmp_path):
+    """Rows as train.py has them or as a CSV gives them back; a loss that is negative cannot be logarithmic."""
+    names = ("step", "train_loss", "val_top_logit_rmse", "val_best_of_k_rmse", "val_coverage_15")
+    rows = [dict(zip(names, values)) for values in ((100, 0.2, 0.4, 0.2, 0.5), (200, -0.1, 0.3, 0.1, 0.7))]
+    texts = [{name: str(value) for name, value in row.items()} for row in rows]
+    for name, given, best in (("a", rows, None), ("b", texts, None), ("c", rows[:1], 100)):
+        curve.draw_curve(given, tmp_path / name, "runs/a", best)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a[:4] == b"\x89PNG" and a == b != c

@@ -1,0 +1,89 @@
+"""A page one can turn: objects and hands in one HTML file that loads nothing from the network.
+
+trimesh brings three.js, lights and the mouse; page.html beside this file the choice of objects and hypotheses, in plain
+JavaScript. Hands are spheres and rods of pictures/draw.py; of a hand without a model the wrist's axes and a disc, light
+on the palm's side.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import trimesh
+from trimesh.viewer.notebook import scene_to_html
+
+from files.writing import atomic
+from hand.holds import grasp_outcomes, solid_field
+from hand.kinematics import JOINT_NAMES
+from pictures.draw import contact_gaps, hand_parts, wrist_axes
+
+
+class Shown(NamedTuple):
+    """One object with one wrist pose."""
+
+    title: str
+    vertices: np.ndarray  # (V, 3) m
+    faces: np.ndarray | None  # (F, 3); None for a cloud
+    pose: np.ndarray  # (7,)
+    hypotheses: np.ndarray  # (K, J) rad
+    chances: np.ndarray  # (K,)
+    recorded: np.ndarray | None = None  # (J,) rad, where it is known
+
+
+def write_page(title, shown, joint_names, path):
+    """Write the page of a list of `Shown`; joint_names: J strings, by which a hand that there is a model of is known."""
+    scene = trimesh.Scene()
+    for index, entry in enumerate(shown):
+        scene.add_geometry(solid_of(entry), node_name=f"object_{index}")
+    content = {
+        "title": title, "joints": list(joint_names),
+        "objects": [describe(entry, list(joint_names) == list(JOINT_NAMES)) for entry in shown],
+    }  # fmt: skip
+    data = json.dumps(content).replace("</", "<\\/")  # a title must not end the script
+    ours = Path(__file__).with_suffix(".html").read_text(encoding="utf-8").replace("$DATA", data)
+    page = scene_to_html(scene).replace("<title>trimesh: threejs viewer</title>", "<title>Grasps</title>")
+    with atomic(path) as temporary:
+        temporary.write_text(page.replace("</body>", ours + "</body>"), encoding="utf-8")
+
+
+def solid_of(entry):
+    """The object as trimesh has it."""
+    if entry.faces is None:
+        return trimesh.PointCloud(entry.vertices)
+    return trimesh.Trimesh(entry.vertices, entry.faces, process=False)
+
+
+def describe(entry, has_model):
+    """What the page says and draws of a `Shown`, in plain types: m, degrees."""
+    joints = entry.hypotheses if entry.recorded is None else np.concatenate((entry.hypotheses, entry.recorded[None]))
+    field = solid_field(entry.vertices, entry.faces) if has_model and entry.faces is not None else None
+    holds = grasp_outcomes(field, entry.pose[None], joints[None]).holds[0] if field else [None] * len(joints)
+    hands = []
+    for angles, its_holds in zip(joints, holds):
+        hand = {"joints": np.degrees(angles).round(1).tolist()}
+        if its_holds is not None:
+            hand["holds"] = bool(its_holds)
+        if has_model:
+            grasp = np.concatenate((entry.pose, angles))
+            balls, rods = hand_parts(grasp, contact_gaps(field, grasp) if field else None)
+            hand |= {"balls": rounded(balls), "rods": rounded(rods)}
+        hands.append(hand)
+    recorded = None if entry.recorded is None else hands.pop()
+    for hand, angles, chance in zip(hands, entry.hypotheses, entry.chances):
+        hand["chance"] = float(chance)
+        if recorded:
+            hand["error"] = float(np.degrees(np.sqrt(np.mean((angles - entry.recorded) ** 2))))
+    return {
+        "title": entry.title, "axes": wrist_axes(entry.pose).round(5).tolist(), "recorded": recorded,
+        "hypotheses": sorted(hands, key=lambda hand: -hand["chance"]),
+    }  # fmt: skip
+
+
+def rounded(parts):
+    """Parts of a hand [(numbers, colour)] as lists: 0.01 mm, colour as "#rrggbb"."""
+    return [[*np.round(np.concatenate(numbers, axis=None), 5).tolist(), as_hex(colour)] for *numbers, colour in parts]
+
+
+def as_hex(colour):
+    return "#" + "".join(f"{round(255 * share):02x}" for share in colour)

@@ -12,7 +12,6 @@ To import this file adds these poolings to model.POOLS. Shapes as in model.py.
 import torch
 from torch import nn
 
-from cli.errors import UserError
 from model import POOLS, TokenPool, farthest_point_sample, from_z_up, gather_points, normalize_clouds
 from variants import HandPool, NoEncoder
 
@@ -30,14 +29,9 @@ class NoPool(nn.Module):
 
 
 class SizePool(TokenPool):
-    """pose, centroid and radius; raises `UserError` for metric clouds, which have no size to be told"""
+    """pose, centroid and radius"""
 
     encoder, widths = NoEncoder, 0
-
-    def __init__(self, config):
-        super().__init__(config)
-        if not self.sees_size:
-            raise UserError("--pool size: metric clouds have no size to be told; leave --normalize metric out")
 
     def forward(self, encoded, object_index, poses):
         return self.with_size(poses[:, :0], encoded, object_index)  # (B, 4)

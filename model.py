@@ -32,8 +32,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cli.errors import UserError
-
 POSITION_HIDDEN = 128  # hidden width of the positional encoding, in all published weights
 LENGTH = 0.05  # m: the head sees lengths divided by this, so that wrist positions vary by about one
 FINE_TUNING = {"dropout": 0.1, "attention_dropout": 0.1, "drop_path": 0.1}
@@ -41,12 +39,6 @@ PRETRAINING = {"dropout": 0.1, "attention_dropout": 0.05, "drop_path": 0.25}
 
 
 # ---------------------------------------------------------------- configuration
-CHOICES = {
-    "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
-    "target_norm": ("instance", "layer"),
-}  # fmt: skip
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What a checkpoint must remember of the network; the defaults are the preset `small`."""
@@ -85,21 +77,6 @@ class ModelConfig:
     # added after the first checkpoints: a file without them means these values
     patching: str = dataclasses.field(default="fps", metadata={"later": True})  # with the tokenizer a key of PATCHINGS
     tokenizer: str = dataclasses.field(default="pointnet", metadata={"later": True})
-
-    def __post_init__(self):
-        """Raises `UserError` where the configuration contradicts itself."""
-        rules = {
-            "heads must divide width": self.width % self.heads == 0,
-            "width must be a multiple of 4, the heads of the pooling": self.width % 4 == 0,
-            f"patches must not exceed points ({self.points})": self.patches <= self.points,
-            f"patch_size must not exceed points ({self.points})": self.patch_size <= self.points,
-            "patches · patch_size must be at least 2, for BatchNorm": self.patches * self.patch_size > 1,
-            "a ball's radius must be positive": self.group != "ball" or 0 < self.radius < math.inf,
-            "context_low and context_high must be in order": 0 < self.context_low <= self.context_high <= 1,
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise UserError(rule)
 
 
 PRESETS = {
@@ -527,7 +504,7 @@ def sample_blocks(num_patches, generator=None, blocks=4, target_ratio=(0.15, 0.2
     free[targets.flatten()] = False
     remaining = free.nonzero()[:, 0]  # in sequence order
     if len(remaining) == 0:
-        raise UserError(f"{num_patches} patches are too few to hide {blocks} blocks and keep a context")
+        raise ValueError(f"{num_patches} patches are too few to hide {blocks} blocks and keep a context")
     count = max(1, int(len(remaining) * uniform(*context_ratio)))  # C
     first = start(len(remaining) - count)
     return targets, remaining[first : first + count]

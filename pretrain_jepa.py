@@ -35,7 +35,8 @@ from loop.graphs import Graphs
 from loop.machine import WIDE, autocast, first_process_first, join_processes, set_precision, set_up_torch
 from loop.pace import LOOK_EVERY, Progress, adamw, paced, set_rate, warmup_cosine
 from loop.runs import held, load_last, run_settings, save_last
-from model import CHOICES, PRESETS, PRETRAINING, PointJEPA, normalize_clouds, start_points
+from files.config import CHOICES, LEAST_PATCHES, changed
+from model import PRESETS, PRETRAINING, PointJEPA, normalize_clouds, start_points
 
 PUBLISHED_STEPS = 40_500  # of Point-JEPA
 WARMUP_SHARE = 30 / 500  # of Point-JEPA's 500 epochs
@@ -59,7 +60,7 @@ def build_parser():
     flag("--width", type=count, metavar="N", help=f"features per token, a multiple of the heads and of 4 {own}")
     flag("--depth", type=count, metavar="N", help=f"blocks of the encoder {own}")
     flag("--up", choices=CHOICES["up"], help=f"vertical axis of the clouds, which augmentation rotates about {own}")
-    add_encoder_flags(flag, own, least_patches=2)
+    add_encoder_flags(flag, own, LEAST_PATCHES)
 
     flag = parser.add_argument_group("objective").add_argument
     flag("--target-norm", choices=CHOICES["target_norm"], help="targets are normalised over features and, with "
@@ -101,7 +102,7 @@ def parse(argv):
 
 def resolve_config(args):
     """`ModelConfig` from the preset and the flags that were given."""
-    return dataclasses.replace(PRESETS[args.preset], **given_flags(args), **PRETRAINING)
+    return changed(PRESETS[args.preset], **given_flags(args), **PRETRAINING)
 
 
 def load_start(args):

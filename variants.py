@@ -23,10 +23,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from cli.errors import UserError
 from loop.fast import exact_products, speed_up
 from model import (
-    CHOICES, LENGTH, LOSSES, PATCHINGS, POOLS, AttentionPool, TokenPool, farthest_point_sample, squared_distances,
+    LENGTH, LOSSES, PATCHINGS, POOLS, AttentionPool, TokenPool, farthest_point_sample, squared_distances,
     weighted_mean,
 )  # fmt: skip
 
@@ -329,12 +328,10 @@ def geometric_features(patches, normals, center_normals, variation):
 
 @torch.no_grad()
 def patches_by_shape(clouds, config, generator, nearest):
-    """`model.make_patches` for the patchings and tokenizers of this file; raises `UserError` for balls.
+    """`model.make_patches` for the patchings and tokenizers of this file, nearest neighbours only.
 
     clouds (B, N, 3) in encoder's units -> patches (B, G, S, F) relative to their centers, centers (B, G, 3).
     """
-    if config.group != "knn":
-        raise UserError(f"--patching {config.patching}, --tokenizer {config.tokenizer}: need --group knn")
     normals, variation = local_shape(clouds, nearest)  # (B, N, 3), (B, N)
     weights = center_weights(variation) if config.patching == "curvature" else None
     chosen = farthest_point_sample(clouds, config.patches, generator, weights)  # (B, G)
@@ -348,7 +345,6 @@ def patches_by_shape(clouds, config, generator, nearest):
     return patches, centers
 
 
-CHOICES |= {"patching": tuple(SPREADS), "tokenizer": tuple(POINT_FEATURES)}
 for patching in SPREADS:
     for tokenizer, features in POINT_FEATURES.items():
         PATCHINGS.setdefault((patching, tokenizer), (patches_by_shape, features))

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-import controls  # noqa: F401 - adds its poolings
 from cli.errors import UserError
+from files.config import config_from, listed
 from files.writing import atomic
 from loop.fast import speed_up
-from model import CHOICES, LOSSES, POOLS, PRETRAINING, GraspModel, ModelConfig, PointEncoder, PointJEPA
+from model import PRETRAINING, GraspModel, ModelConfig, PointEncoder, PointJEPA
 from variants import merged
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"  # a file per preset that has one
@@ -168,31 +168,6 @@ def build(make, stored, path):
         raise UserError(f"{path}: {error}") from None
 
 
-def config_from(stored):
-    """The ModelConfig of a dict: every field present and of its type, none too many, choices among what there is.
-
-    Fields marked "later" may be missing and take their default.
-    """
-    fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
-    needed = {name for name, field in fields.items() if not field.metadata.get("later")}
-    stored = stored if isinstance(stored, dict) else {}
-    if stored.get("embedding") == "raw":  # a field of older runs, and its only value that is still known
-        stored = {name: value for name, value in stored.items() if name not in ("embedding", "embedding_scale")}
-    wrong = (needed - set(stored)) | (set(stored) - set(fields))
-    if wrong:
-        raise UserError(f"its config has missing or unknown fields: {listed(wrong)}; make it again with this version")
-    for name, value in stored.items():
-        kind = fields[name].type
-        if not isinstance(value, (float, int) if kind is float else kind) or (kind is int and value < 1):
-            raise UserError(f"{name} must be a {kind.__name__} (whole numbers at least 1), not {value!r}")
-    config = ModelConfig(**stored)
-    choices = CHOICES | {"pool": POOLS, "loss": LOSSES}
-    for name, allowed in choices.items():
-        if getattr(config, name) not in allowed:
-            raise UserError(f"{name} must be one of {', '.join(allowed)}, not {getattr(config, name)}")
-    return config
-
-
 def kind_of(content, path):
     """Which checkpoint with an encoder `read_checkpoint` returned: "jepa", "official", "encoder" or "run"."""
     for key, kind in (("jepa", "jepa"), ("state_dict", "official"), ("encoder", "encoder"), ("model", "run")):
@@ -210,11 +185,6 @@ def check_step(step, path):
         return int(step)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # a tensor of several values is a RuntimeError
         raise UserError(f"{path}: its step is not a number; fetch or make it again") from None
-
-
-def listed(names):
-    names = sorted(map(str, names))
-    return (", ".join(names[:4]) or "none") + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def check_tensors(state, path):

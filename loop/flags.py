@@ -4,7 +4,8 @@ import dataclasses
 
 from cli.errors import refuse
 from cli.flags import number
-from model import CHOICES, PRESETS, ModelConfig
+from files.config import CHOICES
+from model import PRESETS, ModelConfig
 
 SIZE_FIELDS = ("width", "depth", "heads", "w1", "w2", "w3")  # of the encoder: what a preset stands for
 HEAD_FIELDS = ("k", "pool", "loss")  # not of the encoder: train.py's flags for them have defaults

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cli.errors import UserError, command
+from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from files.cache import cache_path, read_cache, write_cache
 from files.frames import describe_frames, frame_figures, frame_warnings
@@ -116,8 +116,7 @@ def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None
     `UserError` for anything wrong, or lists it in `excluded` with `skip_bad`.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such dataset folder; check the path")
+    refuse(not root.is_dir(), f"{root}: no such dataset folder; check the path")
     path = cache_path(root, num_points, cache_dir)
     cached = read_cache(path)
     scenes, excluded = read_root(root, num_points, cached, skip_bad, quiet)

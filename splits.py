@@ -1,12 +1,9 @@
 """Object-level, stratified, nested splits (Sec. III-A), a pure function of names and mesh contents.
 
-The objects are those that have a grasp over the minimum score.
-
-Val and test hold 10 % of the objects each and are the same for every budget; a budget is a share of the
-remaining pool, and a larger budget contains every smaller one. Packs A and B are two independent draws.
-Test_category holds the held-out synsets. Test_grasp holds a tenth of the grasps of every pool object; they never
-train.
-Order comes from SHA-256 of the names: no random generator, no folder order, no library version.
+Val and test hold 10 % of the objects each and are the same for every budget. A budget is a share of the remaining pool;
+a larger one contains every smaller one. Packs A and B are two independent draws. Test_category holds the held-out
+synsets, test_grasp a tenth of the grasps of every pool object: neither ever trains. Objects are those with a grasp over
+the minimum score. Order comes from SHA-256 of the names: no random generator, no folder order, no library version.
 
     python splits.py --data ROOT --pack A --budget 0.1     prints, verifies and with --json saves a split
 """
@@ -29,10 +26,9 @@ from files.writing import write_json
 HELD_OUT = ("03948459", "02954340")  # pistol and cap, as in the published code: categories that never train
 SUITES = ("train", "val", "test", "test_category", "test_grasp", "test_grasp_train")
 SHARE = 0.1  # of the objects, for val and for test
-# parts of a name that tell one mesh of an object from another one of the same object
-PART = re.compile(
-    r"(?:^|[_.-])(?:visuals?|vis|collisions?|col|(?:non)?textured|obj|stl|ply|off|glb)(?=$|[_.-])", re.IGNORECASE
-)
+# words in a name that tell one mesh of an object from another mesh of it
+WORDS = "visuals?|vis|collisions?|col|(?:non)?textured|obj|stl|ply|off|glb"
+KIND_OF_MESH = re.compile(rf"(?:^|[_.-])(?:{WORDS})(?=$|[_.-])", re.IGNORECASE)
 
 
 @dataclasses.dataclass
@@ -45,12 +41,12 @@ class Split:
     suites: dict  # suite -> sorted object ids "<synset>/<object>": train, val, test, test_category
     pool: list  # sorted ids of all objects that a budget may train on
     test_grasp: dict  # "<synset>/<object>/<scene>" -> rows of its recording
-    duplicates: list  # groups of object ids that share a mesh or, as visual and collision mesh, an object
+    duplicates: list  # groups of ids that are one object: the same mesh, or names that differ by the kind of mesh
     rows: dict  # suite -> (n,) int64 index into the dataset's grasps, all of SUITES
 
 
-def key(*parts):
-    """Position of a name in a pack's order: SHA-256 of the parts joined by '/'."""
+def place(*parts):
+    """Where a name stands in a pack's order: SHA-256 of the parts joined by '/'."""
     return hashlib.sha256("/".join(map(str, parts)).encode()).digest()
 
 
@@ -58,14 +54,14 @@ def synset_of(object_id):
     return object_id.split("/")[0]
 
 
-def bare(object_id):
-    """An object's id without what tells its visual from its collision mesh: cups/cup0 of cups/cup0_visual."""
+def without_kind(object_id):
+    """An object's id without the kind of its mesh: cups/cup0 of cups/cup0_visual."""
     names = object_id.split("/")
-    return "/".join(PART.sub("", name).strip("_.-") if PART.search(name) else name for name in names)
+    return "/".join(KIND_OF_MESH.sub("", name).strip("_.-") if KIND_OF_MESH.search(name) else name for name in names)
 
 
 def duplicate_groups(objects, mesh_hashes):
-    """Map of every object id to the smallest id that it shares a mesh or its `bare` id with, also through others.
+    """Object -> smallest id of its group: objects of the same mesh or the same `without_kind`, and what these share.
 
     objects, mesh_hashes: one entry per scene.
     """
@@ -78,7 +74,7 @@ def duplicate_groups(objects, mesh_hashes):
 
     first = {}
     for name, digest in sorted(zip(objects, mesh_hashes)):
-        for shared in (digest, bare(name)):
+        for shared in (digest, without_kind(name)):
             a, b = find(first.setdefault(shared, name)), find(name)
             leader[max(a, b)] = min(a, b)
     return {name: find(name) for name in leader}
@@ -101,7 +97,7 @@ def suite_sizes(counts):
 
 def assign_objects(objects, pack, budget):
     """Suites and pool over distinct objects: dicts of lists. objects: ids outside the held-out synsets."""
-    objects = sorted(objects, key=lambda name: key(pack, name))
+    objects = sorted(objects, key=lambda name: place(pack, name))
     strata = by_synset(objects)
     if all(len(names) < 3 for names in strata.values()):
         strata = {"all": objects}  # say one object per synset: val and test come from all of them together
@@ -132,7 +128,7 @@ def held_back_grasps(data, pack, pool):
     order = np.argsort(objects, kind="stable")
     for rows in np.split(order, np.flatnonzero(objects[order][1:] != objects[order][:-1]) + 1):
         if objects[rows[0]] in pool and len(rows) >= 2:
-            names = sorted(rows, key=lambda i: key(pack, data.scenes[data.scene[i]], data.row[i]))
+            names = sorted(rows, key=lambda i: place(pack, data.scenes[data.scene[i]], data.row[i]))
             held_back[names[: max(1, len(rows) // 10)]] = True
     return held_back
 
@@ -140,31 +136,26 @@ def held_back_grasps(data, pack, pool):
 def make_split(data, pack="A", budget=1.0, held_out=None):
     """The `Split` of a `GraspData`. held_out: synset ids, None for the default ones where present.
 
-    Objects that share a mesh, or are visual and collision mesh of one, go where the smallest of their ids goes, or
-    are held out together.
-    Raises `UserError` where no object is left to train or to validate on.
+    A group of `duplicate_groups` goes where its smallest id goes, or is held out together. Raises `UserError` where no
+    object is left to train or to validate on.
     """
     present = {synset_of(name) for name in data.object_of_scene}
-    for synset in held_out or ():
-        if synset not in present:
-            raise UserError(f"--held-out {synset}: no such synset in {data.root}; it has {' '.join(sorted(present))}")
-    held_out = set(HELD_OUT if held_out is None else held_out)
+    for synset in set(held_out or ()) - present:
+        raise UserError(f"--held-out {synset}: no such synset in {data.root}; it has {' '.join(sorted(present))}")
+    held_out = HELD_OUT if held_out is None else held_out
     leader = duplicate_groups(data.object_of_scene, data.mesh_hashes)
     groups = collections.defaultdict(list)
     for name in sorted(leader):
         groups[leader[name]].append(name)
     away = {first for first, names in groups.items() if any(synset_of(name) in held_out for name in names)}
-    suites = assign_objects(sorted(set(groups) - away), pack, budget)
-    suites["test_category"] = away
+    suites = assign_objects(set(groups) - away, pack, budget) | {"test_category": away}
     suites = {suite: sorted(name for first in firsts for name in groups[first]) for suite, firsts in suites.items()}
     pool = suites.pop("pool")
-    for suite in ("train", "val"):
-        if not suites[suite]:
-            left = f"{len(groups) - len(away)} distinct meshes besides {len(away)} held out"
-            raise UserError(
-                f"{data.root}: too few objects for a split ({left}); train, val and test need at least 3: "
-                "add objects or change --held-out"
-            )
+    if not suites["train"] or not suites["val"]:
+        raise UserError(
+            f"{data.root}: too few objects for a split ({len(groups) - len(away)} distinct meshes besides {len(away)} "
+            "held out); train, val and test need at least 3: add objects or change --held-out"
+        )
     held_back = held_back_grasps(data, pack, set(pool))
     test_grasp = collections.defaultdict(list)
     for i in np.flatnonzero(held_back):
@@ -176,10 +167,8 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
             "for 'visual' or 'collision'; those stay on one side (splits.py lists them)",
             file=sys.stderr,
         )
-    split = Split(
-        pack, budget, data.fingerprint, suites, pool, dict(sorted(test_grasp.items())),
-        duplicates, suite_rows(data, suites, held_back),
-    )  # fmt: skip
+    rows = suite_rows(data, suites, held_back)
+    split = Split(pack, budget, data.fingerprint, suites, pool, dict(test_grasp), duplicates, rows)
     verify(split)
     return split
 
@@ -206,8 +195,7 @@ def verify(split):
 
 def to_json(split):
     """The split as plain types, without any path of the machine."""
-    fields = ("pack", "budget", "fingerprint", "suites", "test_grasp")
-    return {name: getattr(split, name) for name in fields}
+    return {name: getattr(split, name) for name in ("pack", "budget", "fingerprint", "suites", "test_grasp")}
 
 
 def counts_table(split):
@@ -228,18 +216,10 @@ def add_split_flags(parser):
     """The flags that choose a split, the same in every script."""
     group = parser.add_argument_group("split")
     group.add_argument("--pack", choices=("A", "B"), default="A", help="which of two independent draws of val and test")
-    group.add_argument(
-        "--budget",
-        type=number(float, above=0, high=1),
-        default=1.0,
-        help="share of the training pool's objects, in (0, 1]",
-    )
-    group.add_argument(
-        "--held-out",
-        nargs="*",
-        metavar="SYNSET",
-        help=f"synsets that never train (default: {' '.join(HELD_OUT)} where present; nothing after the flag: none)",
-    )
+    share = number(float, above=0, high=1)
+    group.add_argument("--budget", type=share, default=1.0, help="share of the training pool's objects, in (0, 1]")
+    default = f"default: {' '.join(HELD_OUT)} where present; nothing after the flag: none"
+    group.add_argument("--held-out", nargs="*", metavar="SYNSET", help=f"synsets that never train ({default})")
 
 
 @command

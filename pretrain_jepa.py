@@ -206,16 +206,12 @@ class Pretraining:
     processes: int = 1
 
     def __post_init__(self):
+        self.last = self.out.with_suffix(".last.pt")  # which --resume goes on from
         # settings of the flags, and the clouds themselves: a folder may have changed before --resume
         pool = hashlib.sha256(self.clouds.cpu().numpy().tobytes()).hexdigest()[:16]
         self.settings = run_settings(self.args, NOT_SETTINGS) | {"clouds_sha256": pool}
         # with several processes every one sees its share of the batch, and gradients are averaged
         self.network = self.jepa if self.processes == 1 else DistributedDataParallel(self.jepa)
-
-    @property
-    def last(self):
-        """Path of the checkpoint that --resume goes on from."""
-        return self.out.with_suffix(".last.pt")
 
 
 def build_jepa(args):
@@ -237,7 +233,7 @@ def make_run(args, device, jepa, clouds, rank, processes):
     """The `Pretraining` before step 1 on this device."""
     jepa, config = jepa.to(device), jepa.config
     if processes > 1:
-        seed_dropout(args, rank)
+        torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank))  # other dropout on other clouds
         if device.type == "cuda":  # on CPUs every process normalises its own share of the batch
             jepa = torch.nn.SyncBatchNorm.convert_sync_batchnorm(jepa)
     # on an H200 a step of `small` takes 5.8 ms in bf16, 6.3 in tf32; operation by operation 31 and 23 (`paper` 65, 94)
@@ -249,11 +245,6 @@ def make_run(args, device, jepa, clouds, rank, processes):
         args, Path(args.out), device, precision, graph, torch.from_numpy(clouds).to(device), jepa, optimizer,
         generator, Progress(), rank, processes,
     )  # fmt: skip
-
-
-def seed_dropout(args, rank, *step):
-    """Give each of several processes, which see other clouds, a dropout of its own."""
-    torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank, *step))
 
 
 # ---------------------------------------------------------------- the loop
@@ -322,12 +313,10 @@ def log_row(run, bar, row):
         return
     write_csv(run.out.with_suffix(".csv"), run.progress.rows)
     spreads = row["target_std"], row["prediction_std"]
-    bar.set_postfix_str(
-        f"{row['clouds_per_s']:.0f} clouds/s, loss {row['loss']:.4f}, std {spreads[0]:.2f}/{spreads[1]:.2f}"
-    )
+    std = "{:.2f}/{:.2f}".format(*spreads)
+    bar.set_postfix_str(f"{row['clouds_per_s']:.0f} clouds/s, loss {row['loss']:.4f}, std {std}")
     if row["step"] > WARMUP_SHARE * run.args.steps and min(spreads) < COLLAPSED:
-        warning = f"warning: step {row['step']}: features collapse (std {spreads[0]:.3f}, {spreads[1]:.3f})"
-        tqdm.write(warning, file=sys.stderr)
+        tqdm.write(f"warning: step {row['step']}: features collapse (std {std})", file=sys.stderr)
 
 
 def shapes_in_batch(run, step):
@@ -384,14 +373,15 @@ def main(argv=None):
         trained = f"{len(run.clouds)} clouds, {parameters:.2f} M encoder parameters"
         print(f"{run.out}: {trained}, {args.steps} steps of {args.batch}; {device.type}")
         if args.start:
-            start = f"on from {args.start}, step {jepa.step}"
-            print(f"{start}: EMA momentum {args.tau:.5f} at the start, a fresh optimiser")
+            print(
+                f"on from {args.start}, step {jepa.step}: EMA momentum {args.tau:.5f} at the start, a fresh optimiser"
+            )
     lock = run.out.with_name(f".{run.out.name}.lock")
     with held(run.out, lock, "--out") if rank == 0 else contextlib.nullcontext():
         if unfinished_run(args):  # again: another process may have just finished it
             load_last(run, "jepa", run.jepa)
             if processes > 1:
-                seed_dropout(args, rank, run.progress.step)
+                torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank, run.progress.step))
         pretraining_loop(run)
         card = finish(run, argv)
     if processes > 1:

@@ -31,6 +31,7 @@ import statistics
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Callable
 
 import cli  # noqa: F401 - before torch, which reads the environment that it sets
@@ -349,7 +350,7 @@ def random_run(args, config, device, precision="fp32", graph=False):
     train.set_learning_rates(optimizer, 0, args)
     train.training_mode(model, args)
     return train.Run(
-        args=args, folder=None, device=device, precision=precision, graph=graph, data=data, split=None, model=model,
+        args=args, folder=Path(), device=device, precision=precision, graph=graph, data=data, split=None, model=model,
         optimizer=optimizer, generator=torch.Generator().manual_seed(0), progress=train.Progress(),
     )  # fmt: skip
 
@@ -423,7 +424,9 @@ def random_pretraining(args, config, device, precision="fp32", graph=False):
     set_rate(optimizer.param_groups[0], args.lr)
     clouds = torch.rand(4 * args.batch, config.points, 3, generator=generator).to(device)
     progress = pretrain_jepa.Progress()
-    return pretrain_jepa.Pretraining(args, None, device, precision, graph, clouds, jepa, optimizer, generator, progress)
+    return pretrain_jepa.Pretraining(
+        args, Path("no.pt"), device, precision, graph, clouds, jepa, optimizer, generator, progress
+    )
 
 
 def watch_pretraining(run):

@@ -33,7 +33,7 @@ from loop.fast import exact_products, speed_up
 from loop.flags import add_encoder_flags, add_machine_flags, check_network_flags, given_flags
 from loop.graphs import Graphs
 from loop.machine import WIDE, autocast, first_process_first, join_processes, set_precision, set_up_torch
-from loop.pace import LOOK_EVERY, Progress, adamw, paced, set_rate, warmup_cosine
+from loop.pace import LOOK_EVERY, LoopProgress, adamw, paced, set_rate, warmup_cosine
 from loop.runs import held, load_last, run_settings, save_last
 from files.config import CHOICES, LEAST_PATCHES, changed
 from model import PRESETS, PRETRAINING, PointJEPA, normalize_clouds, start_points
@@ -201,7 +201,7 @@ class Pretraining:
     jepa: PointJEPA
     optimizer: torch.optim.Optimizer
     generator: torch.Generator  # of augmentation, patch starts and masks, on the CPU
-    progress: Progress
+    progress: LoopProgress
     rank: int = 0  # of this process; 0 is the one that writes
     processes: int = 1
 
@@ -243,7 +243,7 @@ def make_run(args, device, jepa, clouds, rank, processes):
     generator = torch.Generator().manual_seed(stable_seed("masks", args.seed))
     return Pretraining(
         args, Path(args.out), device, precision, graph, torch.from_numpy(clouds).to(device), jepa, optimizer,
-        generator, Progress(), rank, processes,
+        generator, LoopProgress(), rank, processes,
     )  # fmt: skip
 
 
@@ -369,13 +369,10 @@ def main(argv=None):
     refuse(len(clouds) < args.batch, f"--batch {args.batch}: only {len(clouds)} clouds; take a smaller batch")
     run = make_run(args, device, jepa, clouds, rank, processes)
     if rank == 0:
-        parameters = sum(p.numel() for p in jepa.encoder.parameters()) / 1e6
-        trained = f"{len(run.clouds)} clouds, {parameters:.2f} M encoder parameters"
-        print(f"{run.out}: {trained}, {args.steps} steps of {args.batch}; {device.type}")
+        size = f"{sum(p.numel() for p in jepa.encoder.parameters()) / 1e6:.2f} M encoder parameters"
+        print(f"{run.out}: {len(clouds)} clouds, {size}, {args.steps} steps of {args.batch}; {device.type}")
         if args.start:
-            print(
-                f"on from {args.start}, step {jepa.step}: EMA momentum {args.tau:.5f} at the start, a fresh optimiser"
-            )
+            print(f"on from {args.start}, step {jepa.step}: EMA momentum {args.tau:.5f} at first, a fresh optimiser")
     lock = run.out.with_name(f".{run.out.name}.lock")
     with held(run.out, lock, "--out") if rank == 0 else contextlib.nullcontext():
         if unfinished_run(args):  # again: another process may have just finished it

@@ -49,7 +49,7 @@ from lab.counts import TAU, pretraining_work, training_work
 from loop import fast
 from loop.graphs import WARM, Graphs
 from loop.machine import computes_bf16, set_precision, set_up_torch
-from loop.pace import set_rate
+from loop.pace import LoopProgress, set_rate
 from model import GraspModel, PointJEPA, start_points
 from variants import add_lora
 
@@ -423,7 +423,7 @@ def random_pretraining(args, config, device, precision="fp32", graph=False):
     optimizer = pretrain_jepa.build_optimizer(jepa, args, graph)
     set_rate(optimizer.param_groups[0], args.lr)
     clouds = torch.rand(4 * args.batch, config.points, 3, generator=generator).to(device)
-    progress = pretrain_jepa.Progress()
+    progress = LoopProgress()
     return pretrain_jepa.Pretraining(
         args, Path("no.pt"), device, precision, graph, clouds, jepa, optimizer, generator, progress
     )

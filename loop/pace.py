@@ -60,7 +60,7 @@ def first_not_finite(earlier, finite, step):
 
 
 @dataclasses.dataclass
-class Progress:
+class LoopProgress:
     """What a loop has reached besides its weights; saved in last.pt."""
 
     step: int = 0
@@ -72,8 +72,8 @@ class Progress:
 def paced(progress, steps, title, device, silent=False, alone=True):
     """A `Pace` for a loop up to `steps`, with a bar unless `silent`, and deaf to Ctrl-C unless `alone`.
 
-    progress: a `Progress`, on which the pace counts. Several processes must stop at once, and they do not hear Ctrl-C
-    between the same two steps.
+    progress: a `LoopProgress`, on which the pace counts. Several processes must stop at once, and they do not hear
+    Ctrl-C between the same two steps.
     """
     bar = tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=silent or None)
     with bar, deferred_interrupt() if alone else contextlib.nullcontext([]) as pressed:

@@ -102,7 +102,7 @@ def test_warmup_cosine_against_the_formula():
 
 
 def test_a_loop_counts_hears_ctrl_c_after_its_step_and_tells_a_bad_one():
-    before, progress = signal.getsignal(signal.SIGINT), pace.Progress(step=3)
+    before, progress = signal.getsignal(signal.SIGINT), pace.LoopProgress(step=3)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 6; .* --resume"):
         with pace.paced(progress, 9, "counting", CPU, silent=True) as clock:
             while clock.goes_on():
@@ -130,7 +130,7 @@ def learner(path, settings):
     layer = torch.nn.Linear(3, 2)
     run = SimpleNamespace(
         layer=layer, optimizer=torch.optim.AdamW(layer.parameters(), lr=0.1), generator=seeded(5), last=path,
-        settings=settings, progress=pace.Progress(2, 0.5, [{"loss": 0.5}]), device=CPU, precision="fp32",
+        settings=settings, progress=pace.LoopProgress(2, 0.5, [{"loss": 0.5}]), device=CPU, precision="fp32",
     )  # fmt: skip
     learn(run)
     learn(run)
@@ -151,7 +151,7 @@ def test_last_checkpoint_goes_on_to_the_bit(tmp_path):
     learn(run)
     again = learner(path, {"steps": 9})
     learn(again)  # somewhere else by now
-    again.progress = pace.Progress()
+    again.progress = pace.LoopProgress()
     runs.load_last(again, "model", again.layer)
     assert again.progress == run.progress
     learn(again)
@@ -166,7 +166,8 @@ def test_a_last_checkpoint_of_another_run_is_refused(tmp_path):
     other = torch.optim.AdamW([torch.zeros(1)])
     for message, change, layer in (
         (r"was started with other settings \(steps\)", {"settings": {"steps": 10}}, run.layer),
-        ("missing keys", {}, torch.nn.BatchNorm1d(2)), ("is not of this run", {"optimizer": other.state_dict()}, run.layer),
+        ("missing keys", {}, torch.nn.BatchNorm1d(2)),
+        ("is not of this run", {"optimizer": other.state_dict()}, run.layer),
         *(("is not of this run", {"progress": progress}, run.layer)
           for progress in ({"step": 2}, content["progress"] | {"more": 1}, [2], 2)),
     ):  # fmt: skip

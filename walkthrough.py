@@ -163,11 +163,6 @@ class Grasp(NamedTuple):
     loss: str  # its value and its terms, a line each
 
 
-def patch_weights(run, tokens):
-    """How much attention pooling counts each of the tokens (1, G, D), mean over its heads: (G,)."""
-    return run.pool.attention(run.pool.query, tokens, tokens)[1][0, 0]
-
-
 @torch.no_grad()
 def walk_grasp(run, cloud, pose, joints, alpha):
     """The lines of GraspModel.decode and its loss; cloud (1, N, 3) m, pose (1, 7), joints (1, J) rad -> `Grasp`."""
@@ -176,7 +171,8 @@ def walk_grasp(run, cloud, pose, joints, alpha):
     say(16, "recording.npz", pose, "a recorded wrist pose: x y z in m and a unit quaternion")
     encoded = run.encode(cloud)
     if config.pool == "attention":
-        weights = patch_weights(run, encoded.tokens)
+        attention = run.pool.attention(run.pool.query, encoded.tokens, encoded.tokens)
+        weights = attention[1][0, 0]  # (G,), mean over its heads
         alike = f"(if all were alike: {1 / config.patches:.3f})"
         least, most = weights.min(), weights.max()
         say(17, "AttentionPool", weights, f"how much each patch counts, {least:.3f} to {most:.3f} {alike}")
@@ -195,7 +191,7 @@ def walk_grasp(run, cloud, pose, joints, alpha):
     loss = run.loss(joints_hat, logits, joints, alpha)
     lines = [f"loss {loss:.4f}"]
     if config.loss == "wta":
-        lines[0] += ", the sum of (Eq. 2)"
+        lines[0] += " (Eq. 2), the sum of"
         lines.append(f"{errors[winner]:.4f}  error of the winner")
         choice = alpha * F.cross_entropy(logits[0], winner).abs()  # abs makes 0 of the -0 of K = 1
         lines.append(f"{choice:.4f}  {alpha:g} x -log of its probability")

@@ -1,10 +1,7 @@
 """pictures/: the camera, the hand of a picture and its colours by contact, the panels of a sheet, a run's curve."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
-import trimesh
 from hand.closing import CONTACT
 from hand.holds import FREE_DEPTH
 
@@ -71,14 +68,6 @@ def test_hand_of_a_picture_is_the_hand():
     assert np.allclose(axes[:, 0], GRASP[:3]) and np.allclose(axes[2, 1] - axes[2, 0], (0, 0, -draw.AXIS_LENGTH))
 
 
-def test_views_are_rotations_that_look_from_above():
-    box = trimesh.creation.box((0.1, 0.1, 0.1))
-    surface = draw.sample_lit(box.triangles.view(np.ndarray), np.tile(draw.OBJECT_COLOUR, (12, 1)), 4000)
-    view = draw.view_of_hand(surface, GRASP[:7], GRASP[7:])
-    np.testing.assert_allclose(view @ view.T, np.eye(3), atol=1e-12)
-    assert view[2, 2] < 0 < view[1, 2]  # rows: to the right, up, away from the eye
-
-
 def test_like_features_have_like_colours():
     """Three groups of tokens far apart in feature space: three colours, each group its own."""
     generator = torch.Generator().manual_seed(0)
@@ -90,13 +79,6 @@ def test_like_features_have_like_colours():
     assert apart[np.triu_indices(3, 1)].min() > 0.3
     again = sheet.feature_colours(features.flatten(0, 1) * 7 + 3)  # a shift and a scale are no difference
     assert np.allclose(again, colours)
-
-
-def test_points_belong_to_the_nearest_center():
-    rng = np.random.default_rng(0)
-    points, centers = rng.normal(size=(200, 3)), rng.normal(size=(9, 3))
-    found = sheet.nearest_patch(SimpleNamespace(points=points), SimpleNamespace(centers_m=torch.from_numpy(centers)))
-    assert np.array_equal(found, np.linalg.norm(points[:, None] - centers, axis=2).argmin(1))
 
 
 def test_curve_of_a_run(tmp_path):

@@ -10,13 +10,11 @@ RUN is a folder that train.py wrote. Joints for one object are predict.py's.
 """
 
 import argparse
-import functools
 import math
 import sys
-import time
 from pathlib import Path
 
-import cli  # before torch, which reads the environment that it sets
+import cli  # noqa: F401 - before torch, which reads the environment that it sets
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -26,20 +24,19 @@ from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from data import load_dataset
 from files.checkpoints import check_run, load_run
-from files.predictions import read_predictions, save_predictions
-from files.reading import read_mesh
+from files.predictions import NUMBERS, read_predictions, save_predictions
 from files.recordings import numbered_joints
 from files.writing import read_json, write_json
 from hand.kinematics import JOINT_NAMES
-from hand.scenes import close_some, scene_mesh
+from hand.scenes import close_some
 from loop.fast import exact_products
 from loop.machine import set_up_torch
-from pictures.draw import draw_grasps, scene_title
+from loop.runs import cost_lines
+from pictures.draw import draw_beside
 from splits import SUITES, Split, make_split
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
-DEGREES = (10, 15, 20)
 SETTINGS = ("data", "min_score", "skip_bad", "cache_dir", "pack", "budget", "held_out")  # what a run's data depends on
 
 # ---------------------------------------------------------------- metrics
@@ -60,7 +57,7 @@ def sample_statistics(joints_hat, logits, joints):
     statistics = {
         "top_logit_rmse": of_top,
         "best_of_k_rmse": best,
-        **{f"coverage_{degrees}": (rms < math.radians(degrees)).float() for degrees in DEGREES},
+        **{f"coverage_{degrees}": (rms < math.radians(degrees)).float() for degrees in (10, 15, 20)},
         "top_coverage_15": (of_top.sqrt() < math.radians(15)).float(),
         "coverage_15_all_joints": (error.abs().amax(-1).amin(1) < math.radians(15)).float(),
         "diversity": distance.sum((1, 2)) / num_pairs,
@@ -77,15 +74,9 @@ def from_means(means):
     return metrics
 
 
-@functools.lru_cache(4)
 def resample(count, seed=0, draws=2000):
     """How often each of `count` objects is drawn in each of R = `draws` resamplings with replacement, (R, O)."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-
-
-def interval(values):
-    """The 95 % interval of resampled values (R,): [low, high]."""
-    return np.percentile(values, (2.5, 97.5)).tolist()
 
 
 def bootstrap(statistics, objects, seed=0, draws=2000):
@@ -100,17 +91,15 @@ def bootstrap(statistics, objects, seed=0, draws=2000):
     weights = resample(len(ids), seed, draws)
     grasps = weights @ np.bincount(index)  # (R,)
     means = {name: weights @ np.bincount(index, weights=value.numpy()) / grasps for name, value in statistics.items()}
-    return {name: interval(value) for name, value in from_means(means).items()}
+    return {name: np.percentile(value, (2.5, 97.5)).tolist() for name, value in from_means(means).items()}
 
 
 def summarize(predictions, seed=0):
     """Metrics, intervals and per-synset metrics of one set of predictions (a dict of arrays, see `predict_grasps`)."""
-    joints_hat, logits, joints = (
-        torch.as_tensor(predictions[name]).float() for name in ("joints_pred", "logits", "joints_true")
-    )
-    statistics = sample_statistics(joints_hat, logits, joints)
+    arrays = (torch.as_tensor(predictions[name]).float() for name in NUMBERS)
+    statistics = sample_statistics(*arrays)
     result = from_means({name: value.mean().item() for name, value in statistics.items()})
-    result["num_grasps"] = len(joints)
+    result["num_grasps"] = len(predictions["logits"])
     if "object" in predictions:
         result["num_objects"] = len(np.unique(predictions["object"]))
         result["interval_95"] = bootstrap(statistics, predictions["object"], seed)
@@ -132,9 +121,8 @@ def bracket(result, metric):
 def metrics_table(results):
     """Aligned rows of results, name -> `summarize`: rad and shares, 100 columns where names have 21 or fewer."""
     width = max(18, *map(len, results))
-    with_holds = any("holds" in result for result in results.values())
     header = f"{'':<{width}} grasps  top-logit RMSE (rad)  best-of-K    gap cov@10°   15°   20°"
-    lines = [header + "  free holds" * with_holds]
+    lines = [header + "  free holds" * any("holds" in result for result in results.values())]
     for name, r in results.items():
         errors = f"{r['top_logit_rmse']:.4f} {bracket(r, 'top_logit_rmse'):<14}{r['best_of_k_rmse']:10.4f}"
         cover = f"{r['coverage_10']:8.3f}{r['coverage_15']:6.3f}{r['coverage_20']:6.3f}"
@@ -149,23 +137,11 @@ def print_run(result, folder, pack, baseline=None):
     rows = {"training mean": mean} | ({"pose and size only": baseline} if baseline else {})
     print("\n" + metrics_table(rows | {f"this run, step {result['best_step']}": own, "recorded": result["recorded"]}))
     print(f"\nval of pack {pack}; brackets: 95 % over objects. Saved in {folder}")
-    in_all = time.perf_counter() - cli.STARTED
-    print(f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given")
-    trained, total, took = result["parameters_trained"] / 1e6, result["parameters"] / 1e6, result["ms_per_step"]
-    time_each = f"{took:.0f} ms per step" if took >= 10 else f"{took:.1f} ms per step"
-    if result["device"] == "cuda":
-        time_each += f", {result['eager_steps']} of {result['steps']} steps outside CUDA graphs"
-    memory = f"{result['memory_mb'] / 1000:.1f} GB of memory at most"
-    print(f"{trained:.2f} of {total:.2f} M parameters trained; {time_each}, {memory}")
+    print("\n".join(cost_lines(result)))
     if "holds" in own:
         print(f"holds: the hand, closed from the prediction, would hold the object; of {own['grasps_closed']} grasps")
-    else:
-        print("free and holds: left out, there is a model of the hand of hand/kinematics.py only")
     if own["top_logit_rmse"] > mean["top_logit_rmse"]:
-        print(
-            "The mean's RMSE is hard to beat with few objects: a squared error rewards the average of all grasps that "
-            "fit a wrist, which seldom holds, and punishes a choice among them."
-        )
+        print("The mean's RMSE is hard to beat: a squared error rewards averages of grasps, which seldom hold.")
 
 
 # ---------------------------------------------------------------- predictions
@@ -203,10 +179,7 @@ def predict_grasps(model, data, rows, device, clouds_per_chunk=64, grasps_per_ch
 
 
 def constant_predictions(data, joints, rows):
-    """The same joints (J,) rad, or joints (n, J), for grasps `rows` as if from a model with K = 1.
-
-    With the training mean the weakest baseline, with the recorded joints what a perfect model would reach.
-    """
+    """The same joints (J,) rad, or joints (n, J), for grasps `rows` as if from a model with K = 1."""
     joints = np.broadcast_to(joints, (len(rows), joints.shape[-1]))[:, None]  # (n, 1, J)
     return {
         "joints_pred": np.array(joints), "logits": np.zeros((len(rows), 1)),
@@ -263,19 +236,15 @@ def open_run(folder, data_root=None, quiet=False, everything=False):
     """
     path = Path(folder) / "config.json"
     config = read_json(path, "settings", "network")
-    settings = config["settings"]
-    missing = [name for name in SETTINGS if name not in settings]
-    if missing or not isinstance(config["network"].get("points"), int):
-        what = ", ".join(missing) or "points"
-        raise UserError(f"{path}: not the settings of a run (no {what}); give a folder that train.py wrote")
+    settings, points = config["settings"], config["network"].get("points")
+    whole = all(name in settings for name in SETTINGS) and isinstance(points, int)
+    refuse(not whole, f"{path}: not the settings of a run; give a folder that train.py wrote")
     root = ensure_root(data_root or settings["data"], quiet)
-    data = load_dataset(
-        root, config["network"]["points"], settings["min_score"], settings["skip_bad"], settings["cache_dir"], quiet
-    )
+    kept = settings["min_score"], settings["skip_bad"], settings["cache_dir"]
+    data = load_dataset(root, points, *kept, quiet)
     same = data.fingerprint == config.get("fingerprint")
     if everything:
-        if same:
-            raise UserError(f"{root}: {folder} was trained on it; --suite all is for objects that it has not seen")
+        refuse(same, f"{root}: {folder} was trained on it; --suite all is for objects that it has not seen")
         objects = sorted(set(data.object_of_scene))
         rows = np.arange(len(data.scene))
         return data, Split("", 1.0, data.fingerprint, {"all": objects}, [], {}, [], {"all": rows})
@@ -298,21 +267,12 @@ def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0):
     return results, predictions
 
 
-def draw_predictions(model, data, split, suite, path, device, seed=0):
-    """Fig. 1 for six objects of a suite: the recorded grasp, and beside it the top-logit prediction for its pose."""
-    rng, own = np.random.default_rng(seed), split.rows[suite]
-    objects = data.object_of_grasp[own]
-    rows = np.sort([rng.choice(own[objects == name]) for name in rng.permutation(np.unique(objects))[:6]])
+def draw_predictions(model, data, rows, path, device, seed=0):
+    """Fig. 1 for six objects of the grasps `rows`: one as recorded, beside it the top-logit prediction for its pose."""
+    rng, objects = np.random.default_rng(seed), data.object_of_grasp[rows]
+    rows = np.sort([rng.choice(rows[objects == name]) for name in rng.permutation(np.unique(objects))[:6]])
     found = predict_grasps(model, data, rows, device)
-    top = found["joints_pred"][np.arange(len(rows)), found["logits"].argmax(1)]  # (6, J)
-    sheet = []
-    for row, scene, joints in zip(rows, data.scene[rows], top):
-        mesh, pose, recorded = read_mesh(scene_mesh(data, scene)), data.poses[row], data.joints[row]
-        error = math.degrees(np.sqrt(np.mean((joints - recorded) ** 2)))
-        sheet.append((*mesh, np.r_[pose, recorded], f"{scene_title(data.scenes[scene])}: recorded"))
-        sheet.append((*mesh, np.r_[pose, joints], f"predicted, RMS error {error:.1f}°"))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    draw_grasps(sheet, path)
+    draw_beside(data, rows, found["joints_pred"][np.arange(len(rows)), found["logits"].argmax(1)], path)
 
 
 # ---------------------------------------------------------------- command line
@@ -325,13 +285,11 @@ def build_parser():
     flag("--predictions", metavar="FILE", help="recompute the metrics of a saved .npz instead of running a model")
 
     flag = parser.add_argument
-    suites = "choose everything on val; all: every object of another root, named by --data"
-    flag("--suite", nargs="+", choices=(*SUITES, "all"), default=["val"], help=suites)
+    flag("--suite", nargs="+", choices=(*SUITES, "all"), default=["val"], help="choose on val; all: of another --data")
     flag("--checkpoint", choices=("best", "last"), default="best", help="best step on val, or the last one saved")
     flag("--data", metavar="ROOT", help="the dataset, where it has moved since the training, or another one")
     flag("--holds", action="store_true", help="also see which grasps are free of the object, and which would hold it")
-    arrays = "joints_pred, logits, joints_true, object, synset, suite (.npz)"
-    flag("--save-predictions", metavar="FILE", help=arrays)
+    flag("--save-predictions", metavar="FILE", help="joints_pred, logits, joints_true, object, synset, suite (.npz)")
     flag("--json", metavar="FILE", help="save the metrics")
     flag("--picture", metavar="FILE", help="draw six grasps of the first suite, recorded beside predicted (.png)")
     flag("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice")
@@ -359,28 +317,24 @@ def parse(argv):
 def check_joints(data, model):
     """Stop where the joints of a `GraspData` are not those that a run predicts: other in number, name or order."""
     theirs, ours = list(data.joint_names), model.joint_names
-    if len(theirs) != model.config.joints:
-        raise UserError(f"{data.root}: has {len(theirs)} joints, the run {model.config.joints}; name other data")
+    sizes = len(theirs), model.config.joints
+    refuse(sizes[0] != sizes[1], f"{data.root}: has {sizes[0]} joints, the run {sizes[1]}; name other data")
     unnamed = numbered_joints(len(theirs))  # of recordings without names
-    if ours is None or unnamed in (theirs, ours) or theirs == ours:
-        return
-    first = next(i for i, (mine, other) in enumerate(zip(ours, theirs)) if mine != other)
-    raise UserError(f"{data.root}: joint {first} is '{theirs[first]}', in the run '{ours[first]}'; name other data")
+    named = ours is not None and unnamed not in (theirs, ours)
+    for i, (mine, other) in enumerate(zip(ours or (), theirs)):
+        refuse(named and mine != other, f"{data.root}: joint {i} is '{other}', in the run '{mine}'; name other data")
 
 
 def evaluate_file(args):
     """`--predictions`: the metrics of a saved file, overall and per suite; -> the metrics."""
     arrays = read_predictions(args.predictions)
     result = summarize(arrays, args.seed)
-    rows = {"all": result}
-    if "suite" in arrays:
-        result["suites"] = {}
-        for suite in np.unique(arrays["suite"]).tolist():
-            rows_of = arrays["suite"] == suite
-            result["suites"][suite] = summarize({key: values[rows_of] for key, values in arrays.items()}, args.seed)
-        rows |= result["suites"]
-    print(metrics_table(rows))
-    return result
+    suites = {}
+    for suite in np.unique(arrays.get("suite", np.array([]))).tolist():
+        rows = arrays["suite"] == suite
+        suites[suite] = summarize({name: values[rows] for name, values in arrays.items()}, args.seed)
+    print(metrics_table({"all": result} | suites))
+    return result | ({"suites": suites} if suites else {})
 
 
 def evaluate_run(args):
@@ -406,7 +360,7 @@ def evaluate_run(args):
     if args.save_predictions:
         save_predictions(args.save_predictions, predictions)
     if args.picture:
-        draw_predictions(model, data, split, next(iter(suites)), args.picture, device, args.seed)
+        draw_predictions(model, data, split.rows[next(iter(suites))], args.picture, device, args.seed)
     return {"run": args.run, "checkpoint": args.checkpoint, "suites": suites, "training_mean": means}
 
 

@@ -75,7 +75,7 @@ def read_input(args, num_points):
 
 @torch.no_grad()
 def hypotheses(model, cloud, poses, device):
-    """For one object, cloud (N, 3) m and poses (n, 7): joints (n, K, J) rad, probabilities (n, K), the highest first."""
+    """Of one object, cloud (N, 3) m, poses (n, 7): joints (n, K, J) rad, probabilities (n, K), the highest first."""
     model.eval()
     poses = torch.from_numpy(poses).float().to(device)
     index = torch.zeros(len(poses), dtype=torch.long, device=device)  # every pose is one of the same object
@@ -92,7 +92,7 @@ def knows_hand(model):
 
 
 def doubts(model, cloud, poses, top):
-    """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top (n, J) rad: most probable joints."""
+    """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top: the first joints (n, J) rad."""
     lines, of_all = [], f"of {len(poses)} poses"
     away = looks_away(cloud, poses)
     if knows_hand(model) and away.any():
@@ -100,7 +100,7 @@ def doubts(model, cloud, poses, top):
         fits = "; as w x y z the quaternions would fit" if not looks_away(cloud, w_first).any() else ""
         lines.append(f"the palm looks away from the object in {away.sum()} {of_all}; z goes out of the palm{fits}")
     lowest = cloud.min(0)
-    if len(cloud) >= MIN_POINTS and abs(lowest[2]) > STANDING:
+    if lowest[2] < -STANDING or (len(cloud) >= MIN_POINTS and lowest[2] > STANDING):
         fits = "; is y up? See --up" if abs(lowest[1]) <= STANDING else ""
         lines.append(f"the object stands at z = {lowest[2]:.3f} m, not on the table's z = 0{fits}")
     low, high = model.joint_range or (-math.inf, math.inf)
@@ -140,7 +140,6 @@ def draw(args, poses, top):
     vertices, faces = read_mesh(args.mesh, ANY_LENGTH)
     vertices = vertices * args.mesh_scale
     vertices = turn_to_z_up(vertices) if args.up == "y" else vertices
-    Path(args.picture).parent.mkdir(parents=True, exist_ok=True)
     grasps = np.concatenate([poses, top], axis=1)[:6]
     draw_grasps([(vertices, faces, grasp, f"pose {i}") for i, grasp in enumerate(grasps)], args.picture)
 

@@ -7,6 +7,7 @@ is in the object by more than hand/holds.py allows. The lines are the plane z = 
 import itertools
 import math
 import textwrap
+from pathlib import Path
 
 import numpy as np
 from hand.closing import CONTACT, link_gaps
@@ -14,8 +15,10 @@ from hand.holds import FREE_DEPTH, grasp_outcomes, solid_field
 from tqdm import tqdm
 
 from files.categories import CATEGORY_NAMES
+from files.reading import read_mesh
 from files.writing import atomic
 from hand import kinematics
+from hand.scenes import scene_mesh
 from hand.solids import ball, rod
 from pictures.photo import Lit, axes_of_view, frame, photograph, sample_lit, show
 
@@ -145,6 +148,7 @@ def draw_grasps(grasps, path):
     panels, groups = [], [list(group) for _, group in itertools.groupby(grasps, same_place)]
     for group in tqdm(groups, "drawing", unit="object", disable=None, delay=2):
         panels += group_panels(group)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_sheet(panels, path)
 
 
@@ -189,3 +193,14 @@ def write_sheet(panels, path):
     figure.text(0.5, 0.05 / height, "\n".join(note), fontsize=9, ha="center", va="bottom")
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=DPI, format="png")
+
+
+def draw_beside(data, rows, joints, path):
+    """A sheet of grasps `rows` (n,) of a `GraspData` as recorded, and beside each the predicted joints (n, 12) rad."""
+    sheet = []
+    for row, scene, predicted in zip(rows, data.scene[rows], joints):
+        mesh, pose, recorded = read_mesh(scene_mesh(data, scene)), data.poses[row], data.joints[row]
+        error = math.degrees(np.sqrt(np.mean((predicted - recorded) ** 2)))
+        sheet.append((*mesh, np.concatenate((pose, recorded)), f"{scene_title(data.scenes[scene])}: recorded"))
+        sheet.append((*mesh, np.concatenate((pose, predicted)), f"predicted, RMS error {error:.1f}°"))
+    draw_grasps(sheet, path)

@@ -13,6 +13,7 @@ from samples import random_predictions
 import evaluate
 import train
 from hand import kinematics
+from pictures import draw
 
 ARRAYS = ("joints_pred", "logits", "joints_true")
 
@@ -204,7 +205,7 @@ def test_all_objects_of_another_root(run, box_root, tmp_path, capsys):
 
 def test_picture(run, tmp_path, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(evaluate, "draw_grasps", lambda sheet, path: drawn.append((sheet, path)))
+    monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path: drawn.append((sheet, path)))
     evaluate.main([str(run), "--picture", str(tmp_path / "picture.png")])
     ((sheet, path),) = drawn
     assert f"saved {path}" in capsys.readouterr().out and len(sheet) == 6  # three val objects, recorded and predicted

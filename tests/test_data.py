@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import fails, random_grasps, write_box, write_root
+from conftest import fails, write_box, write_root
 from scipy.spatial.transform import Rotation
 
 import data
@@ -60,57 +60,6 @@ def test_canonical_quaternion_keeps_the_rotation():
     assert np.array_equal(ours, canonical_quaternion(-q))
     assert (ours[50:, 3] > 0).all() and (ours[25:50, 2] > 0).all() and (ours[:25, 1] > 0).all()
     assert np.allclose(Rotation.from_quat(ours).as_matrix(), Rotation.from_quat(q).as_matrix())
-
-
-RECORDINGS = {
-    "no array 'grasps'": lambda g, s: {"scores": s},
-    "must be (n, 7 + J)": lambda g, s: {"grasps": g[:, :7], "scores": s},
-    "n and J at least 1": lambda g, s: {"grasps": g[:0], "scores": s[:0]},
-    "'scores' has shape": lambda g, s: {"grasps": g, "scores": s[:-1]},
-    "row 2 is not finite": lambda g, s: {"grasps": np.where(np.arange(len(g))[:, None] == 2, np.nan, g), "scores": s},
-    "'scores' row 1 is not finite": lambda g, s: {"grasps": g, "scores": np.where(np.arange(len(s)) == 1, np.inf, s)},
-    "the quaternion's norm is 2": lambda g, s: {"grasps": g * np.r_[1, 1, 1, 2, 2, 2, 2, np.ones(12)], "scores": s},
-    "the quaternion's norm is 0": lambda g, s: {"grasps": g * np.r_[1, 1, 1, 0, 0, 0, 0, np.ones(12)], "scores": s},
-    "in metres": lambda g, s: {"grasps": g * np.r_[1000, 1000, 1000, np.ones(16)], "scores": s},
-    "in radians": lambda g, s: {"grasps": g * np.r_[np.ones(7), np.full(12, 57.3)], "scores": s},
-    "pickled objects are never read": lambda g, s: {"grasps": g.astype(object), "scores": s},
-    "real numbers": lambda g, s: {"grasps": g.astype(complex), "scores": s},
-    "'joint_names' must be 12 strings": lambda g, s: {"grasps": g, "scores": s, "joint_names": np.array(["a"])},
-}
-
-
-@pytest.mark.parametrize("message", RECORDINGS)
-def test_bad_recordings_are_named(tmp_path, message, capsys):
-    root = write_root(tmp_path / "root", {"03797390": 2})
-    path = root / "03797390" / "object_001" / "scene_0" / "recording.npz"
-    grasps = random_grasps(np.random.default_rng(0), 5, np.full(3, 0.1))
-    np.savez(path, **RECORDINGS[message](grasps, np.full(5, 2.0)))
-    error = fails(data.main, [root], capsys)
-    assert message in error and str(path) in error
-    kept = load(root, skip_bad=True)
-    assert len(kept.scenes) == 1 and len(kept.excluded) == 1 and message in kept.excluded[0][1]
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [("", "mesh"), ("v 0 0 0\nv 1 0 0\nv 0 1 0\n", "mesh"), ("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "area"),
-     ("v 0 0 nan\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "finite"), ("v 0 0 0\nv 90 0 0\nv 0 90 0\nf 1 2 3\n", "millimetres"),
-     ("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "mesh")],
-)  # fmt: skip
-def test_bad_meshes_are_named(tmp_path, text, message, capsys):
-    root = write_root(tmp_path / "root", {"03797390": 1})
-    path = root / "03797390" / "object_000" / "scene_0" / "mesh.obj"
-    path.write_text(text)
-    error = fails(data.main, [root], capsys)
-    assert message in error and str(path) in error
-    assert not (root / ".cache").exists()
-
-
-def test_other_number_of_joints_is_named(tmp_path, capsys):
-    root = write_root(tmp_path / "root", {"03797390": 3})
-    write_root(tmp_path / "root", {"02876657": 1}, num_joints=9)
-    assert "02876657/object_000/scene_0" in fails(data.main, [root], capsys)
-    assert load(root, skip_bad=True).joints.shape[1] == 12
 
 
 def test_read_as_they_are(tmp_path):

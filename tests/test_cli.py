@@ -1,0 +1,161 @@
+"""cli/ and files/writing.py: one-line errors, argument types, work in processes, atomic writing, stable seeds."""
+
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.errors import UserError, command
+from cli.flags import Parser, as_flags, number
+from cli.processes import map_in_processes
+from files.writing import atomic, read_json, stable_seed, write_json
+
+ROOT = Path(__file__).parent.parent
+FAILURES = {  # what main raises -> exit code, what stderr says
+    UserError("file.npz: broken\nin two lines"): (2, "error: file.npz: broken in two lines\n"),
+    OSError(28, "No space left on device", "out.pt"): (2, "error: out.pt: No space left on device; mend that"),
+    MemoryError(): (2, "error: out of memory; "),
+    RuntimeError("CUDA out of memory. Tried to"): (2, "error: out of memory; "),
+    KeyboardInterrupt(): (130, "interrupted\n"),
+    KeyboardInterrupt("stopped; the same command goes on"): (130, "stopped; the same command goes on\n"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+def test_a_command_ends_with_one_line(failure, capsys):
+    @command
+    def main(argv=None):
+        raise failure
+
+    code, said = FAILURES[failure]
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    err = capsys.readouterr().err
+    assert stop.value.code == code and err.startswith(said) and err.count("\n") == 1
+
+
+def test_a_fault_of_ours_is_not_hidden():
+    @command
+    def main(argv=None):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        main([])
+
+
+# ---------------------------------------------------------------- flags
+def test_parser_takes_negative_exponents_and_no_abbreviations():
+    parser = Parser("doc")
+    parser.add_argument("--pose", type=number(float), nargs=2)
+    assert parser.parse_args(["--pose", "-1e-3", "-.5"]).pose == [-1e-3, -0.5]
+    with pytest.raises(UserError):
+        parser.parse_args(["--pos", "1", "2"])
+
+
+# the huge ones: something later would break, a conversion to float, to an index, to a number of threads
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "2", "x", "", *("9" * digits for digits in (10, 20, 401))])
+def test_number_refuses(text):
+    parser = Parser("doc")
+    parser.add_argument("--share", type=number(float, 0, 1))
+    parser.add_argument("--count", type=number(int, 0, above=2))
+    for flag in ("--share", "--count"):
+        with pytest.raises(UserError, match=flag):
+            parser.parse_args([f"{flag}={text}"])
+    largest = str(2**31 - 1)
+    assert vars(parser.parse_args(["--share", "1", "--count", largest])) == {"share": 1.0, "count": 2**31 - 1}
+
+
+def test_help_says_a_default_of_zero():
+    parser = Parser("doc")
+    for name, default in (("zero", 0), ("float", 0.0), ("one", 1)):
+        parser.add_argument(f"--{name}", type=number(float), default=default, help=f"a {name}")
+    parser.add_argument("--none", help="nothing")
+    parser.add_argument("--switch", action="store_true", help="a switch")
+    text = " ".join(parser.format_help().split())
+    assert all(f"a {name} (default: {default})" in text for name, default in (("zero", 0), ("float", 0.0), ("one", 1)))
+    assert text.count("default") == 3
+
+
+def test_settings_as_flags_are_the_settings_again():
+    parser = Parser("doc")
+    parser.add_argument("--rate", type=number(float))
+    parser.add_argument("--held-out", nargs="*")
+    parser.add_argument("--switch", action="store_true")
+    for argv in (["--rate=-1e-3", "--held-out", "a", "b"], ["--held-out"], ["--switch"], []):
+        settings = vars(parser.parse_args(argv))
+        assert vars(parser.parse_args(as_flags(settings))) == settings
+
+
+# ---------------------------------------------------------------- processes
+def test_results_in_order_whatever_the_number_of_workers():
+    before, numbers = dict(os.environ), [float(i * i) for i in range(20)]
+    for workers, chunk in ((1, 1), (2, 1), (2, 7)):
+        assert list(map_in_processes(math.sqrt, numbers, workers, chunk)) == [float(i) for i in range(20)]
+    assert dict(os.environ) == before  # the threads of the workers are no setting of this process
+
+
+def test_whoever_stops_early_leaves_no_work_behind():
+    made = map_in_processes(os.getenv, ["OMP_NUM_THREADS"] * 50, workers=2)
+    assert next(made) == "1"  # as many workers as cores, so one thread each
+    made.close()  # as contextlib.closing does after Ctrl-C
+    assert list(made) == []
+
+
+# ---------------------------------------------------------------- files of ours
+def test_atomic_leaves_nothing_half_written(tmp_path):
+    path = tmp_path / "a" / "file.txt"
+    with atomic(path) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(RuntimeError):
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_json_round_trip_and_errors(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [1, None]})
+    assert read_json(tmp_path / "x.json") == {"a": [1, None]}
+    (tmp_path / "bad.json").write_text("{")
+    for name in ("bad.json", "missing.json"):
+        with pytest.raises(UserError, match=name):
+            read_json(tmp_path / name)
+
+
+def test_stable_seed_is_sha256():
+    digest = hashlib.sha256(b"dataset/0/7").hexdigest()
+    assert stable_seed("dataset", 0, 7) == int(digest[:16], 16) // 2
+
+
+# ---------------------------------------------------------------- terminals and pipes
+def script(code, tmp_path, **environment):
+    """A process whose main prints what `code` says, as a command of ours."""
+    path = tmp_path / "script.py"
+    path.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom cli.errors import UserError, command\n\n\n"
+        f"@command\ndef main(argv=None):\n    {code}\n\n\nmain()\n"
+    )
+    return [sys.executable, str(path)], os.environ | environment
+
+
+def test_closed_pipe_is_no_error(tmp_path):
+    words, environment = script("print('a line\\n' * 100000)", tmp_path)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process.stdout.readline()
+    process.stdout.close()  # as `| head -1` does
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_poor_terminals_see_question_marks(encoding, tmp_path):
+    code = "print('15° α → ✓')\n    raise UserError('größe ✗')"
+    words, environment = script(code, tmp_path, PYTHONIOENCODING=encoding)
+    done = subprocess.run(words, capture_output=True, env=environment)
+    assert done.returncode == 2 and done.stdout.strip() == "15° α → ✓".encode(encoding, "replace")
+    assert done.stderr.strip() == "error: größe ✗".encode(encoding, "replace")

@@ -16,6 +16,7 @@ from rules import corners, glb_bytes, mesh_bytes, rejected
 
 import data
 import evaluate
+import predict
 import pretrain_jepa
 import splits
 import synthesize
@@ -27,8 +28,7 @@ TINY = "--preset tiny --steps 2 --quiet --threads 1"
 POSE = "--pose 0 0 0.2 0 0 0 1"
 COMMANDS = {
     "data": data.main, "splits": splits.main, "train": train.main, "pretrain": pretrain_jepa.main,
-    "synthesize": synthesize.main, "evaluate": evaluate.main,
-    "predict": lambda argv: evaluate.main([argv[0], "--mesh", *argv[1:]]),
+    "synthesize": synthesize.main, "evaluate": evaluate.main, "predict": predict.main,
 }  # fmt: skip
 
 

@@ -22,25 +22,24 @@ takes what they leave behind into its rows:
 """
 
 import contextlib
-import functools
 import itertools
 import shlex
 import signal
-import sys
 from pathlib import Path
+from typing import Callable, NamedTuple
 
-from cli.errors import UserError, command
+from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from files.writing import atomic
-from lab.baselines import add_baselines, probes_text
+from lab import figures
+from lab.baselines import benchmark_text, run_benchmark
 from lab.control_table import controls_text, run_controls
 from lab.encoders import run_encoders
-from lab.future import SUITES as FUTURE_SUITES
-from lab.future import future_text, plan_future, pretrain_missing
+from lab.future import future_text, run_future
 from lab.published import published_text, run_published
-from lab.rows import DEFAULTS, command_of, differences, lengths, read_rows
+from lab.rows import DEFAULTS, notes, read_rows
 from lab.runner import plan_runs, run_all
-from lab.table1 import TABLE_SUITES, arms, check_alike, keep_details, plan_table1, rates_of_table1, table1_text
+from lab.table1 import TRIALS, run_table1, table1_text
 from lab.tables import columns_table, configurations_table
 from loop.machine import set_precision, set_up_torch
 from loop.runs import NOT_SETTINGS
@@ -49,30 +48,51 @@ from model import POOLS
 ERRORS = "results/table1_long"  # errors by object, whose scatter `published` looks at
 TABLES = "runs/tables"  # of all tables that no --out places elsewhere; the committed ones lie in results/
 TENTH = {"--budget": "0.1", "--init": "jepa"}
-RATES = {"--lr-backbone": "0,1e-5,7e-5,1e-4,3e-4,1e-3", "--lr-head": "1e-3,2e-3"}
-GRIDS = {  # what each sweep varies: a list of grids
-    "grid": [{}],
-    # the paper's six choices, a frozen backbone, and higher rates so that scratch's best is not at the edge
-    "lr-grid": [TENTH | {"--init": "jepa,scratch"} | RATES],
-    "k": [TENTH | {"--k": "1,2,3,5,8,16"}],
-    "pool": [TENTH | {"--pool": ",".join(POOLS)}],
-    "loss": [TENTH | {"--loss": "wta,mdn,hedged"}],
-    "budget": [{"--init": "jepa", "--budget": "0.01,0.1,0.25,1"}],
-    "init": [{"--budget": "0.1", "--init": "scratch,jepa"}],
-    "benchmark": [
-        {"--budget": "0.1,1", "--pool": "none"},
-        {"--budget": "0.1,1", "--init": "jepa", "--pool": "attention,hand", "--k": "5,1"},
-    ],
-    "encoders": [TENTH],
+GRIDS = {  # of the sweeps that are one grid: flag -> its values
+    "grid": {},
+    "lr-grid": TRIALS,
+    "k": TENTH | {"--k": "1,2,3,5,8,16"},
+    "pool": TENTH | {"--pool": ",".join(POOLS)},
+    "loss": TENTH | {"--loss": "wta,mdn,hedged"},
+    "budget": {"--init": "jepa", "--budget": "0.01,0.1,0.25,1"},
+    "init": {"--budget": "0.1", "--init": "scratch,jepa"},
 }
-QUICK = {  # what --quick makes of a sweep: fewer values and steps, so that two cores take one to three minutes
+QUICK = {  # what --quick makes of a grid: fewer values and steps, so that two cores take one to three minutes
     "k": {"--k": "1,5,16", "--steps": "500"},
     "pool": {"--pool": "none,mean,attention,hand,surface", "--steps": "500"},
     "loss": {"--loss": "wta,mdn,hedged", "--steps": "500"},
     "budget": {"--budget": "0.01,0.1,1", "--steps": "500"},
     "init": {"--init": "scratch,jepa", "--steps": "500"},
 }
-SEEDS = {"table1": "0,1,2", "future": "0,1,2", "controls": "0,1,2", "benchmark": "0,1", "encoders": "0,1"}  # others: 0
+
+
+def run_grid(names, given, args):
+    """Train what a sweep's grid has; -> rows."""
+    grid = GRIDS[args.kind] | (QUICK[args.kind] if args.quick else {})
+    return run_all(plan_runs([grid], given, args.seeds, args), args.out / "rows.csv", args)
+
+
+class Sweep(NamedTuple):
+    """What one kind of sweep does."""
+
+    run: Callable = run_grid  # (names, flags of train.py, args) -> all rows, once what has none is run
+    text: Callable = lambda rows, args: configurations_table(rows)  # Markdown
+    draw: Callable = figures.draw_grid  # (rows, args): figures into OUT
+    seeds: str = "0"
+    names: str = ""  # what may be named before the flags
+
+
+SWEEPS = {kind: Sweep() for kind in GRIDS} | {
+    "table1": Sweep(run_table1, table1_text, figures.draw_table1, seeds="0,1,2"),
+    "controls": Sweep(run_controls, controls_text, figures.draw_controls, seeds="0,1,2", names="ARM"),
+    "future": Sweep(run_future, future_text, lambda rows, args: None, seeds="0,1,2", names="VARIANT"),
+    "published": Sweep(run_published, published_text, figures.draw_published),
+    "benchmark": Sweep(run_benchmark, benchmark_text, seeds="0,1"),
+    "encoders": Sweep(
+        run_encoders, lambda rows, args: columns_table(rows, hidden=["encoder"]), lambda rows, args: None,
+        seeds="0,1", names="FILE",
+    ),
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- command line
@@ -81,27 +101,20 @@ SEEDS = {"table1": "0,1,2", "future": "0,1,2", "controls": "0,1,2", "benchmark":
 def build_parser():
     parser = Parser(__doc__)
     flag = parser.add_argument
-    flag("kind", choices=("table1", "future", "controls", "published", *GRIDS), help="which sweep")
-    seeds = "training seeds (default: 0; table1, future and controls 0,1,2; benchmark and encoders 0,1)"
-    flag("--seeds", type=whole_numbers, metavar="N,N", help=seeds)
+    flag("kind", choices=tuple(SWEEPS), help="which sweep")
+    seeds = "; ".join(f"{kind} {sweep.seeds}" for kind, sweep in SWEEPS.items() if sweep.seeds != "0")
+    flag("--seeds", type=whole_numbers, metavar="N,N", help=f"training seeds (default: 0; {seeds})")
     flag("--budgets", metavar="F,F", help="the same as --budget F,F")
-    out = f"folder of rows.csv, table.md and figures (default: {TABLES}/KIND; runs/smoke/KIND with --smoke)"
-    flag("--out", metavar="FOLDER", help=out)
+    flag("--out", metavar="FOLDER", help=f"for rows, table and figures (default: {TABLES}/KIND, runs/smoke/KIND)")
     flag("--runs", default="runs/sweep", metavar="DIR", help="folder of the runs and their logs")
-    jobs = "runs side by side, each in a process of its own if over 1"
-    flag("--jobs", type=number(int, 1), default=1, metavar="N", help=jobs)
-    rates = "table1: take the trials of its learning rates from this sweep (default: OUT/trials.csv)"
-    flag("--rates", metavar="FOLDER", help=rates)
-    against = (
-        f"table1: another table1, to be compared with object by object; published: whose errors it takes ({ERRORS})"
-    )
-    flag("--against", metavar="FOLDER", help=against)
+    flag("--jobs", type=number(int, 1), default=1, metavar="N", help="runs side by side, each a process if over 1")
+    flag("--rates", metavar="FOLDER", help="table1: take trials of rates from this lr-grid (default: OUT/trials.csv)")
+    other = f"table1: another table1 to compare with; published: whose errors it takes (default: {ERRORS})"
+    flag("--against", metavar="FOLDER", help=other)
     flag("--tables", action="store_true", help="run nothing: tables and figures from the rows that are there")
     flag("--list", action="store_true", help="run nothing: print the commands of the runs that are left, one a line")
-    quick = f"{', '.join(QUICK)}: fewer values and steps, on {DEFAULTS['--data']}, one seed: an exercise of minutes"
-    flag("--quick", action="store_true", help=quick)
-    smoke = "tiny networks, two steps, at most two values per flag, one seed: does it work?"
-    flag("--smoke", action="store_true", help=smoke)
+    flag("--quick", action="store_true", help=f"an exercise of minutes on {DEFAULTS['--data']}: {', '.join(QUICK)}")
+    flag("--smoke", action="store_true", help="tiny networks, two steps, at most two values per flag: does it work?")
     return parser
 
 
@@ -118,129 +131,45 @@ def pair_up(words):
             f"{shlex.join(words)}: after sweep.py's own flags come pairs of a flag of train.py and its values"
         )
     for flag in flags:
-        if flag[2:].replace("-", "_") in ("seed", "from", *NOT_SETTINGS):
-            raise UserError(f"{flag}: the sweep sets it for every run; leave it out (--seeds gives the seeds)")
+        own = flag[2:].replace("-", "_") in ("seed", "from", *NOT_SETTINGS)
+        refuse(own, f"{flag}: the sweep sets it for every run; leave it out (--seeds gives the seeds)")
     return dict(zip(flags, values))
 
 
 def parse(argv):
     """sweep.py's own arguments, the files, variants or arms that are named, and train.py's flags: flag -> values."""
     args, words = build_parser().parse_known_args(argv)
-    files = []  # of encoders, or names of variants or arms
-    if args.kind in ("encoders", "future", "controls"):
-        files = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
-    given = pair_up(words[len(files) :])
-    if (args.rates and args.kind != "table1") or (args.against and args.kind not in ("table1", "published")):
-        raise UserError("--rates goes with table1, --against with table1 and published; leave them out")
-    if args.list and args.kind == "published":
-        raise UserError("--list: the runs of published are no commands of train.py; leave it out")
-    if args.seeds and args.kind == "published":
-        raise UserError("--seeds: published gives every draw a seed of its own; leave it out")
-    if args.budgets and "--budget" in given:
-        raise UserError("--budgets is the same as --budget; give one of them")
+    kind = args.kind
+    names = list(itertools.takewhile(lambda word: not word.startswith("--"), words)) if SWEEPS[kind].names else []
+    given = pair_up(words[len(names) :])
+    refuse(args.rates and kind != "table1", "--rates goes with table1; leave it out")
+    wants_none = args.against and kind not in ("table1", "published")
+    refuse(wants_none, "--against goes with table1 and published; leave it out")
+    refuse(args.seeds and kind == "published", "--seeds: published gives every draw a seed of its own; leave it out")
+    refuse(args.budgets and "--budget" in given, "--budgets is the same as --budget; give one of them")
+    refuse(args.tables and args.list, "--tables does not go with --list; leave one out")
+    refuse(args.quick and kind not in QUICK, f"--quick goes with {', '.join(QUICK)}; leave it out")
     if args.budgets:
         given["--budget"] = args.budgets
-    if args.tables and args.list:
-        raise UserError("--tables does not go with --list; leave one out")
-    if args.quick and args.kind not in QUICK:
-        raise UserError(f"--quick goes with {', '.join(QUICK)}; leave it out")
     short = args.smoke or args.quick
-    args.seeds = args.seeds or ("0" if short else SEEDS.get(args.kind, "0")).split(",")
-    args.own = own_flags(args.kind, short)
+    args.seeds = args.seeds or ("0" if short else SWEEPS[kind].seeds).split(",")
+    args.against = args.against or (ERRORS if kind == "published" else None)
+    # flags of all runs; one thread: equal results however many jobs
+    args.own = {"--data": DEFAULTS["--data"] if short else "data/full", "--threads": "1"} if kind != "grid" else {}
     folder = "runs/smoke" if args.smoke else TABLES
-    args.out = Path(args.out or f"{folder}/{args.kind}{'_quick' if args.quick else ''}")
-    return args, files, given
+    args.out = Path(args.out or f"{folder}/{kind}{'_quick' if args.quick else ''}")
+    return args, names, given
 
 
-def own_flags(kind, short):
-    """Flags that a sweep gives all of its runs; one thread: equal results however many jobs."""
-    if kind == "grid":
-        return {}
-    return {"--data": DEFAULTS["--data"] if short else "data/full", "--threads": "1"}
-
-
-def grids_of(args):
-    """The grids of a sweep's kind, with --quick its short one."""
-    if args.quick:
-        return [grid | QUICK[args.kind] for grid in GRIDS[args.kind]]
-    return GRIDS[args.kind]
-
-
-# ---------------------------------------------------------------- running and publishing
-
-
-def run(args, files, given):
-    """Run what has no row yet; -> all rows of OUT/rows.csv."""
-    if args.kind == "encoders":
-        return run_encoders(files, GRIDS["encoders"], given, args)
-    path = args.out / "rows.csv"
-    if args.kind == "table1":
-        rates = rates_of_table1(given, GRIDS["lr-grid"], args)
-        if rates is None:
-            print("table1: these are the trials of learning rates; after them --list prints the rest", file=sys.stderr)
-            return []
-        planned = plan_table1(given, rates, args)
-        check_alike([*read_rows(path), *({"command": command_of(flags)} for flags in planned)], path)
-        return run_all(planned, path, args, TABLE_SUITES, functools.partial(keep_details, args.out))
-    if args.kind == "controls":
-        return run_controls(files, given, args, functools.partial(keep_details, args.out))
-    if args.kind == "published":
-        return run_published(given, args)
-    if args.kind == "future":
-        planned = plan_future(files, given, args)
-        if not pretrain_missing(planned, args):
-            print("future: these are the pretrainings; after them --list prints the rest", file=sys.stderr)
-            return []
-        return run_all(planned, path, args, FUTURE_SUITES, functools.partial(keep_details, args.out))
-    planned = plan_runs(grids_of(args), given, args.seeds, args)
-    rows = run_all(planned, path, args)
-    if args.kind == "benchmark" and not args.list:
-        rows = add_baselines(planned, args.out, args)
-    return rows
-
-
-def found_rows(args):
-    """The rows that --tables works from."""
-    path = args.out / "rows.csv"
-    rows = read_rows(path, "file" if args.kind == "encoders" else "command")
-    if not rows and args.kind != "published":  # what that says of a table1 needs no rows
-        raise UserError(
-            f"{path}: no rows to make a table from; run the sweep without --tables first, or name its --out"
-        )
-    return rows
+# ---------------------------------------------------------------- from the rows to the table
 
 
 def publish(rows, args):
     """Write and print the table, and draw the figures, from rows alone."""
-    from lab import figures  # here: only these need matplotlib
-
-    out = args.out
-    if args.kind == "encoders":
-        notes = differences(read_rows(out / "runs.csv"))
-        text = "\n\n".join([*notes, columns_table(rows, hidden=["encoder"])])
-    elif args.kind == "table1":
-        text = table1_text(rows, out, args.against and Path(args.against))
-        figures.draw_table1(arms(rows), read_rows(out / "curves.csv"), out)
-    elif args.kind == "controls":
-        text = "\n\n".join([*differences(rows), controls_text(rows, out)])
-        figures.draw_controls(rows, out / "figure.png")
-    elif args.kind == "published":
-        text = published_text(rows, args.against or ERRORS)
-        if rows:
-            figures.draw_published(rows, out / "figure.png")
-    elif args.kind == "future":
-        text = "\n\n".join([*differences(rows), future_text(rows, out)])
-    else:
-        text = configurations_table(rows)
-        if args.kind == "benchmark":
-            text += probes_text(out)
-        if args.kind in figures.NUMBERS:
-            figures.draw_numbers(args.kind, rows, out / "figure.png")
-        else:
-            figures.draw_configurations(rows, out / "figure.png")
-    runs = read_rows(out / "runs.csv") if args.kind == "encoders" else rows
-    text = "\n\n".join([*lengths(runs), text])
-    with atomic(out / "table.md") as temporary:
+    runs = read_rows(args.out / "runs.csv") or rows  # of encoders, whose rows are not runs
+    text = "\n\n".join([*notes(runs), SWEEPS[args.kind].text(rows, args)])
+    SWEEPS[args.kind].draw(rows, args)
+    with atomic(args.out / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)
 
@@ -260,14 +189,15 @@ def interruptible(jobs):
 
 @command
 def main(argv=None):
-    args, files, given = parse(argv)
+    args, names, given = parse(argv)
     with interruptible(args.jobs):
         if args.tables:
-            rows = found_rows(args)
+            rows, path = read_rows(args.out / "rows.csv"), args.out / "rows.csv"
+            refuse(not rows, f"{path}: no rows to make a table from; run the sweep first, or name its --out")
         else:
             if "bf16" in given.get("--precision", "").split(","):  # its warning: the runs' own go to their logs
                 set_precision("bf16", set_up_torch(given.get("--device", "auto")))
-            rows = run(args, files, given)
+            rows = SWEEPS[args.kind].run(names, given, args)
         if not args.list:
             publish(rows, args)
     return rows

@@ -1,18 +1,22 @@
 """What the open benchmark asks of a model: predictions without a network, and probes of the encoder beside them."""
 
-import shlex
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
 from evaluate import constant_predictions, summarize
-from lab.encoders import calibrated_encoder, probe_row
-from lab.rows import METRICS, as_words, read_rows, write_rows
-from lab.runner import DATA_FLAGS, encoder_file, encoder_tag, identify, open_data, random_encoder
-from lab.tables import markdown
 from files.checkpoints import load_encoder
+from lab.encoders import calibrated_encoder, probe_row
+from lab.rows import METRICS, command_of, read_rows, write_rows
+from lab.runner import data_flags, encoder_file, encoder_tag, identify, open_data, plan_runs, random_encoder, run_all
+from lab.tables import configurations_table, markdown
 from model import LENGTH, PRESETS
+
+GRIDS = [
+    {"--budget": "0.1,1", "--pool": "none"},
+    {"--budget": "0.1,1", "--init": "jepa", "--pool": "attention,hand", "--k": "5,1"},
+]
 
 
 def nearest_predictions(data, train_rows, rows, chunk=64):
@@ -47,26 +51,25 @@ def nearest_row(command, flags, points):
     nearest = summarize(nearest_predictions(data, train_rows, val_rows))
     mean = summarize(constant_predictions(data, data.joints[train_rows].mean(0), val_rows))
     low, high = nearest["interval_95"].get("top_logit_rmse", ("", ""))
-    row = {"command": command} | {metric: nearest[metric] for metric in METRICS}
-    return row | {
-        "low_95": low,
-        "high_95": high,
-        "training_mean": mean["top_logit_rmse"],
-        "train_objects": len(split.suites["train"]),
-        "fingerprint": data.fingerprint,
-        "dataset": identify(data).name,
-    }
+    return {"command": command} | {metric: nearest[metric] for metric in METRICS} | {
+        "low_95": low, "high_95": high, "training_mean": mean["top_logit_rmse"],
+        "train_objects": len(split.suites["train"]), "fingerprint": data.fingerprint, "dataset": identify(data).name,
+    }  # fmt: skip
 
 
-def add_baselines(planned, out, args):
-    """Rows without a network for the data of the planned runs, and OUT/probe.csv; -> all rows of OUT/rows.csv."""
-    rows = {row["command"]: row for row in read_rows(out / "rows.csv")}
+def run_benchmark(names, given, args):
+    """Train the pose alone and the paper's model, then add what needs no training; -> rows."""
+    path = args.out / "rows.csv"
+    planned = plan_runs(GRIDS, given, args.seeds, args)
+    rows = {row["command"]: row for row in run_all(planned, path, args)}
+    if args.list:
+        return []
     for flags in planned:
-        of_data = {flag: value for flag, value in flags.items() if flag in DATA_FLAGS}
-        command = "nearest training grasp " + shlex.join(as_words(of_data))
+        of_data = data_flags(flags)
+        command = command_of(of_data, "nearest training grasp")
         if command not in rows:
             rows[command] = nearest_row(command, of_data, PRESETS[flags.get("--preset", "small")].points)
-            write_rows(out / "rows.csv", list(rows.values()))
+            write_rows(path, list(rows.values()))
     pretrained = next((flags for flags in planned if encoder_tag(flags)), None)
     if pretrained:
         file = encoder_file(pretrained)
@@ -74,20 +77,16 @@ def add_baselines(planned, out, args):
         encoders = {"random": random_encoder(config, args.runs)}
         encoders["random, calibrated"] = calibrated_encoder(config, pretrained, args.runs)
         encoders[Path(file).name] = file
-        probes = [probe_row(path, name, pretrained) for name, path in encoders.items()]
-        write_rows(out / "probe.csv", probes)
-    return read_rows(out / "rows.csv")
+        write_rows(args.out / "probe.csv", [probe_row(path, name, pretrained) for name, path in encoders.items()])
+    return read_rows(path)
 
 
-def probes_text(out):
-    """Markdown: the probes in OUT/probe.csv, "" where there are none."""
-    probes = read_rows(out / "probe.csv", "file")
-    if not probes:
-        return ""
+def benchmark_text(rows, args):
+    """Markdown: all rows, and the probes in OUT/probe.csv."""
     lines = []
-    for row in probes:
+    for row in read_rows(args.out / "probe.csv"):
         cells = [f"{float(row[f'probe_{n}']):.3f} ({row[f'categories_{n}']} categories)" for n in (2, 5, 20)]
         lines.append([row["file"], *cells])
     header = ["encoder", "objects per category: 2", "5", "20"]
     title = "\nLinear probe of frozen features for the category, accuracy on val:\n\n"
-    return title + markdown(header, lines)
+    return configurations_table(rows) + (title + markdown(header, lines)) * bool(lines)

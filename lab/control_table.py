@@ -10,13 +10,11 @@ import itertools
 
 import numpy as np
 
-from cli.errors import UserError
-from evaluate import resample
-from files.writing import stable_seed
-from lab.rows import check_one_setting, command_of, flags_of
-from lab.runner import choose, plan_runs, refuse_flags, run_all, with_origins
-from lab.table1 import read_errors
-from lab.tables import column_cell, count_runs, markdown
+from cli.errors import refuse
+from lab.by_object import improvement, keep_errors, read_errors, resampled
+from lab.rows import RATE_FLAGS, best_rates, check_one_setting, flags_of
+from lab.runner import choose, plan_runs, refuse_flags, run_all, run_first, seed_by_seed, with_origins
+from lab.tables import count_runs, markdown, mean_cell
 
 ARMS = {  # name -> flags
     "pose": {"--pool": "none"},
@@ -31,19 +29,20 @@ TRAINED = ("scratch", "jepa", "oracle")  # whose encoder trains, at one of BACKB
 BACKBONES, HEADS = "1e-5,1e-4", "1e-3,2e-3"
 BUDGETS = "0.1,0.01,1"
 SHARED = {"--pack": "A", "--steps": "1000"}
-RATES = {"--lr-backbone": "1e-4", "--lr-head": "2e-3"}
-ORACLE = {"--pack": "A", "--budget": "1", "--steps": "8000", "--init": "scratch"} | RATES  # the run whose encoder it is
+ORACLE = {  # the run whose encoder is the oracle's
+    "--pack": "A", "--budget": "1", "--steps": "8000", "--init": "scratch", "--lr-backbone": "1e-4",
+    "--lr-head": "2e-3",
+}  # fmt: skip
 SUITES = ("val", "test")
 SHARES_OF = ("jepa", "scratch")  # arms whose shares of the oracle's lead are told
 RESAMPLINGS = 20_000  # with 2,000 an end near zero may change its sign by chance
-RATE_FLAGS = ("--lr-backbone", "--lr-head")
-VARIED = ("--budget", "--k", "--pool", "--init", "--jepa-ckpt", *RATE_FLAGS)  # what rows of one table may differ in
+VARIED = ("--budget", "--k", "--pool", "--init", "--jepa-ckpt", "--preset", "--schedule", *RATE_FLAGS)
 
 
 # ---------------------------------------------------------------- runs
 
 
-def run_controls(names, given, args, keep):
+def run_controls(names, given, args):
     """Train the oracle's encoder, the trials of rates, then all arms at the rates that were best on val; -> rows.
 
     names: of arms, all for none. [] where --list has printed the commands of a stage that later ones wait for.
@@ -58,13 +57,11 @@ def run_controls(names, given, args, keep):
         if folder is None:
             return []
         arms["oracle"]["--jepa-ckpt"] = str(folder / "best.pt")
-    trials = plan_trials(arms, given, args)
-    found = {row["command"]: row for row in run_all(trials, args.out / "trials.csv", args)}
-    commands = [command_of(flags) for flags in trials]
-    if not found.keys() >= set(commands):
+    trials = run_first(plan_trials(arms, given, args), args.out / "trials.csv", args)
+    if trials is None:
         return []
-    planned = plan_arms(arms, best_rates([found[command] for command in commands]), given, args)
-    return run_all(planned, args.out / "rows.csv", args, SUITES, keep)
+    planned = plan_arms(arms, best_rates(trials, place_of), given, args)
+    return run_all(planned, args.out / "rows.csv", args, SUITES, [functools.partial(keep_errors, args.out)])
 
 
 def train_oracle(given, args):
@@ -72,12 +69,11 @@ def train_oracle(given, args):
     of_arms = ("--budget", "--k", "--steps", *RATE_FLAGS)
     kept = {flag: value for flag, value in given.items() if flag not in of_arms}
     planned, path = plan_runs([ORACLE], kept, ["0"], args), args.out / "oracle.csv"
-    done = {row["command"] for row in run_all(planned, path, args)}
-    (run,) = with_origins(planned, path, args)
-    if run.command not in done:
+    if run_first(planned, path, args) is None:
         return None
-    if not (run.folder / "best.pt").exists():
-        raise UserError(f"{run.folder}: this run has a row in {path}, but is gone; remove that file to train it again")
+    (run,) = with_origins(planned, path, args)
+    gone = not (run.folder / "best.pt").exists()
+    refuse(gone, f"{run.folder}: this run has a row in {path}, but is gone; remove that file to train it again")
     return run.folder
 
 
@@ -94,25 +90,6 @@ def plan_trials(arms, given, args):
     return planned
 
 
-def place_of(flags):
-    """Arm and budget of a run's flags."""
-    return arm_of(flags), flags["--budget"]
-
-
-def arm_of(flags):
-    pool = {"none": "pose", "size": "size", "centers": "centers"}.get(flags.get("--pool"))
-    return pool or flags.get("--init", "scratch")
-
-
-def best_rates(rows):
-    """(arm, budget) -> the rates of its trial with the lowest RMSE on val, a dict of flags."""
-    best, finished = {}, [row for row in rows if row["top_logit_rmse"]]
-    for row in sorted(finished, key=lambda row: -float(row["top_logit_rmse"])):  # the last wins
-        flags = flags_of(row)
-        best[place_of(flags)] = {flag: value for flag, value in flags.items() if flag in RATE_FLAGS}
-    return best
-
-
 def plan_arms(arms, best, given, args):
     """Every arm at each budget with its own best rates, K = 5 and 1, all of a seed before the next."""
     own = {flag: value for flag, value in given.items() if flag not in RATE_FLAGS}
@@ -122,36 +99,26 @@ def plan_arms(arms, best, given, args):
             if (name, budget) in best:
                 grid = SHARED | {"--budget": budget, "--k": "5,1"} | flags | best[name, budget]
                 planned += plan_runs([grid], own | {"--budget": budget}, args.seeds, args)
-    return sorted(planned, key=lambda flags: args.seeds.index(flags["--seed"]))
+    return seed_by_seed(planned, args)
 
 
-# ---------------------------------------------------------------- shares with intervals
+def arm_of(flags):
+    pool = {"none": "pose", "size": "size", "centers": "centers"}.get(flags.get("--pool"))
+    return pool or flags.get("--init", "scratch")
 
 
-same_resample = functools.lru_cache(4)(resample)  # the objects of every arm
+def place_of(flags):
+    """Arm and budget of a run's flags."""
+    return arm_of(flags), flags["--budget"]
 
 
-def resampled(runs, name, draws=RESAMPLINGS):
-    """RMSE of an arm, and of `draws` resamplings of its objects and seeds together: a float and (draws,).
-
-    runs: [(objects, grasps, mean squared errors by object)] of its seeds. Every arm has the same draws of objects, so
-    that what makes an object hard cancels in comparisons; its seeds are drawn by its name, each arm's for itself.
-    """
-    names, grasps, _ = runs[0]
-    if not all(np.array_equal(others, names) for others, _, _ in runs):
-        raise UserError(f"controls: the runs of {name} were scored on different objects; give another --out")
-    squared = np.stack([errors for _, _, errors in runs])  # (S, O)
-    objects = same_resample(len(grasps), 0, draws)  # (draws, O)
-    by_seed = (objects * grasps) @ squared.T / (objects @ grasps)[:, None]  # (draws, S)
-    seeds = resample(len(runs), stable_seed("seeds", name), draws) / len(runs)  # (draws, S)
-    whole = float(np.sqrt((squared @ grasps).mean() / grasps.sum()))
-    return whole, np.sqrt((by_seed * seeds).sum(1))
+# ---------------------------------------------------------------- intervals
 
 
 def better_cell(random, other):
     """By how much an arm beats random in %, with interval; both of `resampled`. -> a text, low and high end."""
-    low, high = np.percentile(100 * (1 - other[1] / random[1]), (2.5, 97.5))
-    return f"{100 * (1 - other[0] / random[0]):z.1f} ({end_of(low)} to {end_of(high)})", low, high
+    gain, low, high = improvement(other, random)
+    return f"{gain:z.1f} ({end_of(low)} to {end_of(high)})", low, high
 
 
 def end_of(value):
@@ -176,32 +143,33 @@ def share_cell(random, oracle, pretrained):
 
 
 def grouped(rows):
-    """(budget, K, arm) -> rows, in the order of ARMS."""
+    """(budget, K, arm) -> rows: small budgets first, K = 5 before 1, in the order of ARMS."""
     groups = {}
     for row in rows:
         flags = flags_of(row)
-        groups.setdefault((float(flags["--budget"]), -int(flags.get("--k", 5)), arm_of(flags)), []).append(row)
+        groups.setdefault((float(flags["--budget"]), int(flags["--k"]), arm_of(flags)), []).append(row)
     places = [*ARMS]
-    return dict(sorted(groups.items(), key=lambda item: (*item[0][:2], places.index(item[0][2]))))
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0], -item[0][1], places.index(item[0][2]))))
 
 
-def controls_text(rows, out):
+def controls_text(rows, args):
     """Markdown: all arms on val and test, then what labels would give and pretraining's share of it."""
-    check_one_setting(rows, VARIED, out / "rows.csv")
-    groups, errors = grouped(rows), read_errors(out)
+    check_one_setting(rows, VARIED, args.out / "rows.csv")
+    groups, errors = grouped(rows), read_errors(args.out)
     sections = []
     for suite in SUITES:
         prefix = "" if suite == "val" else f"{suite}_"
+        columns = [prefix + name for name in ("top_logit_rmse", "best_of_k_rmse", "coverage_15")]
+        columns += ["holds"] * (suite == "val")
         header = ["budget", "K", "arm", "seeds", "top-logit RMSE (rad)", "best-of-K", "coverage@15°"]
         header += ["holds"] * (suite == "val") + ["rates (backbone, head)"]
         lines = []
         for (budget, k, arm), group in groups.items():
             flags = flags_of(group[0])
-            shown = [column_cell(group, prefix + name, 4) for name in ("top_logit_rmse", "best_of_k_rmse")]
-            shown.append(column_cell(group, prefix + "coverage_15", 3))
-            shown += [column_cell(group, "holds", 3)] * (suite == "val")
             rates = ", ".join(flags[flag] for flag in RATE_FLAGS if flag in flags)
-            lines.append([f"{budget:g}", -k, arm, count_runs(group), *shown, rates])
+            lines.append(
+                [f"{budget:g}", k, arm, count_runs(group), *(mean_cell(group, name) for name in columns), rates]
+            )
         sections.append(f"## {suite}\n\n" + markdown(header, lines))
     return "\n".join([*sections, shares_section(groups, errors)])
 
@@ -213,7 +181,10 @@ def resampled_arms(groups, errors, suite, budget, k):
         commands = [row["command"] for row in groups.get((budget, k, name), ())]
         found = [errors[command, suite] for command in commands if (command, suite) in errors]
         if found:
-            arms[name] = resampled(found, name)
+            objects, grasps, squared = zip(*found)
+            alike = all(np.array_equal(others, objects[0]) for others in objects)
+            refuse(not alike, f"controls: the runs of {name} were scored on different objects; give another --out")
+            arms[name] = resampled(objects[0], grasps[0], squared, RESAMPLINGS, seeds_of=name)
     return arms
 
 
@@ -222,7 +193,7 @@ def shares_section(groups, errors):
     others = [name for name in ARMS if name != "random" and any(name == key[2] for key in groups)]
     gains, shares = [], []
     for suite, (budget, k) in itertools.product(SUITES, dict.fromkeys(key[:2] for key in groups)):
-        arms, place = resampled_arms(groups, errors, suite, budget, k), [suite, f"{budget:g}", -k]
+        arms, place = resampled_arms(groups, errors, suite, budget, k), [suite, f"{budget:g}", k]
         if "random" not in arms:
             continue
         random = arms["random"]

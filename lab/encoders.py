@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cli.errors import UserError
+from cli.errors import refuse
 from controls import calibrate
-from files.checkpoints import save_checkpoint
+from files.checkpoints import load_encoder, save_checkpoint
 from files.writing import read_json, stable_seed
-from lab.rows import command_of, read_rows, write_rows
-from lab.runner import DATA_FLAGS, file_tag, open_data, plan_runs, random_encoder, run_all
-from files.checkpoints import load_encoder
+from lab.rows import check_one_setting, flags_of, read_rows, seed_of, write_rows
+from lab.runner import data_flags, file_tag, open_data, plan_runs, random_encoder, run_first
+from lab.tables import values_of
 from model import from_z_up, normalize_clouds
 
 # ---------------------------------------------------------------- features
@@ -148,22 +148,35 @@ def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, de
 def probe_row(file, name, flags):
     """A pretrained encoder's row: its linear probes on val and effective ranks; `name` stands for the file."""
     encoder = load_encoder(file)
-    of_data = {flag: value for flag, value in flags.items() if flag in DATA_FLAGS}
-    data, split = open_data(of_data, encoder.config.points)
+    data, split = open_data(data_flags(flags), encoder.config.points)
     return {"file": name, "encoder": file_tag(file)} | probe(encoder, data, split)
 
 
-def is_complete(row, seeds, budgets):
-    """Whether an encoder's row has fine-tunings of all these seeds (text) and budgets."""
-    return set(row.get("seeds", "").split()) >= set(seeds) and all(row.get(f"rmse_{budget}") for budget in budgets)
+def calibrated_encoder(config, flags, runs):
+    """Path of the encoder of `random_encoder`, BatchNorm calibrated on the training pool; made where missing."""
+    of_data = {flag: value.split(",")[0] for flag, value in data_flags(flags).items()}
+    data, split = open_data(of_data, config.points)
+    random = random_encoder(config, runs)
+    seen = hashlib.sha256(" ".join([data.fingerprint, *split.pool]).encode()).hexdigest()[:6]  # these objects
+    path = random.with_stem(f"{random.stem}-calibrated-{seen}")
+    if not path.exists():
+        pool = torch.from_numpy(data.clouds[np.isin(data.object_of_scene, split.pool)])
+        encoder = calibrate(load_encoder(random), pool)
+        save_checkpoint(path, {"config": vars(config), "encoder": encoder.state_dict()})
+    return path
 
 
-def fine_tuning_columns(runs, budgets):
-    """Mean and SD of val RMSE by budget; runs: [(flags, row)]."""
-    columns = {}
-    for budget in budgets:
-        found = [row["top_logit_rmse"] for flags, row in runs if flags["--budget"] == budget]
-        values = [float(value) for value in found if value != ""]
+def fine_tuning_columns(runs, file):
+    """Seeds of the runs that start from `file`, mean and SD of their val RMSE by budget."""
+    budgets, seeds = {}, set()
+    for row in runs:
+        flags = flags_of(row)
+        if flags["--jepa-ckpt"] == str(file):
+            budgets.setdefault(flags["--budget"], []).append(row)
+            seeds.add(seed_of(row))
+    columns = {"seeds": " ".join(sorted(seeds))}
+    for budget, found in budgets.items():
+        values = values_of(found, "top_logit_rmse")
         columns[f"rmse_{budget}"] = statistics.mean(values) if values else "diverged"
         columns[f"rmse_{budget}_sd"] = statistics.stdev(values) if len(values) > 1 else ""
     return columns
@@ -176,47 +189,23 @@ def pretraining_columns(file):
     return {name: content.get(name, "") for name in ("clouds_seen", "seconds", "command")}
 
 
-def calibrated_encoder(config, flags, runs):
-    """Path of the encoder of `random_encoder`, BatchNorm calibrated on the training pool; made where missing."""
-    of_data = {flag: value.split(",")[0] for flag, value in flags.items() if flag in DATA_FLAGS}
-    data, split = open_data(of_data, config.points)
-    random = random_encoder(config, runs)
-    seen = hashlib.sha256(" ".join([data.fingerprint, *split.pool]).encode()).hexdigest()[:6]  # these objects
-    path = random.with_stem(f"{random.stem}-calibrated-{seen}")
-    if not path.exists():
-        pool = torch.from_numpy(data.clouds[np.isin(data.object_of_scene, split.pool)])
-        encoder = calibrate(load_encoder(random), pool)
-        save_checkpoint(path, {"config": vars(config), "encoder": encoder.state_dict()})
-    return path
-
-
-def run_encoders(files, grids, given, args):
+def run_encoders(files, given, args):
     """Probe and fine-tune every given encoder and two random ones; rows in OUT/rows.csv, their runs in runs.csv."""
-    if not files:
-        raise UserError("encoders: name at least one pretrained encoder, FILE.pt")
-    out = args.out
+    refuse(not files, "encoders: name at least one pretrained encoder, FILE.pt")
+    path, grid = args.out / "runs.csv", {"--budget": "0.1", "--init": "jepa"}
     config = load_encoder(files[0]).config
-    controls = {str(random_encoder(config, args.runs)): "random"}
-    controls |= {str(calibrated_encoder(config, grids[0] | args.own | given, args.runs)): "random, calibrated"}
-    for file in [*controls, *files]:
-        name = controls.get(file, file)
-        planned = plan_runs(grids, given | {"--jepa-ckpt": file}, args.seeds, args)
+    named = {str(random_encoder(config, args.runs)): "random"}
+    named |= {str(calibrated_encoder(config, grid | args.own | given, args.runs)): "random, calibrated"}
+    for file in [*named, *files]:
+        planned = plan_runs([grid], given | {"--jepa-ckpt": file}, args.seeds, args)
         for flags in planned:
             flags.pop("--preset", None)  # the file's own
-        budgets = list(dict.fromkeys(flags["--budget"] for flags in planned))
-        rows = {(row["file"], row["encoder"]): row for row in read_rows(out / "rows.csv", "file")}
-        old = rows.get((name, file_tag(file)), {})
-        commands = {command_of(flags) for flags in planned}
-        there = {run["command"] for run in read_rows(out / "runs.csv")}  # other flags, other runs
-        runs = {run["command"]: run for run in run_all(planned, out / "runs.csv", args)}
-        complete = commands <= there and is_complete(old, args.seeds, budgets)
-        if complete or not commands <= runs.keys():  # --list has printed the missing ones
+        if run_first(planned, path, args) is None:
             continue
-        if set(old.get("seeds", "").split()) != set(args.seeds):
-            old = {}  # a row's means are all over the same seeds
-        row = old | probe_row(file, name, planned[0]) | {"seeds": " ".join(args.seeds)}
-        row |= fine_tuning_columns([(flags, runs[command_of(flags)]) for flags in planned], budgets)
-        row |= pretraining_columns(file)
-        rows[name, row["encoder"]] = row
-        write_rows(out / "rows.csv", list(rows.values()))
-    return read_rows(out / "rows.csv", "file")
+        name, runs = named.get(file, file), read_rows(path)
+        check_one_setting(runs, ("--budget", "--jepa-ckpt"), path)
+        rows = {(row["file"], row["encoder"]): row for row in read_rows(args.out / "rows.csv")}
+        row = rows.get((name, file_tag(file))) or probe_row(file, name, planned[0])
+        rows[name, row["encoder"]] = row | fine_tuning_columns(runs, file) | pretraining_columns(file)
+        write_rows(args.out / "rows.csv", list(rows.values()))
+    return read_rows(args.out / "rows.csv")

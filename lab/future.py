@@ -5,16 +5,17 @@ they are missing, all equally short, and so is one with the default's patches, t
 """
 
 import concurrent.futures
+import functools
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from cli.errors import UserError
-from lab.rows import as_words, check_one_setting, flags_of, split_command
-from lab.runner import choose, plan_runs, refuse_flags
-from lab.table1 import averaged_errors, improvement_cells, read_errors
-from lab.tables import column_cell, count_runs, markdown
+from cli.errors import refuse
+from lab.by_object import averaged, improvement_cells, keep_errors, read_errors
+from lab.rows import as_words, check_one_setting, flags_of, seed_of
+from lab.runner import choose, plan_runs, refuse_flags, run_all, seed_by_seed
+from lab.tables import count_runs, markdown, mean_cell
 
 VARIANTS = {  # name -> what differs from the default
     "default": {},
@@ -31,12 +32,21 @@ VARIANTS = {  # name -> what differs from the default
 SHARED = {"--pack": "A", "--budget": "0.1", "--steps": "1000", "--lr-backbone": "1e-4", "--lr-head": "2e-3"}
 SHORT = "1000"  # steps of the pretrainings
 TINY = {"--preset": "tiny", "--steps": "2", "--num-clouds": "16", "--batch": "8"}  # the same with --smoke
-VARIED = ("--loss", "--lora", "--schedule", "--patching", "--tokenizer", "--init", "--jepa-ckpt")
+VARIED = ("--loss", "--lora", "--schedule", "--patching", "--tokenizer", "--init", "--jepa-ckpt", "--preset")
 OWN_ENCODER = ("--patching", "--tokenizer")  # what an encoder must have been pretrained with
 SUITES = ("val", "test", "test_grasp", "test_category")
 
 
 # ---------------------------------------------------------------- runs
+
+
+def run_future(names, given, args):
+    """Make the encoders that are missing, then run every variant on every suite; -> rows, [] if --list has work."""
+    planned = plan_future(names, given, args)
+    if not pretrain_missing(planned, args):
+        return []
+    keep = [functools.partial(keep_errors, args.out)]
+    return run_all(planned, args.out / "rows.csv", args, SUITES, keep)
 
 
 def short_encoder(flags, given, args):
@@ -52,9 +62,8 @@ def plan_future(names, given, args):
     The default is always there, with both pretrained encoders, the one that ships and a short one. Adapters from
     scratch start from random weights whose BatchNorm is calibrated, since they leave them as they are.
     """
-    refuse_flags(given, (*VARIED, "--preset"), "future")
-    if "," in given.get("--precision", ""):
-        raise UserError("future: one --precision at a time")
+    refuse_flags(given, VARIED, "future")
+    refuse("," in given.get("--precision", ""), "future: one --precision at a time")
     planned = []
     for flags in choose(names and ["default", *names], VARIANTS, "future").values():
         starts = [{"--init": "random" if "--lora" in flags else "scratch"}]
@@ -64,7 +73,7 @@ def plan_future(names, given, args):
             starts.append({"--init": "jepa", "--jepa-ckpt": str(short_encoder(flags, given, args))})
         for start in starts:
             planned += plan_runs([SHARED | flags | start], given, args.seeds, args)
-    return sorted(planned, key=lambda flags: args.seeds.index(flags["--seed"]))
+    return seed_by_seed(planned, args)
 
 
 def pretrain_missing(planned, args):
@@ -86,8 +95,8 @@ def pretrain_missing(planned, args):
         return not commands
     executor = concurrent.futures.ThreadPoolExecutor(args.jobs)
     try:
-        if any(executor.map(pretrain, commands)):
-            raise UserError("future: a pretraining has failed, see above; the same command goes on")
+        failed = any(executor.map(pretrain, commands))
+        refuse(failed, "future: a pretraining has failed, see above; the same command goes on")
     finally:
         executor.shutdown(cancel_futures=True)
     return True
@@ -103,10 +112,9 @@ def pretrain(command):
 
 
 def variant_of(row):
-    """Name of the variant that a row's flags are of."""
+    """Name of the variant that a row's flags are of: the default's are no more than every other one's."""
     flags = flags_of(row)
-    own = {flag: flags[flag] for flag in ("--loss", "--lora", "--schedule", *OWN_ENCODER) if flag in flags}
-    return next((name for name, variant in VARIANTS.items() if variant == own), " ".join(map(" ".join, own.items())))
+    return next(name for name, own in reversed(VARIANTS.items()) if own.items() <= flags.items())
 
 
 def start_of(row):
@@ -116,11 +124,7 @@ def start_of(row):
     return flags["--init"].replace("random", "scratch") + ", short" * short
 
 
-def seed_of(row):
-    return split_command(row["command"])[1]["--seed"]
-
-
-def arms(rows):
+def grouped(rows):
     """Rows by (start, variant), in the order of VARIANTS."""
     groups = {}
     for row in rows:
@@ -131,42 +135,48 @@ def arms(rows):
 
 def better_than_default(groups, errors, suite, key):
     """By how many % an arm's RMSE is lower than the default's of the same start and seeds, and the interval."""
-    runs = {seed_of(row): row for row in groups[key] if row["top_logit_rmse"]}
-    others = {seed_of(row): row for row in groups.get((key[0], "default"), []) if row["top_logit_rmse"]}
+    runs, others = (
+        {seed_of(row): row for row in groups.get(place, []) if row["top_logit_rmse"]}
+        for place in (key, (key[0], "default"))
+    )
     both = sorted(runs.keys() & others.keys())
-    new, old = (averaged_errors(errors, [found[seed] for seed in both], suite) for found in (runs, others))
+    new, old = (averaged(errors, [found[seed] for seed in both], suite) for found in (runs, others))
     cells = improvement_cells(new, old)
     return f"{cells[0]} ({cells[1]})" if cells and key[1] != "default" else ""
 
 
-def future_text(rows, out):
+def section(title, groups, columns):
+    """Markdown: a line per arm; columns: header -> text of (key, its rows)."""
+    lines = [[*key, *(cell(key, group) for cell in columns.values())] for key, group in groups.items()]
+    return f"## {title}\n\n" + markdown(["init", "variant", *columns], lines)
+
+
+def future_text(rows, args):
     """Markdown: what each variant gives on val and on the test suites, and what it costs."""
-    check_one_setting(rows, VARIED, out / "rows.csv")
-    groups, errors = arms(rows), read_errors(out)
-    header = ["init", "variant", "seeds", "top-logit RMSE (rad)", "better than the default, % (95 % over objects)"]
-    header += ["best-of-K", "gap", "diversity (rad)", "coverage@15°", "top logit within 15°", "holds"]
-    shown = {"best_of_k_rmse": 4, "selection_gap": 4, "diversity": 3}
-    shown |= {"coverage_15": 3, "top_coverage_15": 3, "holds": 3}
-    lines = [
-        [*key, count_runs(group), column_cell(group, "top_logit_rmse", 4)]
-        + [better_than_default(groups, errors, "val", key)]
-        + [column_cell(group, name, digits) for name, digits in shown.items()]
-        for key, group in groups.items()
-    ]
-    sections = ["## val\n\n" + markdown(header, lines)]
-    suites = SUITES[1:]
-    header = ["init", "variant", *suites, *(f"better on {suite}, %" for suite in ("test", "test_category"))]
-    lines = [
-        [*key, *(column_cell(group, f"{suite}_top_logit_rmse", 4) for suite in suites)]
-        + [better_than_default(groups, errors, suite, key) for suite in ("test", "test_category")]
-        for key, group in groups.items()
-    ]
-    sections.append("## Other suites, top-logit RMSE (rad)\n\n" + markdown(header, lines))
-    header = ["init", "variant", "M parameters trained", "ms per step", "memory, MB"]
-    lines = [
-        [*key, f"{float(group[0]['parameters_trained']) / 1e6:.2f}", column_cell(group, "ms_per_step", 0),
-         column_cell(group, "memory_mb", 0)]
-        for key, group in groups.items() if group[0].get("parameters_trained")
-    ]  # fmt: skip
-    sections.append("## Costs\n\n" + markdown(header, lines))
-    return "\n".join(sections)
+    check_one_setting(rows, VARIED, args.out / "rows.csv")
+    groups, errors = grouped(rows), read_errors(args.out)
+
+    def mean(column):
+        return lambda key, group: mean_cell(group, column)
+
+    def better(suite):
+        return lambda key, group: better_than_default(groups, errors, suite, key)
+
+    def millions(key, group):
+        return f"{float(group[0]['parameters_trained']) / 1e6:.2f}"
+
+    val = {
+        "seeds": lambda key, group: count_runs(group), "top-logit RMSE (rad)": mean("top_logit_rmse"),
+        "better than the default, % (95 % over objects)": better("val"), "best-of-K": mean("best_of_k_rmse"),
+        "gap": mean("selection_gap"), "diversity (rad)": mean("diversity"), "coverage@15°": mean("coverage_15"),
+        "top logit within 15°": mean("top_coverage_15"), "holds": mean("holds"),
+    }  # fmt: skip
+    others = {suite: mean(f"{suite}_top_logit_rmse") for suite in SUITES[1:]}
+    others |= {f"better on {suite}, %": better(suite) for suite in ("test", "test_category")}
+    costs = {"M parameters trained": millions, "ms per step": mean("ms_per_step"), "memory, MB": mean("memory_mb")}
+    counted = {key: group for key, group in groups.items() if group[0]["parameters_trained"]}
+    return "\n".join([
+        section("val", groups, val),
+        section("Other suites, top-logit RMSE (rad)", groups, others),
+        section("Costs", counted, costs),
+    ])  # fmt: skip

@@ -1,6 +1,7 @@
 """Rows of runs: a sweep keeps one row per run in a CSV file, and the run's command is the row's identity.
 
-The command does not say what lies under --data, so a row also names its dataset.
+A row also has what its command does not say: the dataset that lay under --data, the precision that `auto` was, and in
+`commit` the version of the code, where that is not this one. No sweep goes on with rows of another commit.
 """
 
 import collections
@@ -17,17 +18,15 @@ METRICS = (
     "top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy", "top_coverage_15",
     "diversity",
 )  # fmt: skip
-COSTS = ("parameters_trained", "ms_per_step", "memory_mb")  # of a run; empty in older rows
-HOLDS = ("free", "holds", "holds_best_of_k", "holds_average")  # of val; empty in older rows and for other hands
+COSTS = ("parameters_trained", "ms_per_step", "memory_mb")  # of a run
+HOLDS = ("free", "holds", "holds_best_of_k", "holds_average")  # of val; empty for other hands
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
 PUBLISHED = "python sweep.py published"  # and of one that is trained on a split of another kind
 DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--budget", "--k", "--steps")}
+RATE_FLAGS = ("--lr-backbone", "--lr-head")
 EQUAL_RESULTS = ("--device", "--threads", "--cache-dir", "--save-every")  # flags that no number depends on
 CONVERGED = 8000  # steps, after which curves are nearly flat
-OLD_DATASETS = {  # what the default roots were when rows did not name their dataset yet
-    "data/synthetic": "generator 1: preset mini, objects 300, grasps 120, scenes 1, seed 0, up z",
-    "data/full": "generator 1: preset full, objects 1500, grasps 240, scenes 2, seed 0, up z",
-}
+KEYS = ("command", "file", "step")  # the first column of every table that is read here
 
 
 # ---------------------------------------------------------------- commands
@@ -38,9 +37,9 @@ def as_words(flags):
     return list(itertools.chain(*flags.items()))
 
 
-def command_of(flags):
+def command_of(flags, start=TRAINING):
     """The command of a run with these flags."""
-    return f"{TRAINING} {shlex.join(as_words(flags))}"
+    return f"{start} {shlex.join(as_words(flags))}"
 
 
 def split_command(command):
@@ -56,6 +55,10 @@ def flags_of(row):
     return {flag: value for flag, value in flags.items() if flag != "--seed"}
 
 
+def seed_of(row):
+    return split_command(row["command"])[1]["--seed"]
+
+
 def is_training(row):
     """Whether a row is of a training."""
     return split_command(row["command"])[0] in (TRAINING, PUBLISHED)
@@ -64,14 +67,14 @@ def is_training(row):
 # ---------------------------------------------------------------- files
 
 
-def read_rows(path, identity="command"):
-    """The rows of a CSV file that a sweep wrote; [] where there is none. Every row has a value under `identity`."""
+def read_rows(path):
+    """The rows of a CSV file that a sweep wrote; [] where there is none."""
     if not Path(path).exists():
         return []
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    if not all(row.get(identity) for row in rows):
-        raise UserError(f"{path}: not a table that this sweep wrote (no column '{identity}'); give another --out")
+    if rows and next(iter(rows[0])) not in KEYS:
+        raise UserError(f"{path}: not a table that this sweep wrote (no column 'command'); give another --out")
     return rows
 
 
@@ -84,52 +87,39 @@ def write_rows(path, rows):
 # ---------------------------------------------------------------- what rows have in common
 
 
-def dataset_of(row):
-    """The dataset that a row names; for rows that are older than this column what is known of it, or ""."""
-    if row.get("dataset") or not row.get("fingerprint"):
-        return row.get("dataset") or ""
-    root = flags_of(row).get("--data", DEFAULTS["--data"])
-    return OLD_DATASETS.get(root) or f"fingerprint {row['fingerprint']}"
-
-
-def precision_of(row):
-    """The precision that a row's run computed in; rows older than this column took bf16 for `auto` on a GPU."""
-    precision = row.get("precision") or flags_of(row).get("--precision", "auto")
-    if precision == "auto":
-        return "bf16" if row.get("device") == "cuda" else "fp32"
-    return precision
-
-
 def counted(values):
     """ "bf16 (4 rows), fp32 (1 row)": each value and how often it occurs."""
     counts = sorted(collections.Counter(values).items())
     return ", ".join(f"{value} ({count} row{'s' * (count > 1)})" for value, count in counts)
 
 
-def lengths(rows):
-    """A sentence on trainings that are cut off before they converge, which their table must say; [] for none."""
-    runs = [row for row in rows if is_training(row) and not row.get("failed")]
-    steps = sorted({int(flags_of(row).get("--steps", DEFAULTS["--steps"])) for row in runs})
+def notes(rows):
+    """What a table of these rows must say of them: sentences on their commit, short trainings, and differences."""
+    commits = sorted({row["commit"] for row in rows if row.get("commit")})
+    sentences = [f"Commands run at commit {' and '.join(commits)}."] * bool(commits)
+    steps = sorted({int(flags_of(row).get("--steps", DEFAULTS["--steps"])) for row in finished_trainings(rows)})
     short = [f"{count:,}" for count in steps if count < CONVERGED]
-    return [f"Trainings of {' and '.join(short)} steps: **unconverged**."] if short else []
+    sentences += [f"Trainings of {' and '.join(short)} steps: **unconverged**."] * bool(short)
+    return sentences + differences(rows)
+
+
+def finished_trainings(rows):
+    return [row for row in rows if is_training(row) and not row.get("failed")]
 
 
 def differences(rows):
-    """Sentences on what rows that stand together differ in, of what makes numbers hard to compare; [] for nothing.
-
-    Rows that diverged and baselines count only for the dataset: nothing was computed in a precision there.
-    """
-    runs = [row for row in rows if is_training(row) and not row.get("failed")]
+    """A sentence for each property in which rows differ that makes their numbers hard to compare; [] for none."""
+    runs = finished_trainings(rows)
     values = {
-        "dataset": [name for name in map(dataset_of, rows) if name],
-        "precision": list(map(precision_of, runs)),
+        "dataset": [row["dataset"] for row in rows if row.get("dataset")],
+        "precision": [row["precision"] for row in runs if row.get("precision")],
         "number of steps": [flags_of(row).get("--steps", DEFAULTS["--steps"]) for row in runs],
     }
     sentences = [f"Rows differ in their {what}: {counted(of)}." for what, of in values.items() if len(set(of)) > 1]
     fingerprints = {}  # of each dataset
     for row in rows:
         if row.get("fingerprint"):
-            fingerprints.setdefault(dataset_of(row), []).append(row["fingerprint"])
+            fingerprints.setdefault(row["dataset"], []).append(row["fingerprint"])
     for name, found in fingerprints.items():
         if len(set(found)) > 1:
             sentences.append(
@@ -149,3 +139,12 @@ def check_one_setting(rows, free, path):
     unlike = [f"{flag} ({', '.join(sorted(found))})" for flag, found in sorted(values.items()) if len(found) > 1]
     if unlike:
         raise UserError(f"{path}: rows of one table differ in {' and '.join(unlike)}; give each its own --out")
+
+
+def best_rates(trials, place_of):
+    """place_of(flags) -> the rates, a dict of flags, of its trial with the lowest RMSE on val."""
+    best = {}
+    for row in sorted((row for row in trials if row["top_logit_rmse"]), key=lambda row: -float(row["top_logit_rmse"])):
+        flags = flags_of(row)
+        best[place_of(flags)] = {flag: flags[flag] for flag in RATE_FLAGS if flag in flags}  # the last wins
+    return best

@@ -1,7 +1,7 @@
 """Runs of train.py, planned from grids of its flags, started side by side, resumed where they stopped.
 
 A finished run is one row of a CSV file, and what has a row there is not run again; a run that diverges keeps its row,
-marked as failed. Several sweeps may share runs and rows: each run is one process's at a time, the others wait for it.
+marked as failed. Several sweeps may share runs and rows: each run is one process's at a time.
 `args` are sweep.py's own arguments throughout.
 """
 
@@ -26,23 +26,12 @@ from tqdm import tqdm
 import evaluate
 import train
 from benchmark.roots import DEFAULT_ROOTS, ensure_root, recorded
-from cli.errors import UserError
+from cli.errors import refuse
 from data import load_dataset
 from files.checkpoints import save_checkpoint, shipped_encoder
 from files.reading import read_bytes
 from files.writing import locked, read_json, stable_seed
-from lab.rows import (
-    COSTS,
-    DEFAULTS,
-    HOLDS,
-    METRICS,
-    TRAINING,
-    as_words,
-    command_of,
-    dataset_of,
-    read_rows,
-    write_rows,
-)  # fmt: skip
+from lab.rows import COSTS, DEFAULTS, HOLDS, METRICS, TRAINING, as_words, command_of, read_rows, write_rows
 from model import PRESETS, PointEncoder
 from splits import make_split
 
@@ -50,8 +39,7 @@ SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--thre
 DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
 PRETRAINED = ("jepa", "oracle")  # values of --init that start from a file
 INTERRUPTED, BUSY = 130, 75  # exit codes of a run: after Ctrl-C; another process has it
-PAUSE = 2  # s between looks at whether another sweep has ended a run
-BUSY_PAUSE = 30  # s before a run is tried again that somebody trains without a sweep
+PAUSE = 10  # s before a run is tried again that another process has
 
 
 # ---------------------------------------------------------------- which runs
@@ -82,19 +70,22 @@ def plan_runs(grids, given, seeds, args):
     return planned
 
 
+def seed_by_seed(planned, args):
+    """Planned runs, all of a seed before the next."""
+    return sorted(planned, key=lambda flags: args.seeds.index(flags["--seed"]))
+
+
 def choose(names, known, kind):
     """The entries of a dict that are named on the command line, all for no names."""
     unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UserError(f"{kind}: no {', '.join(unknown)}; there are {', '.join(known)}")
+    refuse(unknown, f"{kind}: no {', '.join(unknown)}; there are {', '.join(known)}")
     return {name: dict(flags) for name, flags in known.items() if not names or name in names}
 
 
 def refuse_flags(given, flags, kind):
     """Stop where flags are given that the sweep sets itself."""
     wrong = [flag for flag in flags if flag in given]
-    if wrong:
-        raise UserError(f"{kind}: the sweep sets {', '.join(wrong)} for every run; leave that out")
+    refuse(wrong, f"{kind}: the sweep sets {', '.join(wrong)} for every run; leave that out")
 
 
 # ---------------------------------------------------------------- what a run starts from
@@ -127,14 +118,9 @@ def encoder_tag(flags):
     return file_tag(encoder_file(flags))
 
 
-class Dataset(NamedTuple):
-    """What lies under --data, now."""
-
-    name: str  # its identity, the same on every machine
-    fingerprint: str  # of the files as they are here
-
-
-UNSEEN = Dataset("", "")  # a default root that is not there, and that nothing needs
+def data_flags(flags):
+    """Those of a run's flags that its data and split depend on."""
+    return {flag: flags[flag] for flag in DATA_FLAGS if flag in flags}
 
 
 def open_data(flags, points=None):
@@ -144,6 +130,16 @@ def open_data(flags, points=None):
     points = points or train.resolve_network(settings)[0].points
     data = load_dataset(root, points, settings.min_score, settings.skip_bad, settings.cache_dir, settings.quiet)
     return data, make_split(data, settings.pack, settings.budget, settings.held_out)
+
+
+class Dataset(NamedTuple):
+    """What lies under --data, now."""
+
+    name: str  # its identity, the same on every machine
+    fingerprint: str  # of the files as they are here
+
+
+UNSEEN = Dataset("", "")  # a default root that is not there, and that nothing needs
 
 
 def identify(data):
@@ -167,14 +163,22 @@ def identify(data):
 class PlannedRun:
     """A run of train.py with its origins, and its folder under --runs."""
 
+    start = TRAINING  # of its command
+    not_of_train = ()  # flags in its command that train.py does not have
+
     flags: dict
-    encoder: str
-    dataset: Dataset
     runs: str
+    encoder: str = ""  # its tag
+    dataset: Dataset = UNSEEN
 
     @property
     def command(self):
-        return command_of(self.flags)
+        return command_of(self.flags, self.start)
+
+    @property
+    def settings(self):
+        """Its flags of train.py."""
+        return {flag: value for flag, value in self.flags.items() if flag not in self.not_of_train}
 
     @property
     def folder(self):
@@ -196,40 +200,42 @@ class PlannedRun:
     def words(self):
         """The arguments of train.py that make this run, or go on with it; the sweep has its own baselines."""
         place = ["--runs", str(self.folder.parent), "--name", self.folder.name]
-        return [*as_words(self.flags), *place, "--resume", "--no-baseline"]
+        return [*as_words(self.settings), *place, "--resume", "--no-baseline"]
+
+    def train(self):
+        train.main(self.words)
 
 
-def with_origins(planned, path, args):
-    """`PlannedRun`s of flags; every mistake in these shows here. path: of the rows, which may have them all already.
+def with_origins(planned, path, args, kind=PlannedRun):
+    """Runs of a `kind` from their flags; every mistake in these shows here. path: of the rows, maybe of all of them.
 
     The data is read only if a run needs it, or if it is there; --list makes none.
     """
-    for flags in planned:
-        train.parse(as_words(flags))
-    rows = {row["command"] for row in read_rows(path)}
-    needed = any(command_of(flags) not in rows for flags in planned)
-    datasets = {}  # by the flags that it depends on
-    found = []
-    for flags in {command_of(flags): flags for flags in planned}.values():
-        key = tuple(flags.get(flag) for flag in ("--data", "--min-score", "--cache-dir"))
+    planned = {run.command: run for run in (kind(flags, args.runs) for flags in planned)}
+    for run in planned.values():
+        train.parse(run.words)
+    needed = not planned.keys() <= {row["command"] for row in read_rows(path)}
+    datasets, found = {}, []  # datasets: by the flags that they depend on
+    for run in planned.values():
+        key = tuple(run.flags.get(flag) for flag in ("--data", "--min-score", "--cache-dir"))
         if key not in datasets:
-            root = Path(flags.get("--data", DEFAULTS["--data"]))
+            root = Path(run.flags.get("--data", DEFAULTS["--data"]))
             wanted = needed and not (args.list and root.as_posix() in DEFAULT_ROOTS)
-            datasets[key] = identify(open_data(flags)[0]) if root.exists() or wanted else UNSEEN
-        found.append(PlannedRun(flags, encoder_tag(flags), datasets[key], args.runs))
+            datasets[key] = identify(open_data(run.settings)[0]) if root.exists() or wanted else UNSEEN
+        found.append(dataclasses.replace(run, encoder=encoder_tag(run.flags), dataset=datasets[key]))
     return found
 
 
 def check_origins(run, row, path):
     """A row that was found must start from what is there now, or results of two things would stand in one table."""
-    here = run.dataset.name
-    there = dataset_of(row)
-    for what, old, new in (("encoder", row.get("encoder"), run.encoder), ("dataset", there, here)):
-        if old and new and old != new:
-            raise UserError(
-                f"{path}: '{run.command}' was run with another {what} ({old}) than the one that is there now ({new}); "
-                "give another --out, or move the file away"
-            )
+    for what, old, new in (
+        ("encoder", row.get("encoder"), run.encoder), ("dataset", row.get("dataset"), run.dataset.name),
+    ):  # fmt: skip
+        refuse(
+            old and new and old != new,
+            f"{path}: '{run.command}' was run with another {what} ({old}) than the one that is there now ({new}); "
+            "give another --out, or move the file away",
+        )
 
 
 # ---------------------------------------------------------------- rows
@@ -249,26 +255,17 @@ def finished_row(run, suites):
         row |= {prefix + "low_95": low, prefix + "high_95": high}
     row |= {name: result["suites"]["val"].get(name, "") for name in HOLDS}
     row |= {name: result.get(name, "") for name in COSTS}
-    return row | {
-        "training_mean": result["training_mean"]["top_logit_rmse"],
-        "best_step": result["best_step"],
-        "train_objects": result["train_objects"],
-        "seconds": result["seconds"],
-        "device": result["device"],
-        "threads": result["threads"],
-        "encoder": run.encoder,
-        "fingerprint": read_json(run.folder / "config.json")["fingerprint"],
-        "failed": "",
-        "dataset": run.dataset.name,
-        "precision": result.get("precision", ""),
-    }
+    row["training_mean"] = result["training_mean"]["top_logit_rmse"]
+    row |= {name: result[name] for name in ("best_step", "train_objects", "seconds", "device", "threads")}
+    fingerprint = read_json(run.folder / "config.json")["fingerprint"]
+    row |= {"encoder": run.encoder, "fingerprint": fingerprint, "failed": "", "dataset": run.dataset.name}
+    return row | {"precision": result["precision"]}
 
 
 def failed_row(run, code):
     """The row of a run that diverged; any other failure is a `UserError` that names its log."""
     last = last_line(run.log).removeprefix("error: ")
-    if "is not finite" not in last:
-        raise UserError(f"{run.log}: a run ended with code {code}: {last}")
+    refuse("is not finite" not in last, f"{run.log}: a run ended with code {code}: {last}")
     row = {"command": run.command} | dict.fromkeys(METRICS, "")
     failed = "diverged: " + last.partition("; ")[0]
     return row | {"encoder": run.encoder, "failed": failed, "dataset": run.dataset.name}
@@ -278,11 +275,17 @@ def last_line(log):
     return (log.read_text().strip().splitlines() or ["nothing in it"])[-1]
 
 
-def save_row(path, row, order):
-    """Add a row to a CSV file, in the planned order whatever ends first; order: command -> place in it."""
-    rows = {old["command"]: old for old in read_rows(path)}  # read again: another sweep may have written meanwhile
-    rows[row["command"]] = row
-    write_rows(path, sorted(rows.values(), key=lambda row: order.get(row["command"], -1)))
+def take_into_rows(run, code, path, order, suites, keep):
+    """Write the row of a run that has ended, in the planned order whatever ends first; see `run_all`."""
+    row = failed_row(run, code) if code else finished_row(run, suites)
+    with locked(Path(run.runs) / "rows.lock", wait=True):  # one sweep at a time reads, adds and writes
+        if code == 0:
+            for keep_more in keep:
+                keep_more(run)
+        rows = {old["command"]: old for old in read_rows(path)}  # read again: another sweep may have written meanwhile
+        rows[row["command"]] = row
+        write_rows(path, sorted(rows.values(), key=lambda row: order.get(row["command"], -1)))
+    (run.folder / "predictions.npz").unlink(missing_ok=True)  # some 30 MB; `keep` has kept its errors
 
 
 # ---------------------------------------------------------------- one run
@@ -297,19 +300,14 @@ def run_one(run, suites):
         if not mine:
             raise SystemExit(BUSY)
         with open(run.log, "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            if not run.finished:
-                train_run(run)
-            evaluate_one(run, suites)
-
-
-def train_run(run):
-    try:
-        train.main(run.words)
-    except SystemExit:
-        sys.stderr.flush()  # into the log
-        if "another process" in last_line(run.log):  # its command, as --list printed it
-            raise SystemExit(BUSY) from None
-        raise
+            try:
+                if not run.finished:
+                    run.train()
+                evaluate_one(run, suites)
+            except SystemExit as stop:
+                sys.stderr.flush()  # into the log
+                taken = "another process" in last_line(run.log)  # by its command, as --list printed it
+                raise SystemExit(BUSY if taken else stop.code) from None
 
 
 def evaluate_one(run, suites):
@@ -319,18 +317,16 @@ def evaluate_one(run, suites):
         evaluate.main([str(run.folder), "--suite", *suites, *map(str, as_words(files | machine))])
 
 
-def is_free(run):
-    """Whether at this moment neither another sweep has the run nor a process of train.py, which locks its folder."""
-    lock = run.folder / ".lock"
-    return can_lock(run.log) and (not lock.exists() or can_lock(lock))
-
-
-def can_lock(path):
-    with locked(path) as mine:
-        return mine
-
-
 # ---------------------------------------------------------------- many runs
+
+
+def exit_code(run, suites):
+    """`run_one` in this process; -> its exit code."""
+    try:
+        run_one(run, suites)
+    except SystemExit as stop:
+        return stop.code
+    return 0
 
 
 def run_in_child(run, suites):
@@ -351,73 +347,52 @@ def start_child(run, suites):
 
 def stop_children(processes):
     """Pass Ctrl-C on until all have ended: again and again, for one that was still importing."""
-    while processes:
+    while processes := [process for process in processes if process.is_alive()]:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGINT)
         wait([process.sentinel for process in processes], timeout=10)
-        processes = [process for process in processes if process.is_alive()]
 
 
-def next_free(queue, idle):
-    """Take the first run out of the queue (a deque) that no other process has, or None; waits for one if `idle`."""
-    said = False
-    while True:
-        for run in list(queue):
-            if is_free(run):
-                queue.remove(run)
-                return run
-        if not idle or not queue:
-            return None
-        if not said:
-            others = f" and {len(queue) - 1} more" if len(queue) > 1 else ""
-            print(f"waiting for another process, which has {queue[0].folder}{others}", file=sys.stderr)
-            said = True
-        time.sleep(PAUSE)
+def ended_runs(waiting, jobs, suites):
+    """Run `jobs` at a time, one alone in this process, and yield (run, exit code) as they end; closing stops them.
 
-
-def runs_here(waiting, suites):
-    """Run one after the other in this process and yield (run, exit code) as they end."""
-    queue = collections.deque(waiting)
-    while queue:
-        run, code = next_free(queue, idle=True), 0
-        try:
-            run_one(run, suites)
-        except SystemExit as stop:
-            code = stop.code
-        if code == BUSY:
-            queue.append(run)
-            time.sleep(BUSY_PAUSE)
-        else:
-            yield run, code
-
-
-def runs_in_children(waiting, jobs, suites):
-    """Run `jobs` at a time and yield (run, exit code) as they end; closing the generator stops them."""
-    queue, running = collections.deque(waiting), []  # running: (run, process)
+    A run that another process has is tried again after the others.
+    """
+    queue, running = collections.deque(waiting), {}  # running: process -> run
     try:
         while queue or running:
-            while len(running) < jobs and (run := next_free(queue, idle=not running)):
-                running.append((run, start_child(run, suites)))
-            wait([process.sentinel for _, process in running], timeout=PAUSE if queue else None)
-            for run, process in [pair for pair in running if not pair[1].is_alive()]:
-                running.remove((run, process))
-                if process.exitcode == BUSY:
-                    queue.append(run)
-                    time.sleep(BUSY_PAUSE)
-                else:
-                    yield run, process.exitcode
+            if jobs == 1:
+                run = queue.popleft()
+                ended = [(run, exit_code(run, suites))]
+            else:
+                while queue and len(running) < jobs:
+                    run = queue.popleft()
+                    running[start_child(run, suites)] = run
+                wait([process.sentinel for process in running])
+                over = [process for process in running if not process.is_alive()]
+                ended = [(running.pop(process), process.exitcode) for process in over]
+            for run, code in ended:
+                if code != BUSY:
+                    yield run, code
+                    continue
+                print(f"another process has {run.folder}; it is tried again later", file=sys.stderr)
+                queue.append(run)
+                time.sleep(PAUSE)
     finally:
-        stop_children([process for _, process in running if process.is_alive()])
+        stop_children(running)
 
 
-def run_all(planned, path, args, suites=(), keep=None):
+def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
     """Run what the CSV file `path` lacks of the planned runs and write a row as each ends; -> all its rows.
 
-    planned: flags of each run; suites: evaluated for each besides val; keep(run): called before its row is written.
+    planned: flags of each run, of the given kind; suites: evaluated for each besides val; keep: functions of a run
+    that are called before its row is written.
     """
-    planned = with_origins(planned, path, args)
     rows = {row["command"]: row for row in read_rows(path)}
+    of_old = any(row.get("commit") for row in rows.values())
+    refuse(of_old, f"{path}: its rows are of another commit, so none are added; give another --out")
+    planned = with_origins(planned, path, args, kind)
     for run in planned:
         if run.command in rows:
             check_origins(run, rows[run.command], path)
@@ -425,11 +400,10 @@ def run_all(planned, path, args, suites=(), keep=None):
     say_what_was_found(planned, waiting, rows, args)
     if args.list:
         waiting = list_commands(waiting, suites)
-    ended = runs_here(waiting, suites) if args.jobs == 1 else runs_in_children(waiting, args.jobs, suites)
     order = {run.command: place for place, run in enumerate(planned)}
     found, started = len(planned) - len(waiting), time.perf_counter()
     bar = tqdm(total=len(planned), initial=found, desc=args.kind, unit="run", disable=None if waiting else True)
-    with bar, contextlib.closing(ended):
+    with bar, contextlib.closing(ended_runs(waiting, args.jobs, suites)) as ended:
         for count, (run, code) in enumerate(ended, 1):
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
@@ -442,26 +416,25 @@ def run_all(planned, path, args, suites=(), keep=None):
     return read_rows(path)
 
 
-def take_into_rows(run, code, path, order, suites, keep):
-    """Write the row of a run that has ended; see `run_all` and `save_row`."""
-    row = failed_row(run, code) if code else finished_row(run, suites)
-    with locked(Path(run.runs) / "rows.lock", wait=True):  # one sweep at a time reads, adds and writes
-        if code == 0 and keep:
-            keep(run)
-        save_row(path, row, order)
-    (run.folder / "predictions.npz").unlink(missing_ok=True)  # some 30 MB; `keep` has kept its errors
+def run_first(planned, path, args):
+    """The rows of runs that others wait for; None where --list has printed the commands of some."""
+    rows = {row["command"]: row for row in run_all(planned, path, args)}
+    commands = [command_of(flags) for flags in planned]
+    return [rows[command] for command in commands] if rows.keys() >= set(commands) else None
 
 
 def say_what_was_found(planned, waiting, rows, args):
     """One line, and another one where rows that were found were made on files that differ from those here."""
     print(f"{args.kind}: {len(planned) - len(waiting)} rows found, {len(waiting)} to run", file=sys.stderr)
-    here = {run.command: run.dataset.fingerprint for run in planned if run.command in rows}
-    there = {command: rows[command].get("fingerprint") for command in here}
-    other = sorted({there[command] for command in here if there[command] and here[command] not in ("", there[command])})
+    other = set()
+    for run in planned:
+        there = rows.get(run.command, {}).get("fingerprint")
+        if there and run.dataset.fingerprint not in ("", there):
+            other.add(there)
     if other:
         print(
-            f"{args.kind}: some rows were made on files that differ from those here (fingerprint {', '.join(other)}): "
-            "another processor's last digits, or were they edited?",
+            f"{args.kind}: some rows were made on files that differ from those here (fingerprint "
+            f"{', '.join(sorted(other))}): another processor's last digits, or were they edited?",
             file=sys.stderr,
         )
 

@@ -3,34 +3,31 @@
 import math
 import statistics
 
-from lab.rows import HOLDS, METRICS, TRAINING, differences, flags_of, split_command
+from lab.rows import HOLDS, METRICS, TRAINING, flags_of, split_command
+
+DIGITS = {"rmse": 4, "gap": 4, "ms_per_step": 0, "memory_mb": 0}  # of columns whose names end so; of others 3
 
 # ---------------------------------------------------------------- cells
 
 
-def mean_and_sd(values, digits):
-    """Mean ± SD (n - 1) of at least two values, the value of one, a dash for none."""
+def values_of(rows, column):
+    """The numbers in a column, of the rows that have one."""
+    return [float(row[column]) for row in rows if row.get(column)]
+
+
+def mean_cell(rows, column):
+    """Mean ± SD (n - 1) of a column over the runs that have a value there, the value of one, a dash for none."""
+    values = values_of(rows, column)
+    digits = next((digits for name, digits in DIGITS.items() if column.endswith(name)), 3)
     if not values:
         return "–"
-    text = f"{statistics.mean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.{digits}f}"
-    return text
-
-
-def column_cell(rows, name, digits):
-    """Mean ± SD of a column over the runs that have a value there."""
-    return mean_and_sd([float(row[name]) for row in rows if row.get(name)], digits)
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def metric_cells(rows, prefix=""):
     """Four cells: top-logit RMSE, best-of-K, gap, coverage@15° of runs; diverged ones are left out."""
-    finished = [row for row in rows if row.get(prefix + METRICS[0])]
-    cells = []
-    for name in METRICS[:4]:
-        digits = 3 if name == "coverage_15" else 4
-        cells.append(mean_and_sd([float(row[prefix + name]) for row in finished], digits))
-    return cells
+    return [mean_cell(rows, prefix + name) for name in METRICS[:4]]
 
 
 def count_runs(rows):
@@ -100,12 +97,11 @@ def configurations_table(rows):
         low, high = group[0].get("low_95"), group[0].get("high_95")
         interval = f"{float(low):.3f} to {float(high):.3f}" if low else ""
         rmse, *others = metric_cells(group)
-        seconds = [float(row["seconds"]) for row in group if row.get("seconds")]
+        seconds = values_of(group, "seconds")
         time = f"{statistics.mean(seconds):.0f}" if seconds else ""
-        held = [mean_and_sd([float(row[share]) for row in group if row.get(share)], 3) for share in closed]
+        held = [mean_cell(group, share) for share in closed]
         lines.append([name, count_runs(group), rmse, interval, *others, time, *held])
-    paragraphs = [f"All runs: `{shared}`"] if shared else []
-    return "\n\n".join([*paragraphs, *differences(rows), markdown(header, lines)])
+    return "\n\n".join([f"All runs: `{shared}`"] * bool(shared) + [markdown(header, lines)])
 
 
 def columns_table(rows, hidden=()):

@@ -40,18 +40,22 @@ class Panel(NamedTuple):
     label: str  # of the axis of values
     title: str = ""
     means: tuple = ()  # levels of the training mean
+    from_zero: bool = False  # whether that axis begins there
 
 
 # ---------------------------------------------------------------- the two kinds
 
 
-def draw_places(panels, places, path, title=""):
-    """Panels side by side, a line for each place: mean ± SD (n - 1) of every series, and its values if they are many."""
+def draw_places(panels, places, path, title="", apart=0.0):
+    """Panels side by side, a line for each place: mean ± SD (n - 1) of every series, and its values if they are many.
+
+    apart: by how much of a line two series are shifted; without, the smaller marker shows on the larger.
+    """
     width, height = 5 + 4 * len(panels), 2.2 + 0.4 * len(places)
     figure, (row,) = new_figure(1, len(panels), width, height, sharey=True)
     for axes, panel in zip(row, panels):
         for i, series in enumerate(panel.series):
-            shift = 0.18 * (i - (len(panel.series) - 1) / 2) if "markersize" not in series.style else 0
+            shift = apart * (i - (len(panel.series) - 1) / 2)
             shown = [(places.index(place) + shift, values) for place, values in series.values.items() if values]
             if not shown:
                 continue
@@ -65,6 +69,8 @@ def draw_places(panels, places, path, title=""):
             axes.axvline(mean, **MEAN_STYLE)
         axes.set(xlabel=panel.label, title=panel.title)
         axes.grid(axis="x", alpha=0.3)
+        if panel.from_zero:
+            axes.set_xlim(left=0)
     row[0].set_yticks(range(len(places)), [textwrap.fill(place, 60, break_on_hyphens=False) for place in places])
     row[0].set_ylim(len(places) - 0.5, -0.5)  # the first on top
     save(figure, path, title)
@@ -86,8 +92,6 @@ def draw_lines(rows_of_panels, label, path, title="", ticks=()):
             values = [series.values[number] for number in numbers]
             errors = list(map(deviation, values)) if any(len(some) > 1 for some in values) else None
             axes.errorbar(numbers, list(map(statistics.mean, values)), yerr=errors, capsize=3, **series.style)
-        for mean in panel.means:
-            axes.axhline(mean, **MEAN_STYLE)
         axes.set(xlabel=label, ylabel=panel.label, title=panel.title)
         axes.grid(alpha=0.3)
         axes.tick_params(labelbottom=True, labelleft=True)
@@ -95,6 +99,8 @@ def draw_lines(rows_of_panels, label, path, title="", ticks=()):
             axes.set(xscale="log", xlim=(ticks[0] / 1.2, ticks[-1] * 1.2))
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
+        if panel.from_zero:
+            axes.set_ylim(bottom=0)
     save(figure, path, title)
 
 
@@ -149,7 +155,7 @@ def draw_grid(rows, args):
             Series({name: values_of(group, column) for name, group in zip(names, groups.values())}, style_of(*look))
             for column, *look in looks
         ]
-        found.append(Panel(series, label, means=() if found else means))
+        found.append(Panel(series, label, means=() if found else means, from_zero=bool(found)))
     draw_places(found, names, path, title)
 
 
@@ -177,7 +183,7 @@ def draw_numbers(panels, rows, flag, factor, name, path, title):
                 if len(groups) > 1:
                     style |= {"color": f"C{i}", "label": f"{style['label']}, {own}"}
                 series.append(Series({number: values_of(group, column) for number, group in numbers.items()}, style))
-        found.append(Panel(series, label))
+        found.append(Panel(series, label, from_zero=True))
     found[0].series.append(Series(means, MEAN_STYLE))
     draw_lines([found], f"{name}, logarithmic", path, title, ticks=sorted(means))
 
@@ -250,7 +256,7 @@ def draw_controls(rows, args):
             style = {"marker": "o", "color": f"C{i}", "label": f"{100 * budget:g} % of the labels"}
             series.append(Series(values, style))
         panels.append(Panel(series, "test top-logit RMSE (rad), mean and SD over seeds", f"K = {k}"))
-    draw_places(panels, shown, args.out / "figure.png", "\n".join(differences(rows)))
+    draw_places(panels, shown, args.out / "figure.png", "\n".join(differences(rows)), apart=0.2)
 
 
 def draw_published(rows, args):
@@ -262,8 +268,8 @@ def draw_published(rows, args):
     series = []
     for arm, (label, color) in looks.items():
         found = {names[budget]: values for budget, values in published.improvements(rows, arm).items()}
-        series.append(Series(found, {"marker": "|", "markeredgewidth": 3, "color": color, "label": label}))
+        series.append(Series(found, {"marker": "o", "color": color, "label": label}))
     paper = {name: [published.PAPER[budget]] for budget, name in names.items() if name in series[0].values}
     series.append(Series(paper, {"marker": "*", "markersize": 14, "color": "C3", "label": "paper, 25,000 steps"}))
-    panel = Panel(series, "relative improvement (%): every draw, mean and SD", means=())
-    draw_places([panel], list(paper), args.out / "figure.png", "\n".join(differences(rows)))
+    panel = Panel(series, "relative improvement (%): every draw, mean and SD")
+    draw_places([panel], list(paper), args.out / "figure.png", "\n".join(differences(rows)), apart=0.2)

@@ -24,7 +24,6 @@ from hand.holds import (
     solid_field,
 )
 from hand.scenes import outcomes_in_scenes, scene_mesh
-from lab import holds as lab_holds
 
 
 @pytest.fixture(scope="module")
@@ -217,18 +216,3 @@ def test_another_mesh_at_the_same_place_is_read_again(root, tmp_path):
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     away = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
     assert before.holds.mean() > 0.8 and not away.touching.any()
-
-
-def test_table_of_constants(root, tmp_path, capsys):
-    flags = ("--data", str(root), "--preset", "tiny", "--k", "2", "--steps", "2", "--name", "run", "--quiet")
-    train.main([*flags, "--runs", str(tmp_path), "--init", "scratch"])
-    run, out = tmp_path / "run", tmp_path / "constants.csv"
-    lab_holds.main([str(root), "--runs", str(run), "--grasps", "4", "--out", str(out)])
-    assert "recorded" in capsys.readouterr().out
-    with open(out, newline="") as file:
-        rows = {(row["constant"], row["value"], row["joints"]): row for row in csv.DictReader(file)}
-    as_is = rows["none", "0", "recorded"]
-    assert float(as_is["free"]) == 1 and float(as_is["holds"]) > 0.8
-    holds = {kind: float(rows["none", "0", f"{run}: {kind}"]["holds"]) for kind in ("top logit", "any of K")}
-    assert holds["any of K"] >= holds["top logit"]
-    assert float(rows["min_score", "3", "recorded"]["holds"]) < float(as_is["holds"])

@@ -1,6 +1,5 @@
 """Which hands hold an object (hand/holds.py): generated grasps, joints that know nothing, geometry by hand."""
 
-import csv
 import os
 import shutil
 
@@ -10,7 +9,6 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 import synthesize
-import train
 from benchmark.card import sphere_gaps
 from data import load_dataset
 from files.reading import read_mesh

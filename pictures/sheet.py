@@ -54,7 +54,7 @@ def legend(ax, names):
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=name) for name, colour in names.items()]
-    ax.legend(handles=handles, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0.02), frameon=False, fontsize=11)
+    ax.legend(handles=handles, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0.02), frameon=False, fontsize=10)
 
 
 # ---------------------------------------------------------------- object, encoder, pretraining

@@ -4,6 +4,7 @@
     python evaluate.py RUN --suite test             the test suite: look once, choose nothing on it
     python evaluate.py RUN --holds                  also: would the hand hold the object?
     python evaluate.py RUN --picture FILE.png       six grasps, recorded beside predicted
+    python evaluate.py RUN --page FILE.html         the same with all hypotheses, to turn in a browser
     python evaluate.py --predictions F.npz          the metrics of saved predictions
 
 RUN is a folder that train.py wrote. Joints for one object are predict.py's.
@@ -33,6 +34,7 @@ from loop.fast import exact_products
 from loop.machine import set_up_torch
 from loop.runs import cost_lines
 from pictures.draw import draw_beside
+from pictures.page import page_beside
 from splits import SUITES, Split, make_split
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
@@ -267,12 +269,15 @@ def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0):
     return results, predictions
 
 
-def draw_predictions(model, data, rows, path, device, seed=0):
-    """Fig. 1 for six objects of the grasps `rows`: one as recorded, beside it the top-logit prediction for its pose."""
-    rng, objects = np.random.default_rng(seed), data.object_of_grasp[rows]
+def draw_predictions(model, data, rows, device, args):
+    """Fig. 1 for six objects of the grasps `rows`, each as recorded and as predicted: --picture, --page or both."""
+    rng, objects = np.random.default_rng(args.seed), data.object_of_grasp[rows]
     rows = np.sort([rng.choice(rows[objects == name]) for name in rng.permutation(np.unique(objects))[:6]])
     found = predict_grasps(model, data, rows, device)
-    draw_beside(data, rows, found["joints_pred"][np.arange(len(rows)), found["logits"].argmax(1)], path)
+    if args.picture:
+        draw_beside(data, rows, found["joints_pred"][np.arange(len(rows)), found["logits"].argmax(1)], args.picture)
+    if args.page:
+        page_beside(args.run, data, rows, found["joints_pred"], found["logits"], args.page)
 
 
 # ---------------------------------------------------------------- command line
@@ -292,6 +297,7 @@ def build_parser():
     flag("--save-predictions", metavar="FILE", help="joints_pred, logits, joints_true, object, synset, suite (.npz)")
     flag("--json", metavar="FILE", help="save the metrics")
     flag("--picture", metavar="FILE", help="draw six grasps of the first suite, recorded beside predicted (.png)")
+    flag("--page", metavar="FILE", help="the same with all hypotheses, on a page one can turn (.html)")
     flag("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice")
     flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
     flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
@@ -307,7 +313,7 @@ def moved(mesh):
 def parse(argv):
     """The arguments; stops where they contradict each other."""
     args = build_parser().parse_args(argv)
-    for flag in ("data", "holds", "save_predictions", "picture"):
+    for flag in ("data", "holds", "save_predictions", "picture", "page"):
         refuse(args.predictions and getattr(args, flag), f"--{flag.replace('_', '-')} goes with a RUN; leave it out")
     alone = "all" not in args.suite or (args.data and len(args.suite) == 1)
     refuse(not alone, "--suite all: goes alone; give --data ROOT of objects that the run has not seen")
@@ -359,8 +365,8 @@ def evaluate_run(args):
             print(f"{share:<6}{holds_line(own, share)}")
     if args.save_predictions:
         save_predictions(args.save_predictions, predictions)
-    if args.picture:
-        draw_predictions(model, data, split.rows[next(iter(suites))], args.picture, device, args.seed)
+    if args.picture or args.page:
+        draw_predictions(model, data, split.rows[next(iter(suites))], device, args)
     return {"run": args.run, "checkpoint": args.checkpoint, "suites": suites, "training_mean": means}
 
 
@@ -376,7 +382,7 @@ def main(argv=None):
     result = evaluate_file(args) if args.predictions else evaluate_run(args)
     if args.json:
         write_json(args.json, result)
-    for path in filter(None, (args.json, args.save_predictions, args.picture)):
+    for path in filter(None, (args.json, args.save_predictions, args.picture, args.page)):
         print(f"saved {path}")
     return result
 

@@ -3,6 +3,7 @@
     python predict.py RUN mug.obj --pose X Y Z QX QY QZ QW      one wrist pose: metres, unit quaternion
     python predict.py RUN mug.obj --poses FILE.npy --json F     many of them (n, 7), for another program
     python predict.py RUN mug.obj --pose … --picture F.png      the hand at the object
+    python predict.py RUN mug.obj --pose … --page F.html        the same, to turn in a browser
 
 RUN is a folder that train.py wrote. Poses are in the mesh's frame. In the wrist's own frame x goes across the palm, y
 along the fingers and z out of the palm: towards the object.
@@ -29,6 +30,7 @@ from hand.kinematics import JOINT_NAMES, LIMITS
 from loop.fast import exact_products
 from loop.machine import set_up_torch
 from pictures.draw import draw_grasps
+from pictures.page import Shown, write_page
 
 OUTSIDE = math.radians(5)  # the top logit's joints leave the range of their training by more than this in 1 % of grasps
 LIMIT_SLACK = 1e-3  # rad
@@ -47,6 +49,7 @@ def build_parser():
     flag("--mesh-scale", type=number(float, above=0), default=1.0, metavar="F", help=scale)
     flag("--json", metavar="FILE", help="save all hypotheses, in rad; - prints them instead of the table")
     flag("--picture", metavar="FILE", help="draw the most probable hypothesis for up to six poses (.png)")
+    flag("--page", metavar="FILE", help="all hypotheses for up to six poses, on a page one can turn (.html)")
     flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
     flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
     return parser
@@ -135,13 +138,21 @@ def as_json(args, model, poses, joints, probabilities, warnings):
     return result
 
 
-def draw(args, poses, top):
-    """The most probable joints (n, J) rad for up to six wrist poses (n, 7) on the mesh."""
-    vertices, faces = read_mesh(args.mesh, ANY_LENGTH)
+def draw(args, names, poses, joints, probabilities):
+    """Picture and page of up to six wrist poses (n, 7): joints (n, K, J) rad, probabilities (n, K)."""
+    is_cloud = Path(args.mesh).suffix.lower() == ".npy"
+    vertices, faces = (read_array(args.mesh, 3), None) if is_cloud else read_mesh(args.mesh, ANY_LENGTH)
     vertices = vertices * args.mesh_scale
     vertices = turn_to_z_up(vertices) if args.up == "y" else vertices
-    grasps = np.concatenate([poses, top], axis=1)[:6]
-    draw_grasps([(vertices, faces, grasp, f"pose {i}") for i, grasp in enumerate(grasps)], args.picture)
+    shown = [
+        Shown(f"{Path(args.mesh).name}, pose {i}", vertices, faces, *predicted)
+        for i, predicted in enumerate(zip(poses[:6], joints, probabilities), 1)
+    ]
+    if args.page:
+        write_page(args.run, shown, names, args.page)
+    if args.picture:
+        grasps = [np.concatenate([entry.pose, entry.hypotheses[0]]) for entry in shown]
+        draw_grasps([(vertices, faces, grasp, f"pose {i}") for i, grasp in enumerate(grasps, 1)], args.picture)
 
 
 @command
@@ -161,16 +172,17 @@ def main(argv=None):
         print(f"warning: {line}", file=sys.stderr)
 
     result = as_json(args, model, given, joints, probabilities, warnings)
+    names = model.joint_names or numbered_joints(joints.shape[2])
     if args.json == "-":
         print(json.dumps(result, indent=2))
     else:
         print(f"pose 1 of {len(poses)}; joints in degrees, a column per hypothesis")
-        print(table(model.joint_names or numbered_joints(joints.shape[2]), joints[0], probabilities[0]))
-    if args.picture:
-        draw(args, poses, joints[:, 0])
+        print(table(names, joints[0], probabilities[0]))
+    if args.picture or args.page:
+        draw(args, names, poses, joints, probabilities)
     if args.json not in (None, "-"):
         write_json(args.json, result)
-    for path in filter(None, (args.json, args.picture)):
+    for path in filter(None, (args.json, args.picture, args.page)):
         if args.json != "-":  # then what is printed is JSON alone
             print(f"saved {path}")
     return result

@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 import trimesh
+from scipy.special import softmax
 from trimesh.viewer.notebook import scene_to_html
 
+from files.reading import read_mesh
 from files.writing import atomic
 from hand.holds import grasp_outcomes, solid_field
 from hand.kinematics import JOINT_NAMES
-from pictures.draw import contact_gaps, hand_parts, wrist_axes
+from hand.scenes import scene_mesh
+from pictures.draw import contact_gaps, hand_parts, scene_title, wrist_axes
 
 
 class Shown(NamedTuple):
@@ -29,6 +32,15 @@ class Shown(NamedTuple):
     hypotheses: np.ndarray  # (K, J) rad
     chances: np.ndarray  # (K,)
     recorded: np.ndarray | None = None  # (J,) rad, where it is known
+
+
+def page_beside(title, data, rows, joints, logits, path):
+    """A page of grasps `rows` (n,) of a `GraspData` as recorded and as predicted, joints (n, K, J) rad, logits (n, K)."""
+    shown, chances = [], softmax(logits, axis=1)
+    for row, scene, hypotheses, shares in zip(rows, data.scene[rows], joints, chances):
+        mesh, name = read_mesh(scene_mesh(data, scene)), scene_title(data.scenes[scene])
+        shown.append(Shown(name, *mesh, data.poses[row], hypotheses, shares, data.joints[row]))
+    write_page(title, shown, data.joint_names, path)
 
 
 def write_page(title, shown, joint_names, path):

@@ -8,6 +8,8 @@ import pytest
 import trimesh
 from browser import offline_browser
 
+import evaluate
+import predict
 from hand.kinematics import JOINT_NAMES
 from pictures.page import Shown, write_page
 
@@ -52,6 +54,22 @@ def test_other_hands_and_clouds(tmp_path):
     write_page("runs/c", list(shown(faces=None)), JOINT_NAMES, tmp_path / "c.html")
     hand = content(tmp_path / "c.html")["objects"][0]["hypotheses"][0]
     assert "holds" not in hand and len(hand["balls"]) == 59
+
+
+def test_commands_write_pages(tiny_run, tmp_path, capsys):
+    """evaluate.py shows objects of its suite as recorded and predicted, predict.py one object, a cloud too."""
+    evaluate.main([str(tiny_run / "run"), "--page", str(tmp_path / "run.html")])
+    objects = content(tmp_path / "run.html")["objects"]
+    assert len(objects) > 1 and all(len(entry["recorded"]["joints"]) == 12 for entry in objects)
+    assert all("error" in hand for entry in objects for hand in entry["hypotheses"])
+    np.save(tmp_path / "cloud.npy", np.random.default_rng(0).uniform(-0.05, 0.05, (100, 3)) + (0, 0, 0.05))
+    for mesh in (tiny_run / "box.obj", tmp_path / "cloud.npy"):
+        pose = ["--pose", *map(str, [0, 0, 0.2, 1, 0, 0, 0])]
+        page = tmp_path / f"{mesh.name}.html"
+        predict.main([str(tiny_run / "run"), str(mesh), *pose, "--page", str(page)])
+        (entry,) = content(page)["objects"]
+        assert entry["title"] == f"{mesh.name}, pose 1" and entry["recorded"] is None and entry["hypotheses"]
+        assert f"saved {page}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_picture(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict, "draw_grasps", lambda sheet, path: drawn.append(sheet))
     found = predict.main(words(folder, "--picture", tmp_path / "picture.png"))
     (((_, _, grasp, title),),) = drawn
-    assert title == "pose 0" and f"saved {tmp_path}/picture.png" in capsys.readouterr().out
+    assert title == "pose 1" and f"saved {tmp_path}/picture.png" in capsys.readouterr().out
     np.testing.assert_allclose(grasp, np.r_[ABOVE, joints_of(found)[0]], atol=1e-6)
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 from files.polygons import triangulate
 
 # ---------------------------------------------------------------- text
@@ -127,8 +127,7 @@ def read_obj(content):
             polygons.append([corner - 1 if corner > 0 else len(corners) + corner for corner in polygon])
         elif key in (b"surf", b"call", b"csh"):
             raise UserError(f"'{key.decode()}' lines are not read here; export it with triangles")
-    if begun:
-        raise UserError("its last line is cut short; export it again")
+    refuse(begun, "its last line is cut short; export it again")
     return surface(corners, polygons, text)
 
 
@@ -140,13 +139,12 @@ def read_off(content):
     text = decoded(content)
     lines = list(rows(text))
     start = re.fullmatch(rb"(?:(?:ST)?C?N?OFF)?(\d*)", lines[0][0], re.IGNORECASE) if lines else None
-    if not start or lines[0][1:2] == [b"BINARY"]:
-        raise UserError("does not begin as a text OFF file of points in space does; export it again")
+    binary = lines[:1] and lines[0][1:2] == [b"BINARY"]
+    refuse(not start or binary, "does not begin as a text OFF file of points in space does; export it again")
     # the counts may follow on the header's line, or even without a space in between
     lines[0] = [count for count in (start[1], *lines[0][1:]) if count]
     counts, *lines = lines if lines[0] else lines[1:] or [[]]
-    if len(counts) < 2:
-        raise UserError("its numbers of vertices and faces are missing; export it again")
+    refuse(len(counts) < 2, "its numbers of vertices and faces are missing; export it again")
     num_corners, num_faces = whole(counts[0]), whole(counts[1])
     if not 0 <= num_corners <= num_corners + num_faces == len(lines):
         raise UserError(
@@ -155,8 +153,7 @@ def read_off(content):
     polygons = []
     for number, (size, *fields) in enumerate(lines[num_corners:]):
         polygons.append([whole(field) for field in fields[: max(0, whole(size))]])
-        if len(polygons[-1]) != whole(size):
-            raise UserError(f"face {number} is cut short; export it again")
+        refuse(len(polygons[-1]) != whole(size), f"face {number} is cut short; export it again")
     return surface([line[:3] for line in lines[:num_corners]], polygons, text)
 
 
@@ -182,14 +179,14 @@ def read_stl(content):
             ends.append(row[0])  # the rest is a name
         else:
             fields += row
-    if ends != [b"solid", b"endsolid"] * (len(ends) // 2):
-        raise UserError("the last solid has no end; the file is cut short, export it again")
+    paired = [b"solid", b"endsolid"] * (len(ends) // 2)
+    refuse(ends != paired, "the last solid has no end; the file is cut short, export it again")
     corners = []
     for start in range(0, len(fields), len(FACET)):
         facet = fields[start : start + len(FACET)]
-        if len(facet) < len(FACET) or any(facet[i] != FACET[i] for i in WORDS):
-            number = start // len(FACET)
-            raise UserError(f"face {number} is not a 'facet normal' of three vertices; export it again")
+        whole_facet = len(facet) == len(FACET) and all(facet[i] == FACET[i] for i in WORDS)
+        number = start // len(FACET)
+        refuse(not whole_facet, f"face {number} is not a 'facet normal' of three vertices; export it again")
         corners += [facet[8:11], facet[12:15], facet[16:19]]
     return surface(corners, [[i, i + 1, i + 2] for i in range(0, len(corners), 3)])
 
@@ -202,7 +199,7 @@ PLY_TYPES = {
     "float": "f4", "double": "f8", "float32": "f4", "float64": "f8",
 }  # fmt: skip
 BYTE_ORDERS = {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}
-NEEDED = {"vertex": {"x", "y", "z"}, "face": {"vertex_indices"}, "tristrips": {"vertex_indices"}}
+NEEDED = {"vertex": ["x", "y", "z"], "face": ["vertex_indices"], "tristrips": ["vertex_indices"]}
 
 
 class Element(NamedTuple):
@@ -216,8 +213,7 @@ class Element(NamedTuple):
 def read_ply(content):
     """PLY: text or binary, elements in any order, polygons of any size, triangle strips."""
     elements, order, body = ply_header(decoded(content))
-    found = order and binary_triangles(elements, order, body)
-    if found:
+    if order and (found := binary_triangles(elements, order, body)):
         return found
     corners, polygons = [], []
     for element, row in ply_rows(elements, ply_numbers(order, body)):
@@ -234,14 +230,11 @@ def ply_header(content):
     """The elements of a PLY file, its byte order (None: text) and its data."""
     start = re.match(rb"ply[ \t]*(\r\n|\n|\r)", content)
     end = start and re.search(start[1] + rb"end_header[ \t]*" + start[1], content)
-    if not end:
-        raise UserError("has no whole PLY header; export it again")
+    refuse(not end, "has no whole PLY header; export it again")
     elements, order = [], ""
     for line in content[: end.start()].split(start[1]):
         match line.decode("latin-1").split():
-            case [] | ["comment" | "obj_info", *_]:
-                continue
-            case ["ply"]:
+            case [] | ["ply"] | ["comment" | "obj_info", *_]:
                 pass
             case ["format", encoding, _] if encoding in BYTE_ORDERS:
                 order = BYTE_ORDERS[encoding]
@@ -255,10 +248,10 @@ def ply_header(content):
             case _:
                 raise UserError(f"its header says '{quoted(line)}', which is not PLY; export it again")
     for name, count, properties in elements:
-        if count and not NEEDED.get(name, {*properties}) <= {*properties} or count and not properties:
-            raise UserError(f"its header lacks {' '.join(NEEDED[name])} in '{name}'; export it again")
-    if order == "":
-        raise UserError("its header names no format; export it again")
+        needed = NEEDED.get(name, [])
+        lacks = count and (not properties or not {*needed} <= {*properties})
+        refuse(lacks, f"its header lacks {' '.join(needed)} in '{name}'; export it again")
+    refuse(order == "", "its header names no format; export it again")
     return elements, order, content[end.end() :]
 
 
@@ -312,11 +305,9 @@ def ply_rows(elements, take):
                     complete = len(row[name]) == size
                 except (ValueError, IndexError):
                     complete = False
-                if not complete:
-                    raise UserError(f"ends or is broken in '{element}' {number} of {count}; export it again")
+                refuse(not complete, f"ends or is broken in '{element}' {number} of {count}; export it again")
             yield element, row
-    if take("u1", 1):
-        raise UserError("goes on after all that its header promises; export it again")
+    refuse(take("u1", 1), "goes on after all that its header promises; export it again")
 
 
 def strip_triangles(strip):
@@ -340,14 +331,14 @@ TRIANGLES, STRIP, FAN = 4, 5, 6  # modes of a primitive; smaller ones are points
 def read_glb(content):
     """GLB: the triangles of the scene that the file shows, each where its nodes put it, and nothing else of it."""
     magic, version, length, size, chunk = struct.unpack("<4sIII4s", content[:20].ljust(20, b"\0"))
-    if (magic, version, chunk) != (b"glTF", 2, b"JSON"):
-        raise UserError("does not begin as a GLB file of version 2 does; export it again")
-    if not 20 + size <= length <= len(content):
-        raise UserError(f"promises {length} bytes and holds {len(content)}; it is cut short, export it again")
+    begins = (magic, version, chunk) == (b"glTF", 2, b"JSON")
+    refuse(not begins, "does not begin as a GLB file of version 2 does; export it again")
+    whole_file = 20 + size <= length <= len(content)
+    refuse(not whole_file, f"promises {length} bytes and holds {len(content)}; it is cut short, export it again")
     gltf = json.loads(content[20 : 20 + size])
     for extension in gltf.get("extensionsRequired", []):
-        if not extension.startswith(HARMLESS):
-            raise UserError(f"requires {extension}, which is not read here; export it without")
+        needless = extension.startswith(HARMLESS)
+        refuse(not needless, f"requires {extension}, which is not read here; export it without")
     vertices, triangles, total = [np.empty((0, 3))], [np.empty((0, 3), np.int64)], 0
     for node, place in shown_nodes(gltf):
         if "mesh" not in node:
@@ -374,8 +365,7 @@ def shown_nodes(gltf):
     seen, todo = set(), [(number, np.eye(4)) for number in roots]
     while todo:
         number, place = todo.pop()
-        if number in seen:
-            raise UserError(f"its node {number} has two parents; export it again")
+        refuse(number in seen, f"its node {number} has two parents; export it again")
         seen.add(number)
         node = gltf["nodes"][number]
         place = place @ own_place(node)
@@ -385,28 +375,22 @@ def shown_nodes(gltf):
 
 def own_place(node):
     """The place (4, 4) of a node in its parent: a matrix, or scaled, then turned, then moved."""
-    moved, turned, scaled = np.eye(4), np.eye(4), np.eye(4)
+    from trimesh.transformations import quaternion_matrix  # here, since few files need it
+
+    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
+    moved = np.eye(4)
     moved[:3, 3] = node.get("translation", (0, 0, 0))
-    x, y, z, w = quaternion = np.array(node.get("rotation", (0, 0, 0, 1)), dtype=np.float64)
-    x, y, z, w = quaternion * np.sqrt(2 / (quaternion @ quaternion))
-    turned[:3, :3] = [
-        [1 - y * y - z * z, x * y - z * w, x * z + y * w],
-        [x * y + z * w, 1 - x * x - z * z, y * z - x * w],
-        [x * z - y * w, y * z + x * w, 1 - x * x - y * y],
-    ]
-    np.fill_diagonal(scaled[:3, :3], node.get("scale", (1, 1, 1)))
-    matrix = np.reshape(node.get("matrix", np.eye(4)), (4, 4)).T.astype(np.float64)  # columns first
-    return matrix @ moved @ turned @ scaled
+    matrix = np.reshape(node.get("matrix", np.eye(4)), (4, 4)).T  # it is stored by columns
+    return matrix @ moved @ quaternion_matrix((w, x, y, z)) @ np.diag([*node.get("scale", (1, 1, 1)), 1.0])
 
 
 def check_still(node, mesh):
     """Refuse a mesh whose shape or number is not what its vertices and the node's transform say."""
-    if "skin" in node:
-        raise UserError("holds a mesh bent by a skeleton; apply the pose and export it again")
-    if any(node.get("weights", mesh.get("weights", []))):
-        raise UserError("holds a mesh bent by morph targets; apply them and export it again")
-    if "EXT_mesh_gpu_instancing" in node.get("extensions", {}):
-        raise UserError("uses EXT_mesh_gpu_instancing, which is not read here; export it without")
+    morphed = any(node.get("weights", mesh.get("weights", [])))
+    several = "EXT_mesh_gpu_instancing" in node.get("extensions", {})
+    refuse("skin" in node, "holds a mesh bent by a skeleton; apply the pose and export it again")
+    refuse(morphed, "holds a mesh bent by morph targets; apply them and export it again")
+    refuse(several, "uses EXT_mesh_gpu_instancing, which is not read here; export it without")
 
 
 def read_primitive(gltf, binary, primitive):
@@ -415,11 +399,9 @@ def read_primitive(gltf, binary, primitive):
     indices = np.arange(len(vertices))
     if "indices" in primitive:
         indices = read_accessor(gltf, binary, primitive["indices"], primitive).astype(np.int64).reshape(-1)
-    if len(indices) and indices.max() >= len(vertices):
-        raise UserError(f"a face refers to vertex {indices.max()} of {len(vertices)}; export the mesh again")
-    mode = primitive.get("mode", TRIANGLES)
-    if mode == FAN:
-        raise UserError("holds a triangle fan, which is not read here; export it with plain triangles")
+    last, mode = indices.max(initial=-1), primitive.get("mode", TRIANGLES)
+    refuse(last >= len(vertices), f"a face refers to vertex {last} of {len(vertices)}; export the mesh again")
+    refuse(mode == FAN, "holds a triangle fan, which is not read here; export it with plain triangles")
     if mode == TRIANGLES:
         return vertices, indices.reshape(-1, 3)
     triangles = np.stack([indices[:-2], indices[1:-1], indices[2:]], axis=1)
@@ -443,9 +425,9 @@ def read_accessor(gltf, binary, number, primitive):
             raise UserError("holds its numbers in another file, which is not opened; export it as one file")
         binary = base64.b64decode(uri.partition(",")[2])
     kind, width = np.dtype(NUMBERS[accessor["componentType"]]), {"SCALAR": 1, "VEC3": 3}[accessor["type"]]
-    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+    content = binary[view.get("byteOffset", 0) :][: view["byteLength"]]
     strides = view.get("byteStride") or kind.itemsize * width, kind.itemsize
-    return np.ndarray((accessor["count"], width), kind, binary, start, strides)
+    return np.ndarray((accessor["count"], width), kind, content, accessor.get("byteOffset", 0), strides)
 
 
 READERS = {".obj": read_obj, ".stl": read_stl, ".ply": read_ply, ".off": read_off, ".glb": read_glb}

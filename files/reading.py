@@ -3,6 +3,7 @@
 Nothing here runs code from a file, opens what a file refers to, or follows a link out of its folder.
 """
 
+import contextlib
 import io
 import math
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 from files.meshes import READERS
 
 MESH_TYPES = tuple(READERS)
@@ -28,12 +29,19 @@ FOREIGN = {
 }
 
 
-def read_bytes(path):
-    """A file's content, with a user error where it cannot be read or is something else than a file of data."""
+@contextlib.contextmanager
+def readable(path):
+    """What the system says against reading a file or folder, as a user error."""
     try:
-        content = Path(path).read_bytes()
+        yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def read_bytes(path):
+    """A file's content, with a user error where it cannot be read or is something else than a file of data."""
+    with readable(path):
+        content = Path(path).read_bytes()
     check_foreign(content, path)
     return content
 
@@ -42,20 +50,17 @@ def check_foreign(content, name):
     """Raise `UserError` where a file's bytes are a pointer, a web page or a companion in place of the file itself."""
     start = content[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()
     for beginning, what in FOREIGN.items():
-        if start.startswith(beginning):
-            raise UserError(f"{name}: {what}")
+        refuse(start.startswith(beginning), f"{name}: {what}")
 
 
 def stamp(path, root):
     """[size, time in ns] of a file, the key of its cache entry; a link that leaves the root is refused."""
-    try:
+    with readable(path):
         status = os.stat(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    if os.path.realpath(path) != os.path.abspath(path) and not Path(path).resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{path}: is a link that leads out of {root}; copy the file there instead")
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: is not a file; put a mesh or a recording there")
+    is_linked = os.path.realpath(path) != os.path.abspath(path)
+    outward = is_linked and not Path(path).resolve().is_relative_to(root.resolve())
+    refuse(outward, f"{path}: is a link that leads out of {root}; copy the file there instead")
+    refuse(not stat.S_ISREG(status.st_mode), f"{path}: is not a file; put a mesh or a recording there")
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -75,28 +80,24 @@ def files_under(folder, types):
 
 def subfolders(path):
     """Paths of the folders in `path`, hidden ones left out."""
-    try:
+    with readable(path):
         return [entry.path for entry in os.scandir(path) if entry.is_dir() and not is_hidden(entry.name)]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
 def parse_mesh(content, name, longest=MAX_LENGTH):
     """Vertices (V, 3) float64 in m and faces (F, 3) int64 of a mesh file's bytes, exactly as stored.
 
-    All bodies of the file, unprocessed; opening from memory and without materials means that nothing
-    the file refers to is opened. Polygons are triangles then. Faces as flat as a line are left out where
-    they stick out, since no point of a cloud lies on them. Raises `UserError` naming `name`.
+    All bodies of the file, polygons cut into triangles; nothing that the file refers to is opened. Faces as flat as a
+    line are left out where they stick out, since no point of a cloud lies on them. Raises `UserError` naming `name`.
     """
     check_foreign(content, name)
     kind = Path(name).suffix.lower()
     try:
         vertices, faces = READERS[kind](content)
-        if not len(faces):
-            raise UserError("the mesh has no faces; export it with triangles")
-        if faces.min() < 0 or faces.max() >= len(vertices):
-            wrong = faces.min() if faces.min() < 0 else faces.max()
-            raise UserError(f"a face refers to vertex {wrong} of {len(vertices)}; export the mesh again")
+        refuse(not len(faces), "the mesh has no faces; export it with triangles")
+        wrong = faces.min() if faces.min() < 0 else faces.max()
+        missing = not 0 <= wrong < len(vertices)
+        refuse(missing, f"a face refers to vertex {wrong} of {len(vertices)}; export the mesh again")
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except Exception:  # what a file that is no mesh at all makes of its parsing; a Python error tells a user nothing
@@ -162,8 +163,8 @@ def read_array(path, width):
     except Exception:  # numpy, zipfile and zlib raise whatever they meet
         raise UserError(f"{path}: not an .npy array of numbers; write it with numpy.save") from None
     numeric = isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
-    if not numeric or array.ndim != 2 or array.shape[1] != width or not len(array):
-        raise UserError(f"{path}: must hold numbers of shape (n, {width})")
+    fits = numeric and array.ndim == 2 and array.shape[1] == width and len(array)
+    refuse(not fits, f"{path}: must hold numbers of shape (n, {width})")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise UserError(f"{path}: row {bad_row(~np.isfinite(array))} is not finite; leave it out")

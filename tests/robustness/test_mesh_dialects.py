@@ -5,12 +5,14 @@ a fan over a notch, a shifted index or a lost digit shows in its box or in its a
 """
 
 import base64
+import io
 import json
 import re
 import struct
 
 import numpy as np
 import pytest
+import trimesh
 from rules import ADVICE
 
 from benchmark.clouds import folder_clouds
@@ -329,8 +331,10 @@ def ply_dialects():
             f"{name} of {kinds}": [points(), polygons(FACES[name], kinds)] for name in ("triangles", "mixed polygons")
         }
     heads = ("comment by hand\nobj_info x\n", "comment end_header\ncomment ply\n", "comment element face 3\n", "\n\n")
-    refused = {"face 28": ("face 27", "goes on"), "face 28 ": ("face 29 ", "'face' 28 of 29"),
-               "vertex 16": ("vertex 17", ""), "float x": ("half x", "not PLY"), "float z": ("float w", "lacks")}  # fmt: skip
+    refused = (
+        ("face 28", "face 27", "goes on"), ("face 28\n", "face 29\n", "'face' 28 of 29"), ("vertex 16", "vertex 17", ""),
+        ("float x", "half x", "not PLY"), ("float z", "float w", "lacks"),
+    )  # fmt: skip
     for order in ORDERS:
         for name, given in elements.items():
             yield f"{order}: {name}", ply(*given, order=order)
@@ -339,9 +343,9 @@ def ply_dialects():
         for end in ("\r\n", "\r"):
             yield f"{order}: lines end with {end!r}", ply(order=order, end=end)
         whole = ply(order=order)
-        whole = (whole.encode() if order == "ascii" else whole).replace(b"face 28\n", b"face 28 \n")
-        for old, (new, cause) in refused.items():
-            yield f"{order}: {new} for {old}", whole.replace(old.encode(), new.encode(), 1), cause
+        whole = whole.encode() if order == "ascii" else whole
+        for old, new, cause in refused:
+            yield f"{order}: {new!r} for {old!r}", whole.replace(old.encode(), new.encode(), 1), cause
         for corner in (16, -1):
             high = ply(points(), polygons([*TRIANGLES, (0, 1, corner)]), order=order)
             yield f"{order}: corner {corner}", high, f"vertex {corner} of 16"
@@ -439,7 +443,6 @@ def placed_dialects():
     moved = mesh | {"translation": SHIFT.tolist()}
     made.mesh(made.primitive(VERTICES[:3]))  # broken, and not shown
     yield "twice", made.content(mesh, moved, roots=(0, 1)), None, 2
-    yield "twice, of one name", made.content(mesh | {"name": "1"}, moved | {"name": "1"}, roots=(0, 1)), None, 2
     yield "a node that belongs to nothing", made.content(mesh, moved)
     yield "two scenes", made.content(mesh, moved, scenes=[{"nodes": [0]}, {"nodes": [1]}])
     yield "the second scene", made.content(moved, mesh, scenes=[{"nodes": [0]}, {"nodes": [1]}], scene=1)
@@ -495,6 +498,14 @@ def test_every_dialect(suffix, content, cause, brackets, capfd):
     else:
         assert isinstance(found, str) and cause in found
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["by a matrix", "moved in a scaled node", "twice", "mirrored", "turned"])
+def test_nodes_put_meshes_where_trimesh_does(name):
+    (content,) = (content for found, content, *_ in placed_dialects() if found == name)
+    expected = trimesh.load_scene(io.BytesIO(content), file_type="glb", process=False).to_mesh()
+    vertices, faces = parse_mesh(content, "mesh.glb")
+    assert np.array_equal(vertices, expected.vertices) and np.array_equal(faces, expected.faces)
 
 
 def test_at_most_a_quarter_is_refused():

@@ -32,7 +32,7 @@ def shipped_encoder(preset):
     """Path of the encoder that ships for a preset."""
     path = SHIPPED / f"{preset}.pt"
     if not path.exists():
-        have = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.pt"))) or "none"
+        have = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.pt") if "_" not in p.stem)) or "none"  # no predictors
         raise UserError(
             f"--init jepa: no encoder ships for --preset {preset} (presets with weights: {have}); give --jepa-ckpt FILE"
         )

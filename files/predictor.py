@@ -1,7 +1,6 @@
 """The predictor of an encoder that was kept alone: ENCODER_predictor.pt beside ENCODER.pt, by lab/predictor.py."""
 
 import copy
-import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -30,8 +29,7 @@ def jepa_around(encoder):
 def save_predictor(jepa, encoder_path):
     """Keep the predictor of a PointJEPA beside the encoder that it was trained for; -> its path."""
     path = predictor_path(encoder_path)
-    of = {"config": dataclasses.asdict(jepa.config), "encoder_sha256": file_hash(encoder_path)}
-    save_checkpoint(path, of | {"predictor": jepa.predictor.state_dict()})
+    save_checkpoint(path, {"predictor": jepa.predictor.state_dict(), "encoder_sha256": file_hash(encoder_path)})
     return path
 
 

@@ -80,7 +80,7 @@ def hand_parts(grasp, gaps=None):
 
 
 def hand_mesh(grasp, gaps=None):
-    """A picture's hand (19,) and the wrist's axes: triangles (F, 3, 3) m in the object's frame, their colours (F, 3)."""
+    """A hand (19,) and the wrist's axes: triangles (F, 3, 3) m in the object's frame and their colours (F, 3)."""
     balls, rods = hand_parts(grasp, gaps)
     rods += [(*axis, AXIS_RADIUS, colour) for axis, colour in zip(wrist_axes(grasp[:7]), AXIS_COLOURS)]
     parts = [(ball(*sphere), colour) for *sphere, colour in balls] + [(rod(*bone), colour) for *bone, colour in rods]

@@ -35,7 +35,7 @@ class Shown(NamedTuple):
 
 
 def page_beside(title, data, rows, joints, logits, path):
-    """A page of grasps `rows` (n,) of a `GraspData` as recorded and as predicted, joints (n, K, J) rad, logits (n, K)."""
+    """A page of grasps `rows` (n,) of a `GraspData`, recorded and predicted: joints (n, K, J) rad, logits (n, K)."""
     shown, chances = [], softmax(logits, axis=1)
     for row, scene, hypotheses, shares in zip(rows, data.scene[rows], joints, chances):
         mesh, name = read_mesh(scene_mesh(data, scene)), scene_title(data.scenes[scene])
@@ -44,7 +44,7 @@ def page_beside(title, data, rows, joints, logits, path):
 
 
 def write_page(title, shown, joint_names, path):
-    """Write the page of a list of `Shown`; joint_names: J strings, by which a hand that there is a model of is known."""
+    """Write the page of a list of `Shown`; joint_names: J strings, which tell whether there is a model of the hand."""
     scene = trimesh.Scene()
     for index, entry in enumerate(shown):
         scene.add_geometry(solid_of(entry), node_name=f"object_{index}")

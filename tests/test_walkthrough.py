@@ -125,6 +125,13 @@ def test_predictors_belong_to_their_encoder(walk, tmp_path, capsys):
     assert "another encoder" in fails(walkthrough.main, ["--encoder", encoder], capsys)
 
 
+def test_the_shipped_predictor_has_learnt(walk):
+    """What README shows: its loss on a new mug is far below that of guessing the average."""
+    stages, *_ = walk()
+    loss, average = map(float, re.findall(r"0\.\d+", stages[15][2]))
+    assert loss < 0.5 * average
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"up": "y"}, {"group": "ball", "radius": 0.03, "normalize": "metric", "scale": 0.1},

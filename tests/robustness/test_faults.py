@@ -1,8 +1,7 @@
 """Whatever stops a command, no finished work is lost: the same command again ends as if nothing had been.
 
-One table of what may happen to the two scripts that learn (`FAULTS`), one of kills at random moments (`KILLED`), one of
-files that find no room (`OUTPUTS`, `ELSEWHERE`); then two processes at once, folders and caches that are of no use, and
-code planted beside good weights.
+One table of what may happen to the two scripts that learn (`FAULTS`); then full disks and folders of no use for all the
+others, kills at random moments, and two processes at once.
 """
 
 import contextlib
@@ -124,13 +123,33 @@ def no_memory(returned):
     raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
 
-FAULTS = {  # what happens: how, exit code, what is said, step of the last checkpoint
-    "Ctrl-C": (lambda: after_step(9, press), 130, "--resume", 9),
-    "a NaN": (lambda: in_forward(8, lambda found: (found[0] * np.nan, *found[1:])), 2, "not finite at step 7", 5),
+@contextlib.contextmanager
+def full_disk(path):
+    """Writing `path` fails for lack of space."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.symlink_to("/dev/full")
+    yield
+    temporary.unlink(missing_ok=True)
+
+
+FAULTS = {  # what happens: how, in a folder; exit code; what is said; step of the last checkpoint
+    "Ctrl-C": (lambda _: after_step(9, press), 130, "--resume", 9),
+    "a NaN": (lambda _: in_forward(8, lambda found: (found[0] * np.nan, *found[1:])), 2, "not finite at step 7", 5),
     # the loss is finite, but would poison the weights and so the next checkpoint
-    "an infinite gradient": (lambda: in_forward(10, infinite_gradient), 2, "not finite at step 9", 5),
-    "no memory": (lambda: in_forward(8, no_memory), 2, "out of memory; ", 5),
-}  # fmt: skip
+    "an infinite gradient": (lambda _: in_forward(10, infinite_gradient), 2, "not finite at step 9", 5),
+    "no memory": (lambda _: in_forward(8, no_memory), 2, "out of memory; ", 5),
+}
+CASES = [
+    pytest.param(which, *FAULTS[name], id=f"{which}: {name}") for which in ("train", "pretrain") for name in FAULTS
+]
+for name, step in {  # of the last checkpoint, when there is no room for the file
+    "run/last.pt": None, "run/best.pt": 5, "run/metrics.csv": 5, "run/result.json": 12,
+    "e.last.pt": None, "e.pt": 12, "e.csv": 5, "e.json": 12,
+}.items():  # fmt: skip
+    case = (lambda folder, name=name: full_disk(folder / name)), 2, f"{name}: No space left on device", step
+    marks = (needs_full, *([slow] if name[-3:] in ("csv", "son") else []))
+    CASES.append(pytest.param("train" if "run" in name else "pretrain", *case, id=f"no room for {name}", marks=marks))
 
 
 def stopped(main, argv):
@@ -141,16 +160,18 @@ def stopped(main, argv):
     return stop.value.code, err.getvalue()
 
 
-@pytest.mark.parametrize("which", ["train", "pretrain"])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_whatever_stops_learning(learners, undisturbed, tmp_path, fault, which):
-    (main, argv, last, key), (happens, code, said, step) = learners[which], FAULTS[fault]
-    with happens():
+@pytest.mark.parametrize("which, happens, code, said, step", CASES)
+def test_whatever_stops_learning(learners, undisturbed, tmp_path, which, happens, code, said, step):
+    main, argv, last, key = learners[which]
+    with happens(tmp_path):
         found, line = stopped(main, argv(tmp_path))
-    assert found == code and said in line
-    saved = read_checkpoint(tmp_path / last)
-    assert saved["progress"]["step"] == step and all(torch.isfinite(value).all() for value in saved[key].values())
-    main(argv(tmp_path, "--resume"))
+    assert found == code and said in line and not list(tmp_path.rglob(".*.tmp"))
+    assert (tmp_path / last).exists() == (step is not None)
+    if step is not None:
+        saved = read_checkpoint(tmp_path / last)
+        assert saved["progress"]["step"] == step and all(torch.isfinite(value).all() for value in saved[key].values())
+    with contextlib.redirect_stderr(io.StringIO()):  # says so where there is nothing to resume
+        main(argv(tmp_path, "--resume"))
     assert outcome(tmp_path, which) == outcome(undisturbed, which)
 
 
@@ -178,39 +199,9 @@ def test_ctrl_c_while_a_root_is_read(tmp_path, monkeypatch, owner, call):
 # ---------------------------------------------------------------- a full disk
 
 
-@contextlib.contextmanager
-def full_disk(path):
-    """Writing `path` fails for lack of space."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.symlink_to("/dev/full")
-    yield
-    temporary.unlink(missing_ok=True)
-
-
 def contents(folder):
     """Bytes of all files in a folder but locks, which are empty."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.match(".*lock")}
-
-
-OUTPUTS = ["run/last.pt", "run/best.pt", "e.last.pt", "e.pt"]
-OUTPUTS += [pytest.param(name, marks=slow) for name in ("run/metrics.csv", "run/result.json", "e.csv", "e.json")]
-
-
-@needs_full
-@pytest.mark.parametrize("name", OUTPUTS)
-def test_full_disk_while_learning(learners, undisturbed, tmp_path, name):
-    which = "train" if "run" in name else "pretrain"
-    main, argv, last, _ = learners[which]
-    with full_disk(tmp_path / name):
-        code, line = stopped(main, argv(tmp_path))
-    assert code == 2 and f"{tmp_path / name}: No space left on device" in line
-    assert not (tmp_path / name).exists() and not list(tmp_path.rglob(".*.tmp"))
-    assert name == last or read_checkpoint(tmp_path / last)
-    (tmp_path / last).parent.mkdir(exist_ok=True)
-    with contextlib.redirect_stderr(io.StringIO()):
-        main(argv(tmp_path, "--resume"))
-    assert outcome(tmp_path, which) == outcome(undisturbed, which)
 
 
 ELSEWHERE = {  # file: command, its arguments
@@ -290,7 +281,7 @@ def test_a_broken_cache_is_made_again(three_boxes, tmp_path, planted):
         assert same(data.load_dataset(root, 32, quiet=True), three_boxes[1])
 
 
-def test_planted_code_beside_good_weights_never_runs(learners, undisturbed, tmp_path, planted, capsys):
+def test_planted_code_beside_good_weights_never_runs(undisturbed, tmp_path, planted, capsys):
     pickle.loads(pickle.dumps(Planted()))
     assert planted.exists()  # the trap works
     planted.unlink()
@@ -300,9 +291,6 @@ def test_planted_code_beside_good_weights_never_runs(learners, undisturbed, tmp_
         capsys.readouterr()
         load(tmp_path / name)
         assert capsys.readouterr().err.count("\n") == 1  # one warning names what was left out
-    evaluate.main([str(tmp_path / "run"), "--quiet"])
-    main, argv, *_ = learners["train"]
-    main(argv(tmp_path / "tuned", "--init", "jepa", "--jepa-ckpt", tmp_path / "e.pt", "--steps", 1))
 
 
 # ---------------------------------------------------------------- kill -9, at random moments

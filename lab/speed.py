@@ -11,26 +11,22 @@ The very step of the training loop is timed, on random clouds, and hooks watch i
     backward            the loss of fine-tuning, gradients, their norm
     optimiser           AdamW; in pretraining the moving average too
 
-Every precision that pays on this machine is timed, on a CPU with one thread and two; on a GPU each step operation by
-operation ("eager") and as one CUDA graph, which has no parts (not with --no-graph). Times are medians.
+On a GPU it is timed operation by operation ("eager") and as one CUDA graph, which has no parts. Times are medians.
 """
 
 import argparse
 import dataclasses
 import functools
-import itertools
 import shlex
 import statistics
 import sys
 import time
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
-from typing import Callable
 
 import cli  # noqa: F401 - before torch, which reads the environment that it sets
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import pretrain_jepa
 import train
@@ -40,19 +36,14 @@ from data import GraspData
 from files.writing import write_json
 from loop import fast
 from loop.graphs import WARM, Graphs
-from loop.machine import computes_bf16, peak_memory, reset_peak_memory, set_precision, set_up_torch
+from loop.machine import peak_memory, reset_peak_memory, set_up_torch
 from loop.pace import set_rate
-from model import PointJEPA, start_points
-from variants import add_lora
+from model import start_points
+from splits import Split
 
-SECONDS = {"cpu": 12, "cuda": 4}  # for each precision and number of threads
-LEAST_ROUNDS = {"cpu": 2, "cuda": 20}  # of steps, whatever time they take
-MOST_ROUNDS = 100
-GRASPS = (1, 32, 64)  # per object, in fine-tuning; 32 is the default of train.py
+SECONDS = 12  # of steps that are timed
+LEAST = 20  # steps, whatever time they take
 TAU = 0.999  # EMA momentum in pretraining; its value costs nothing
-
-
-# ---------------------------------------------------------------- timing
 
 
 class Stopwatch:
@@ -62,17 +53,17 @@ class Stopwatch:
     """
 
     def __init__(self, device):
-        self.device, self.laps = device, []
+        self.on_gpu, self.laps = device.type == "cuda", []
 
     def mark(self):
-        if self.device.type != "cuda":
+        if not self.on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def start(self):
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.synchronize()
         self.laps = [("start", self.mark())]
 
@@ -81,11 +72,11 @@ class Stopwatch:
 
     def seconds(self):
         """Part -> seconds, in the order of the laps."""
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.synchronize()
         total = {}
         for (_, begin), (part, end) in pairwise(self.laps):
-            took = begin.elapsed_time(end) / 1e3 if self.device.type == "cuda" else end - begin
+            took = begin.elapsed_time(end) / 1e3 if self.on_gpu else end - begin
             total[part] = total.get(part, 0.0) + took
         return total
 
@@ -102,86 +93,7 @@ class Stopwatch:
         optimizer.register_step_pre_hook(lambda *_: self.lap(part))
 
 
-@dataclasses.dataclass
-class Steps:
-    """Steps of one kind, timed beside others."""
-
-    columns: dict  # what the printed lines say of them
-    take: Callable  # () -> number of clouds or grasps in the step
-    watch: Stopwatch  # has laps at the parts of the step
-    last_part: str  # what follows the last of these laps
-
-
-def machine_settings(args, device):
-    """(precision, threads) to time: all that pay off here, 1 and 2 threads on a CPU, unless the flags name one."""
-    precisions = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
-    if device.type == "cuda":
-        precisions = ("fp32", "tf32", "bf16")
-    if args.precision != "auto":
-        precisions = (args.precision,)
-    threads = (1, 2)
-    if args.threads or device.type == "cuda":
-        threads = (args.threads or torch.get_num_threads(),)
-    return [(precision, count) for precision in precisions for count in threads]
-
-
-def time_steps(make_kinds, args, device, unit, keep):
-    """Time the `Steps` of make_kinds(precision), a list, at every setting of the machine; keep(lines) after each.
-
-    Kinds take turns, so that a machine that is busy for a while is busy for all; the first round does not count.
-    unit: what a step sees, "grasps" or "clouds"; lines: a dict of figures per kind and setting so far.
-    """
-    lines, before = [], torch.get_num_threads()
-    least, most = LEAST_ROUNDS[device.type], min(args.steps, MOST_ROUNDS)
-    for precision, threads in tqdm(machine_settings(args, device), "timing", disable=args.quiet or None):
-        torch.set_num_threads(threads)
-        set_precision(precision, device)
-        kinds = make_kinds(precision)
-        taken, started = [[] for _ in kinds], time.perf_counter()
-        for done in itertools.count():
-            if done > least and (done > most or time.perf_counter() - started > SECONDS[device.type]):
-                break
-            for kind, steps in zip(kinds, taken):
-                kind.watch.start()
-                count = kind.take()
-                kind.watch.lap(kind.last_part)
-                steps.append((count, kind.watch.seconds()))
-        for kind, steps in zip(kinds, taken):
-            figures = step_figures(steps[1:], unit)
-            lines.append({"precision": precision, "threads": threads, **kind.columns, **figures})
-        keep(lines)
-    torch.set_num_threads(before)
-    set_precision("fp32", device)
-
-
-def step_figures(steps, unit):
-    """Median time and rate, and shares of the parts, of steps given as (how many things, seconds by part)."""
-    seconds = [sum(parts.values()) for _, parts in steps]
-    return {
-        "ms_per_step": 1e3 * statistics.median(seconds),
-        f"{unit}_per_s": statistics.median(count / took for (count, _), took in zip(steps, seconds)),
-        "steps": len(steps),
-        "shares": {part: sum(parts[part] for _, parts in steps) / sum(seconds) for part in steps[0][1]},
-    }
-
-
-def make_kinds(script, args, config, device, precision):
-    """`Steps` of a script operation by operation, on a GPU as CUDA graphs too, captured before they are timed."""
-    random_run, watch_parts, steps_of, _ = SCRIPTS[script]
-    kinds = []
-    for graph in (False, True) if device.type == "cuda" and not args.no_graph else (False,):
-        run, watch = random_run(args, config, device, precision, graph), Stopwatch(device)
-        if not graph:
-            watch_parts(run, watch)
-        for columns, take in steps_of(run):
-            for _ in range((WARM + 1) * graph):
-                take()
-            mode = {"step": "graph" if graph else "eager"} if device.type == "cuda" else {}
-            kinds.append(Steps(mode | columns, take, watch, "graph" if graph else "optimiser"))
-    return kinds
-
-
-# ---------------------------------------------------------------- steps of fine-tuning
+# ---------------------------------------------------------------- fine-tuning
 
 
 def random_grasps(num_scenes, points, joints, grasps):
@@ -199,126 +111,96 @@ def random_grasps(num_scenes, points, joints, grasps):
     )  # fmt: skip
 
 
-def random_run(args, config, device, precision="fp32", graph=False):
-    """A train.Run on random data, with a model of that `ModelConfig`; as many grasps per object as are ever timed."""
-    data = random_grasps(4 * args.objects_per_batch, config.points, config.joints, max(GRASPS))
-    model = train.build_model(config, None, data, np.arange(len(data.scene)), args)
-    adapters = add_lora(model.encoder.transformer, args.lora) if args.lora else ()
-    optimizer = train.build_optimizer(model.to(device), args, graph, adapters)
-    train.set_learning_rates(optimizer, 0, args)
+def random_run(args, config, device, graph=False):
+    """A train.Run on random data, with a model of that `ModelConfig`."""
+    data = random_grasps(4 * args.objects_per_batch, config.points, config.joints, args.grasps_per_object)
+    rows = np.arange(len(data.scene))
+    split = Split("", 1.0, "", {"train": data.object_of_scene}, data.object_of_scene, {}, [], {"train": rows})
+    args = argparse.Namespace(**vars(args) | {"no_graph": not graph})
+    return train.make_run(args, Path(), device, config, None, data, split)
+
+
+def training_steps(run, watch):
+    """A function that takes a step as the training loop does, with laps at its parts; -> the grasps that it saw."""
+    args, model = run.args, run.model
+    if not run.graph:
+        watch.until(model, "batch")
+        if model.pool is not None:
+            watch.until(model.encoder.embed, "grouping")
+            watch.within(model.encoder.embed, "tokenizer")
+            watch.within(model.encoder.transformer, "encoder")
+        watch.within(model, "pooling + head")
+        watch.until_optimizer(run.optimizer, "backward")
+    train.set_learning_rates(run.optimizer, 0, args)
     train.training_mode(model, args)
-    return train.Run(
-        args=args, folder=Path(), device=device, precision=precision, graph=graph, data=data, split=None, model=model,
-        optimizer=optimizer, generator=torch.Generator().manual_seed(0), progress=train.Progress(),
-    )  # fmt: skip
-
-
-def watch_training(run, watch):
-    """Laps at the parts of the run's steps."""
-    model = run.model
-    watch.until(model, "batch")
-    if model.pool is not None:
-        watch.until(model.encoder.embed, "grouping")
-        watch.within(model.encoder.embed, "tokenizer")
-        watch.within(model.encoder.transformer, "encoder")
-    watch.within(model, "pooling + head")
-    watch.until_optimizer(run.optimizer, "backward")
-
-
-def training_steps(run):
-    """[(columns, take)]: fine-tuning as in the training loop, with few and many grasps of each object."""
     step = Graphs(functools.partial(train.training_step, run), run.graph)
-
-    def steps_with(grasps):
-        args = argparse.Namespace(**vars(run.args) | {"grasps_per_object": grasps})
-        stream = train.training_batches(run.data, np.arange(len(run.data.scene)), args, 0, run.device, pad=run.graph)
-        whole = (batch for batch in stream if len(batch[0]) == args.objects_per_batch)  # an epoch's last may be smaller
-
-        def take():
-            scenes, rows, object_index, weights = next(whole)
-            starts = start_points(run.generator, len(scenes), run.clouds.shape[1], run.device)
-            step(scenes, rows, object_index, weights, starts)
-            return len(rows)
-
-        return {"objects": args.objects_per_batch, "grasps_per_object": grasps}, take
-
-    return [steps_with(grasps) for grasps in GRASPS]
-
-
-# ---------------------------------------------------------------- steps of pretraining
-
-
-def random_pretraining(args, config, device, precision="fp32", graph=False):
-    """A pretrain_jepa.Pretraining on random clouds, with a network of that `ModelConfig`."""
-    args = argparse.Namespace(**vars(args) | {"no_graph": not graph, "precision": precision})
-    clouds = np.random.default_rng(0).random((4 * args.batch, config.points, 3), dtype=np.float32)
-    run = pretrain_jepa.make_run(args, device, fast.speed_up(PointJEPA(config)), clouds, rank=0, processes=1)
-    set_rate(run.optimizer.param_groups[0], args.lr)
-    return run
-
-
-def watch_pretraining(run, watch):
-    """Laps at the parts of the pretraining's steps."""
-    jepa = run.jepa
-    watch.until(jepa, "data")
-    watch.until(jepa.encoder.embed, "grouping")
-    watch.within(jepa.encoder.embed, "tokenizer")
-    watch.until(jepa.encoder.transformer, "targets")
-    watch.within(jepa.encoder.transformer, "encoder")
-    watch.within(jepa, "predictor")
-    watch.until_optimizer(run.optimizer, "backward")
-
-
-def middling_blocks(run):
-    """Blocks of a middling size: hidden (M, T) and visible (C,), on the run's device."""
-    drawn = [run.jepa.sample_blocks(run.generator) for _ in range(101)]
-    drawn.sort(key=lambda blocks: sum(places.numel() for places in blocks))
-    return [places.to(run.device) for places in drawn[50]]
-
-
-def pretraining_steps(run):
-    """[(columns, take)]: pretraining, whose blocks and with them its work are drawn anew each time, on a GPU once."""
-    stream = pretrain_jepa.cloud_batches(len(run.clouds), run.args, 0)
-    step = Graphs(functools.partial(pretrain_jepa.pretraining_step, run), run.graph)
-    # on a GPU every size has a graph of its own, of which one is timed, and the same without a graph
-    held = middling_blocks(run) if run.device.type == "cuda" else None
+    batches = train.training_batches(run.data, run.split.rows["train"], args, 0, run.device, pad=run.graph)
 
     def take():
-        index, scale, angle, starts, hidden, visible, tau = pretrain_jepa.draw_step(run, next(stream), TAU)
-        hidden, visible = held or (hidden, visible)
-        step(index, scale, angle, starts, hidden, visible, tau)
+        scenes, rows, object_index, weights = next(batches)
+        starts = start_points(run.generator, len(scenes), run.clouds.shape[1], run.device)
+        step(scenes, rows, object_index, weights, starts)
+        return len(rows)
+
+    return take
+
+
+# ---------------------------------------------------------------- pretraining
+
+
+def random_pretraining(args, jepa, device, graph=False):
+    """A pretrain_jepa.Pretraining of this network on random clouds."""
+    args = argparse.Namespace(**vars(args) | {"no_graph": not graph})
+    clouds = np.random.default_rng(0).random((4 * args.batch, jepa.config.points, 3), dtype=np.float32)
+    return pretrain_jepa.make_run(args, device, jepa, clouds, rank=0, processes=1)
+
+
+def pretraining_steps(run, watch):
+    """A function that takes a step as the pretraining loop does, with laps at its parts; -> the clouds that it saw."""
+    jepa = run.jepa
+    if not run.graph:
+        watch.until(jepa, "data")
+        watch.until(jepa.encoder.embed, "grouping")
+        watch.within(jepa.encoder.embed, "tokenizer")
+        watch.until(jepa.encoder.transformer, "targets")
+        watch.within(jepa.encoder.transformer, "encoder")
+        watch.within(jepa, "predictor")
+        watch.until_optimizer(run.optimizer, "backward")
+    set_rate(run.optimizer.param_groups[0], run.args.lr)
+    step = Graphs(functools.partial(pretrain_jepa.pretraining_step, run), run.graph)
+    batches = pretrain_jepa.cloud_batches(len(run.clouds), run.args, 0)
+    # on a GPU every size of the blocks has a graph of its own, so one of a middling size stands for all
+    drawn = sorted((run.jepa.sample_blocks(run.generator) for _ in range(101)), key=lambda pair: pair[0].numel())
+    held = [places.to(run.device) for places in drawn[50]] if run.device.type == "cuda" else None
+
+    def take():
+        *others, hidden, visible, tau = pretrain_jepa.draw_step(run, next(batches), TAU)
+        step(*others, *(held or (hidden, visible)), tau)
         return run.args.batch
 
-    return [({"batch": run.args.batch}, take)]
-
-
-SCRIPTS = {  # a run on random data, laps at its parts, its steps, and what a step sees
-    "train": (random_run, watch_training, training_steps, "grasps"),
-    "pretrain": (random_pretraining, watch_pretraining, pretraining_steps, "clouds"),
-}
+    return take
 
 
 # ---------------------------------------------------------------- the command
 
 
-def aligned(lines):
-    """Dicts of equal keys as aligned lines under their names; numbers to one decimal."""
-    cells = [[name.replace("_per_", "/").replace("_", " ") for name in lines[0]]]
-    cells += [[f"{value:.1f}" if isinstance(value, float) else str(value) for value in line.values()] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells)
-
-
-def show_times(content):
-    """Print what is written with --json."""
-    names = [name for name in content["rows"][0] if name not in ("steps", "shares")]
-    print(aligned([{name: line[name] for name in names} for line in content["rows"]]))
-    print("\nshares of the time, %")
-    print(aligned([
-        {name: line[name] for name in names[:-2]} | {part: 100 * share for part, share in line["shares"].items()}
-        for line in content["rows"] if len(line["shares"]) > 1  # a graph is one part
-    ]))  # fmt: skip
-    print(f"\n{content['machine']}; peak memory {content['peak_memory_mb']} MB; random clouds")
+def time_steps(take, watch, last_part, unit):
+    """Median time and rate of the steps that `take` takes, and shares of the parts; the first one does not count."""
+    steps, started = [], time.perf_counter()
+    for taken in count():
+        if taken > LEAST and time.perf_counter() - started > SECONDS:
+            break
+        watch.start()
+        seen = take()
+        watch.lap(last_part)
+        steps.append((seen, watch.seconds()))
+    seconds = [sum(parts.values()) for _, parts in steps[1:]]
+    return {
+        "ms_per_step": 1e3 * statistics.median(seconds),
+        f"{unit}_per_s": statistics.median(seen / took for (seen, _), took in zip(steps[1:], seconds)),
+        "steps": len(seconds),
+        "shares": {part: sum(parts[part] for _, parts in steps[1:]) / sum(seconds) for part in steps[1][1]},
+    }
 
 
 @command
@@ -329,29 +211,38 @@ def main(argv=None):
     parser.add_argument("--json", metavar="FILE", help="write what is measured here too")
     own, words = parser.parse_known_args(argv)
     if own.script == "train":
-        args = train.parse(words)
+        args, unit, steps_of = train.parse(words), "grasps", training_steps
         config = train.resolve_network(args)[0]
+        make_run = functools.partial(random_run, args, config)
     else:
-        args = pretrain_jepa.parse(words)
-        config = pretrain_jepa.build_jepa(args).config
+        args, unit, steps_of = pretrain_jepa.parse(words), "clouds", pretraining_steps
+        jepa = pretrain_jepa.build_jepa(args)
+        config = jepa.config
+        make_run = functools.partial(random_pretraining, args, jepa)
     device = set_up_torch(args.device, args.threads)
-    content = {
-        "command": shlex.join(["python", "-m", "lab.speed", *argv]), "device": device.type, "torch": torch.__version__,
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(), "product_library": fast.library,
-        "network": dataclasses.asdict(config),
-    }  # fmt: skip
-
-    def keep(lines):
-        content.update(peak_memory_mb=round(peak_memory(device) / 1e6), rows=lines)
-        if own.json:  # after every setting: a machine that is lent for minutes may be gone at any time
-            write_json(own.json, content)
-
     reset_peak_memory(device)
-    time_steps(
-        functools.partial(make_kinds, own.script, args, config, device), args, device, SCRIPTS[own.script][-1], keep
-    )
-    show_times(content)
+    rows = []
+    for graph in (False, True) if device.type == "cuda" and not args.no_graph else (False,):
+        run, watch = make_run(device, graph), Stopwatch(device)
+        take = steps_of(run, watch)
+        for _ in range((WARM + 1) * graph):  # until it is captured
+            take()
+        mode = {"step": "graph" if graph else "eager", "precision": run.precision}
+        rows.append(mode | time_steps(take, watch, "graph" if graph else "optimiser", unit))
+        print(f"{mode['step']}, {run.precision}: {rows[-1]['ms_per_step']:.1f} ms a step, "
+              f"{rows[-1][f'{unit}_per_s']:.0f} {unit}/s")  # fmt: skip
+        if not graph:
+            print("   ", ", ".join(f"{part} {100 * share:.1f} %" for part, share in rows[-1]["shares"].items()))
+    content = {
+        "command": shlex.join(["python", "-m", "lab.speed", *argv]), "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "product_library": fast.library, "peak_memory_mb": round(peak_memory(device) / 1e6),
+        "network": dataclasses.asdict(config), "rows": rows,
+    }  # fmt: skip
+    print(f"{content['device']}, {content['threads']} threads; peak memory {content['peak_memory_mb']} MB")
+    if own.json:
+        write_json(own.json, content)
     return content
 
 

@@ -1,5 +1,7 @@
 """data.py: from a root to arrays, its cache, its batches."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import fails, write_box, write_root
@@ -69,6 +71,17 @@ def test_read_as_they_are(tmp_path):
     np.savez(path, grasps=poses.astype(np.int16), qualities=np.array([3, 4], dtype=np.float16))
     loaded = load(root)
     assert loaded.joints.shape == (2, 22) and loaded.poses[1, 5] == 1 and loaded.scores.tolist() == [3, 4]
+
+
+def test_the_recording_that_names_other_joints_is_the_bad_one(tmp_path, capsys):
+    root = write_root(tmp_path / "root", {"a": 4}, names=[f"j{i}" for i in range(12)])
+    shutil.rmtree(root / "a" / "object_000")
+    write_root(tmp_path / "other", {"a": 1}, names=[f"j{i ^ 1}" for i in range(12)])
+    shutil.move(tmp_path / "other" / "a" / "object_000", root / "a")
+    error = fails(data.main, [root], capsys)
+    assert "a/object_000/scene_0" in error and "joint 0 is 'j1', in most recordings of the root 'j0'" in error
+    kept = load(root, skip_bad=True)
+    assert len(kept.scenes) == 3 and [name for name, _ in kept.excluded] == ["a/object_000/scene_0"]
 
 
 # ---------------------------------------------------------------- the root and its cache

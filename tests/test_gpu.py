@@ -20,8 +20,7 @@ import evaluate
 import model
 import pretrain_jepa
 import train
-from cli.errors import UserError
-from data import load_dataset, padded
+from data import load_dataset
 from files.checkpoints import load_encoder, read_checkpoint, shipped_encoder
 from loop.graphs import WARM, Graphs
 from loop.machine import set_precision
@@ -64,13 +63,8 @@ VARIANTS = [
 @pytest.mark.parametrize("flags", VARIANTS)
 def test_gpu_every_variant_trains_as_a_graph(gpu, box_root, tmp_path, flags):
     result = train.main(small_run(box_root, tmp_path, "--steps", 30, "--objects-per-batch", 4, *flags.split()))
-    assert result["eager_steps"] < 30
-    assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
-
-
-def test_gpu_graphs_run_nearly_all_steps(gpu, box_root, tmp_path):
-    result = train.main(small_run(box_root, tmp_path, "--steps", 60, "--objects-per-batch", 4))
     assert result["eager_steps"] <= 4 * WARM  # at most so many shapes of a batch: 1 to 4 clouds
+    assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
@@ -90,10 +84,10 @@ def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_pat
     assert whole == pytest.approx(cut, abs=1e-4)
 
 
-def losses(root, device, graph, pad, steps):
+def losses(root, device, graph, pad, steps, loss="wta"):
     """Losses of a training without dropout, step by step, on batches with uneven numbers of grasps; and the step."""
     flags = "--preset tiny --objects-per-batch 4 --grasps-per-object 8 --lr-backbone 1e-3".split()
-    args, data = train.parse(flags), load_dataset(root, 64, quiet=True)
+    args, data = train.parse([*flags, "--loss", loss]), load_dataset(root, 64, quiet=True)
     set_precision("fp32", device)
     split = make_split(data)
     config = dataclasses.replace(train.resolve_network(args)[0], dropout=0.0, attention_dropout=0.0, drop_path=0.0)
@@ -123,33 +117,12 @@ def test_gpu_graph_has_the_losses_of_single_operations(gpu, box_root):
     assert step.eager < 25 and found == pytest.approx(expected, abs=1e-4)
 
 
-def test_padded_steps_have_the_losses_of_the_real_grasps(box_root):
-    expected, _ = losses(box_root, torch.device("cpu"), False, False, 12)
-    found, _ = losses(box_root, torch.device("cpu"), False, True, 12)
-    assert found == pytest.approx(expected, abs=1e-4) and len(set(expected)) == 12
-
-
 @pytest.mark.parametrize("loss", ["wta", "mdn", "hedged"])
-def test_padding_of_weight_zero_changes_neither_loss_nor_gradient(loss):
-    torch.manual_seed(0)
-    config = dataclasses.replace(model.PRESETS["tiny"], loss=loss)
-    network = model.GraspModel(config).eval()
-    clouds, joints = torch.rand(3, config.points, 3) * 0.2, torch.randn(5, config.joints)
-    poses, index = torch.randn(5, 7), torch.tensor([0, 0, 1, 2, 2])
-
-    def learnt(rows, weights):
-        network.zero_grad()
-        value = network.loss(*network(clouds, index[rows], poses[rows]), joints[rows], 0.1, weights)
-        value.backward()
-        return [value, *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
-
-    expected = learnt(np.arange(5), None)
-    for missing in (0, 4):
-        rows = np.r_[np.arange(5), np.zeros(missing, int)]
-        _, found, again, weights = padded(np.arange(3), np.arange(5), index.numpy(), 5 + missing)
-        assert found.tolist() == rows.tolist() and again.tolist() == index[rows].tolist()
-        for a, b in zip(learnt(rows, torch.from_numpy(weights)), expected, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+def test_padded_steps_have_the_losses_of_the_real_grasps(box_root, loss):
+    """And their gradients, or the losses of later steps would not agree."""
+    expected, _ = losses(box_root, torch.device("cpu"), False, False, 12, loss)
+    found, _ = losses(box_root, torch.device("cpu"), False, True, 12, loss)
+    assert found == pytest.approx(expected, abs=1e-4) and len(set(expected)) == 12
 
 
 def test_gpu_surface_distances_are_those_of_the_cpu(gpu):
@@ -237,43 +210,7 @@ def test_each_shape_is_warmed_captured_and_replayed(graphs_on_a_cpu):
     assert graphs.eager == 2 * WARM and len(graphs.captured) == 2 and gc.isenabled() == collects
 
 
-@pytest.mark.parametrize("failure, expected, what", [
-    (RuntimeError("the step waits"), UserError, "the step waits.*--no-graph"),
-    (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError, "out of memory"),
-])  # fmt: skip
-def test_a_step_that_cannot_be_captured_says_so(graphs_on_a_cpu, monkeypatch, failure, expected, what):
-    capturing = []
-
-    @contextlib.contextmanager
-    def spoilt(graph, **_):
-        capturing.append(not gc.isenabled())
-        try:
-            yield
-        finally:
-            raise RuntimeError("operation failed due to a previous error during capture")
-
-    def step(x):
-        if capturing:
-            raise failure
-        return (x,)
-
-    monkeypatch.setattr(torch.cuda, "graph", spoilt)
-    graphs, collects = Graphs(step, use=True), gc.isenabled()
-    for _ in range(WARM):
-        graphs(torch.ones(2))
-    with pytest.raises(expected, match=what):
-        graphs(torch.ones(2))
-    assert capturing == [True] and gc.isenabled() == collects
-
-
 def test_graphs_without_a_gpu_call_the_step():
     graphs = Graphs(lambda x, y: (x + (y or 0),), use=False)
     assert graphs(torch.ones(2), None)[0].tolist() == [1, 1]
     assert graphs.eager == 1
-
-
-def test_what_the_generator_draws_may_be_drawn_before():
-    clouds = torch.rand(3, 64, 3)
-    drawn = model.start_points(torch.Generator().manual_seed(4), 3, 64, "cpu")
-    by_generator = model.farthest_point_sample(clouds, 8, torch.Generator().manual_seed(4))
-    assert torch.equal(model.farthest_point_sample(clouds, 8, drawn), by_generator)

@@ -1,19 +1,17 @@
-"""loop/: the machine, the pace of a loop, last.pt, flags that must agree with a checkpoint."""
+"""loop/: the machine, the pace of a loop, flags that must agree with a checkpoint."""
 
 import dataclasses
 import math
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from samples import TINY, seeded
+from samples import TINY
 
 from cli.errors import UserError
-from files.checkpoints import read_checkpoint, save_checkpoint
-from loop import fast, flags, machine, pace, runs
+from loop import fast, flags, machine, pace
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -27,14 +25,9 @@ def matmul_precision():
     torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("device, fastest, expected", [
-    (CPU, "tf32", "fp32"), (CPU, "bf16", "fp32"), (CUDA, "tf32", "tf32"), (CUDA, "bf16", "bf16"),
-])  # fmt: skip
-def test_auto_precision_by_device(matmul_precision, device, fastest, expected):
-    assert machine.set_precision("auto", device, fastest) == expected
-
-
-def test_precision_of_products(matmul_precision):
+def test_precision_by_device(matmul_precision):
+    for device, fastest, expected in ((CPU, "bf16", "fp32"), (CUDA, "tf32", "tf32"), (CUDA, "bf16", "bf16")):
+        assert machine.set_precision("auto", device, fastest) == expected
     for precision, products in (("fp32", "highest"), ("tf32", "high")):
         assert machine.set_precision(precision, CUDA) == precision
         assert torch.get_float32_matmul_precision() == products
@@ -121,59 +114,6 @@ def test_a_loop_counts_hears_ctrl_c_after_its_step_and_tells_a_bad_one():
         clock.look(lambda step: "nothing", "x.pt", "--lr")
         assert clock.speed() > 0
     assert due == [(7, False), (8, True), (9, True)]  # the last step always is
-
-
-# ---------------------------------------------------------------- last.pt
-def learner(path, settings):
-    """A run of a layer after two steps of AdamW."""
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(3, 2)
-    run = SimpleNamespace(
-        layer=layer, optimizer=torch.optim.AdamW(layer.parameters(), lr=0.1), generator=seeded(5), last=path,
-        settings=settings, progress=pace.LoopProgress(2, 0.5, [{"loss": 0.5}]), device=CPU, precision="fp32",
-    )  # fmt: skip
-    learn(run)
-    learn(run)
-    return run
-
-
-def learn(run):
-    """A step on random numbers of both kinds: the loop's generator and torch's own, which draws dropout."""
-    run.optimizer.zero_grad()
-    run.layer(torch.randn(4, 3, generator=run.generator) + torch.rand(4, 3)).square().sum().backward()
-    run.optimizer.step()
-
-
-def test_last_checkpoint_goes_on_to_the_bit(tmp_path):
-    path = tmp_path / "last.pt"
-    run = learner(path, {"steps": 9})
-    runs.save_last(run, {"model": run.layer.state_dict()})
-    learn(run)
-    again = learner(path, {"steps": 9})
-    learn(again)  # somewhere else by now
-    again.progress = pace.LoopProgress()
-    runs.load_last(again, "model", again.layer)
-    assert again.progress == run.progress
-    learn(again)
-    assert torch.equal(again.layer.weight, run.layer.weight) and torch.equal(again.layer.bias, run.layer.bias)
-
-
-def test_a_last_checkpoint_of_another_run_is_refused(tmp_path):
-    path = tmp_path / "last.pt"
-    run = learner(path, {"steps": 9})
-    runs.save_last(run, {"model": run.layer.state_dict()})
-    content = read_checkpoint(path)
-    other = torch.optim.AdamW([torch.zeros(1)])
-    for message, change, layer in (
-        (r"was started with other settings \(steps\)", {"settings": {"steps": 10}}, run.layer),
-        ("missing keys", {}, torch.nn.BatchNorm1d(2)),
-        ("is not of this run", {"optimizer": other.state_dict()}, run.layer),
-        *(("is not of this run", {"progress": progress}, run.layer)
-          for progress in ({"step": 2}, content["progress"] | {"more": 1}, [2], 2)),
-    ):  # fmt: skip
-        save_checkpoint(path, content | change)
-        with pytest.raises(UserError, match=f"last.pt: {message}"):
-            runs.load_last(run, "model", layer)
 
 
 # ---------------------------------------------------------------- flags

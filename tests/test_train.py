@@ -162,6 +162,20 @@ def test_a_run_that_goes_on_elsewhere_says_so(box_root, tmp_path, capsys):
         fast.use_library(here)
 
 
+def test_a_last_checkpoint_of_another_run_is_refused(box_root, tmp_path, capsys):
+    argv, last = arguments(box_root, tmp_path, "--name", "run"), tmp_path / "run" / "last.pt"
+    interrupted(train.main, argv, 2)
+    content = read_checkpoint(last)
+    other, progress = torch.optim.AdamW([torch.zeros(1)]).state_dict(), content["progress"]
+    for change, message in (
+        ({"settings": content["settings"] | {"steps": 10}}, "was started with other settings (steps)"),
+        ({"model": {}}, "missing keys"), ({"optimizer": other}, "is not of this run"),
+        *(({"progress": wrong}, "is not of this run") for wrong in ({"step": 2}, progress | {"more": 1}, [2], 2)),
+    ):  # fmt: skip
+        save_checkpoint(last, content | change)
+        assert f"last.pt: {message}" in fails(train.main, [*argv, "--resume"], capsys)
+
+
 def test_nan_stops_before_the_next_checkpoint_and_names_its_step(box_root, tmp_path, capsys):
     """Though the loop looks at it every few steps only: the step and the objects of its batch."""
     steps = []
@@ -186,27 +200,22 @@ def test_nan_stops_before_the_next_checkpoint_and_names_its_step(box_root, tmp_p
 
 
 def test_baseline_is_trained_once(box_root, tmp_path, capsys):
-    """A run without --no-baseline trains `--pool size` beside it, once for all runs on the same data and budget."""
-    argv = arguments(box_root, tmp_path, "--steps", 2, baseline=True)
-    written = set()
+    """A run without --no-baseline trains `--pool size` beside it, once for all runs on the same data and budget.
+
+    Ctrl-C in the baseline leaves the run as done as it is; the next run goes on with the baseline.
+    """
+    argv, written = arguments(box_root, tmp_path, "--steps", 2, baseline=True), set()
+    assert "the next run" in interrupted(train.main, [*argv, "--name", "stopped"], 3)
+    assert "this run, step" in capsys.readouterr().out
+    (baseline,) = tmp_path.glob("pose-and-size-*")
     for seed in (0, 1):
         train.main([*argv, "--name", f"run{seed}", "--seed", str(seed)])
         printed = capsys.readouterr().out
         assert "pose and size only" in printed and "s since this command was given" in printed
-        (baseline,) = tmp_path.glob("pose-and-size-*")
         written.add((baseline / "result.json").stat().st_mtime_ns)
     assert len(written) == 1 and read_json(baseline / "config.json")["settings"]["pool"] == "size"
-    assert read_json(baseline / "result.json")["steps"] == 2
     train.main([*argv, "--name", "run2", "--budget", "0.5"])
     assert len(list(tmp_path.glob("pose-and-size-*"))) == 2
-
-
-def test_ctrl_c_in_the_baseline_shows_the_run_that_is_done(box_root, tmp_path, capsys):
-    argv = arguments(box_root, tmp_path, "--steps", 2, baseline=True)
-    assert "the next run" in interrupted(train.main, [*argv, "--name", "run"], 3)
-    assert "this run, step" in capsys.readouterr().out
-    train.main([*argv, "--name", "next", "--seed", "1"])
-    assert "pose and size only" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- flags
@@ -217,7 +226,6 @@ CONTRADICTIONS = {
     "--lora 2 --pool surface": "no encoder", "--schedule constant --pool centers": "no encoder",
     "--init random --pool size": "no encoder", "--schedule constant --lora 2": "a backbone that trains",
     "--schedule layerwise --lr-backbone 0": "a backbone that trains", "--pool size --normalize metric": "--normalize",
-    "--group ball": "radius", "--loss hedged --k 1": "hedged", "--data /no/such/root": "/no/such/root",
 }  # fmt: skip
 
 

@@ -24,27 +24,17 @@ README, REPORT = DOCS["README.md"], DOCS["results/README.md"]
 OFFICIAL = "pretrain_pointjepa_epoch=499-step=40500.ckpt"
 FENCE = re.compile(r"```([^\n]*)\n(.*?)```", flags=re.S)
 OF_THEN = "bash ec45174"  # a block of commands that were run at that commit: today's flags may be others
-COMMAND = re.compile(r"python (?:\w+\.py|-m \w+\.\w+)[^#\n&`]*")
-SLOW = re.compile(r"sweep\.py|--card|walkthrough\.py|--picture")
-
-
-def without_code(text):
-    return FENCE.sub("", text)
+COMMAND = re.compile(r"python (\w+)\.py([^#\n&`]*)")
 
 
 def commands():
-    """Every python command of today once, in order: of bash blocks, and of code within the text."""
+    """Every python command of today, (script, its arguments): of bash blocks, and of code within the text."""
     found = []
     for text in DOCS.values():
-        found += [line for fence, block in FENCE.findall(text) if fence == "bash" for line in COMMAND.findall(block)]
-        found += [code for code in re.findall(r"`([^`\n]+)`", without_code(text)) if COMMAND.fullmatch(code)]
-    return list(dict.fromkeys(command.strip() for command in found))
-
-
-def split_command(command):
-    """ "python train.py --k 1" -> ("train", ["--k", "1"]); "python -m lab.speed train" -> ("lab.speed", ["train"])."""
-    words = shlex.split(command)[1:]
-    return (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
+        found += [pair for fence, block in FENCE.findall(text) if fence == "bash" for pair in COMMAND.findall(block)]
+        codes = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+        found += [match.groups() for match in map(COMMAND.fullmatch, codes) if match]
+    return list(dict.fromkeys((name, arguments.strip()) for name, arguments in found))
 
 
 @pytest.fixture(scope="module")
@@ -68,26 +58,23 @@ def places(box_root, tiny_run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory):
-    """A tiny dataset of the generator's objects, and a run on it: for the card, and for pictures of its hand."""
+def generated_run(tmp_path_factory):
+    """A run on a few of the generator's objects: pictures need its hand."""
     folder = tmp_path_factory.mktemp("generated")
     synthesize.main(f"--out {folder}/root --objects 4 --grasps 4 --workers 1 --quiet".split())
     flags = f"--data {folder}/root --runs {folder} --name run --preset tiny --steps 2 --quiet --threads 1"
     train.main(flags.split())
-    return folder
+    return f"{folder}/run"
 
 
 def small(name, argv, places, out, request):
     """The arguments of a command with placeholders replaced, and flags appended that make it quick."""
-    drawn = "--card" in argv or "RUN" in argv and (name == "walkthrough" or "--picture" in argv)
-    generated = request.getfixturevalue("generated") if drawn else None
-    places = places | ({"RUN": f"{generated}/run"} if generated else {})
+    if "RUN" in argv and (name == "walkthrough" or "--picture" in argv):
+        places = places | {"RUN": request.getfixturevalue("generated_run")}
     argv = [places.get(word, word) for word in argv]
     root = places["ROOT"]
     if "--pose" in argv:
         argv[argv.index("--pose") + 1 :] = "0 -0.1 0.16 0 1 0 0".split()
-    if "--card" in argv:
-        argv[argv.index("--card") + 1] = f"{generated}/root"
     if name == "train" and "jepa" in argv and "--jepa-ckpt" not in argv:
         argv += ["--jepa-ckpt", places["my_encoder.pt"]]
     appended = {
@@ -96,36 +83,31 @@ def small(name, argv, places, out, request):
         "splits": f"--data {root}",
         "walkthrough": f"--out {out}/walk.png",
         "sweep": f"--smoke --data {root} --jobs 1 --runs {out}/runs --out {out}/table",
-        "synthesize": f"--out {out}/made" + " --grasps 4 --workers 1 --quiet" * ("--card" not in argv),
+        "synthesize": f"--out {out}/made --grasps 4 --workers 1 --quiet" + " --objects 2" * ("--meshes" not in argv),
     }.get(name, "")
-    if name == "synthesize" and not {"--meshes", "--card"} & set(argv):
-        appended += " --objects 2"
     return argv + appended.split()
 
 
-def parameters():
-    marks = {True: pytest.mark.slow, False: ()}  # slow: what trains a grid or draws
-    return [pytest.param(command, marks=marks[bool(SLOW.search(command))]) for command in commands()]
+def is_slow(name, arguments):
+    """What trains a grid or draws."""
+    return name in ("sweep", "walkthrough") or "--picture" in arguments
 
 
-@pytest.mark.parametrize("command", parameters())
-def test_command(command, places, tmp_path, request):
-    name, argv = split_command(command)
-    importlib.import_module(name).main(small(name, argv, places, tmp_path, request))
+@pytest.mark.parametrize(
+    "name, arguments", [pytest.param(*pair, marks=[pytest.mark.slow] * is_slow(*pair)) for pair in commands()]
+)
+def test_command(name, arguments, places, tmp_path, request):
+    importlib.import_module(name).main(small(name, shlex.split(arguments), places, tmp_path, request))
 
 
 def test_every_script_is_shown():
     scripts = {path.stem for path in ROOT.glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
-    assert scripts <= {split_command(command)[0] for command in commands()}
+    assert scripts == {name for name, _ in commands()}
 
 
 def test_ci_runs_the_set_up_of_the_readme():
-    lines = (ROOT / ".ci" / "run").read_text()
     for line in ("pip install", 'python -m pytest -m "not slow"'):
-        assert line in README and line in lines
-
-
-# ---------------------------------------------------------------- snippets
+        assert line in README and line in (ROOT / ".ci" / "run").read_text()
 
 
 SNIPPETS = [code for text in DOCS.values() for fence, code in FENCE.findall(text) if fence == "python"]
@@ -159,18 +141,15 @@ def test_prediction_snippet(tiny_run):
     assert free.all() and grasp_outcomes(field, names["pose"].numpy(), joints).holds.all()
 
 
-# ---------------------------------------------------------------- links and names
-
-
 def anchors(text):
     """The anchors that GitHub gives a document's headings."""
-    headings = re.findall(r"^#+ (.*)$", without_code(text), flags=re.M)
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("doc", DOCS)
 def test_links_lead_somewhere(doc):
-    links = re.findall(r"\]\(([^)\s]+)\)", without_code(DOCS[doc]))
+    links = re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", DOCS[doc]))
     for link in [link for link in links if not link.startswith("https://")]:
         path, _, anchor = link.partition("#")
         target = (ROOT / doc).parent / path if path else ROOT / doc
@@ -202,15 +181,12 @@ def test_the_report_and_the_folders_of_results_are_the_same():
     assert set(re.findall(r"\]\(([\w-]+)/", REPORT)) == folders
     blocks = [block for fence, block in FENCE.findall(REPORT) if fence == OF_THEN]
     assert {name for block in blocks for name in re.findall(r"results/([\w-]+)", block)} <= folders | {"lr-grid"}
-    assert OF_THEN.split()[1] in without_code(REPORT)
+    assert OF_THEN.split()[1] in FENCE.sub("", REPORT)
 
 
 def test_a_section_with_commands_has_a_finding():
     for section in re.split(r"^## ", REPORT, flags=re.M):
         assert "**Finding.**" in section or "```" not in section, section
-
-
-# ---------------------------------------------------------------- length
 
 
 @pytest.mark.parametrize("doc, most", [("README.md", 2000), ("results/README.md", 5000), ("DATA.md", 1400)])

@@ -86,7 +86,8 @@ def encoder_panels(photo, surface, seen):
         ax.scatter(*where[~visible].T, s=36, facecolors="none", edgecolors=[BLUE], alpha=0.5)
         ax.scatter(*where[visible].T, s=45, color=BLUE, linewidths=0)
         for i in range(min(8, count)):
-            ax.annotate(str(i + 1), where[i], (4, 3), textcoords="offset points", fontsize=13, color=RED, weight="bold")
+            beside = (4, 3) if visible[i] else (-12, -10)  # points; so that they do not hide each other
+            ax.annotate(str(i + 1), where[i], beside, textcoords="offset points", fontsize=13, color=RED, weight="bold")
 
     def patches(ax):
         show(ax, photo, colours[patch])

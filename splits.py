@@ -18,7 +18,7 @@ import sys
 import numpy as np
 
 from benchmark.roots import ensure_root
-from cli.errors import UserError, command
+from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from data import add_data_flags, load_dataset
 from files.writing import write_json
@@ -123,13 +123,14 @@ def by_synset(objects):
 
 def held_back_grasps(data, pack, pool):
     """(n,) bool: the tenth of each pool object's grasps that never trains, whatever the budget."""
-    objects = data.object_of_grasp
-    held_back = np.zeros(len(objects), dtype=bool)
-    order = np.argsort(objects, kind="stable")
-    for rows in np.split(order, np.flatnonzero(objects[order][1:] != objects[order][:-1]) + 1):
-        if objects[rows[0]] in pool and len(rows) >= 2:
-            names = sorted(rows, key=lambda i: place(pack, data.scenes[data.scene[i]], data.row[i]))
-            held_back[names[: max(1, len(rows) // 10)]] = True
+    rows_of = collections.defaultdict(list)
+    for row, name in enumerate(data.object_of_grasp.tolist()):
+        rows_of[name].append(row)
+    held_back = np.zeros(len(data.scene), dtype=bool)
+    for name in pool:
+        rows = sorted(rows_of[name], key=lambda i: place(pack, data.scenes[data.scene[i]], data.row[i]))
+        if len(rows) >= 2:
+            held_back[rows[: max(1, len(rows) // 10)]] = True
     return held_back
 
 
@@ -151,12 +152,10 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
     suites = assign_objects(set(groups) - away, pack, budget) | {"test_category": away}
     suites = {suite: sorted(name for first in firsts for name in groups[first]) for suite, firsts in suites.items()}
     pool = suites.pop("pool")
-    if not suites["train"] or not suites["val"]:
-        raise UserError(
-            f"{data.root}: too few objects for a split ({len(groups) - len(away)} distinct meshes besides {len(away)} "
-            "held out); train, val and test need at least 3: add objects or change --held-out"
-        )
-    held_back = held_back_grasps(data, pack, set(pool))
+    left = f"{len(groups) - len(away)} distinct meshes besides {len(away)} held out"
+    few = f"{data.root}: too few objects for a split ({left}); it needs at least 3: add objects or change --held-out"
+    refuse(not suites["train"] or not suites["val"], few)
+    held_back = held_back_grasps(data, pack, pool)
     test_grasp = collections.defaultdict(list)
     for i in np.flatnonzero(held_back):
         test_grasp[data.scenes[data.scene[i]]].append(int(data.row[i]))
@@ -186,7 +185,7 @@ def suite_rows(data, suites, held_back):
 
 
 def verify(split):
-    """Assert what every split must hold: disjoint suites of objects, no held-back grasp in training."""
+    """Assert what every split must hold."""
     sides = [set(split.pool), *(set(split.suites[suite]) for suite in ("val", "test", "test_category"))]
     assert sum(map(len, sides)) == len(set().union(*sides)), "suites share an object"
     assert set(split.suites["train"]) <= sides[0], "a training object lies outside the pool"

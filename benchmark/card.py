@@ -14,7 +14,7 @@ from tqdm import tqdm
 from benchmark.grasps import PALM_RADII
 from cli.errors import UserError
 from data import sample_surface
-from files.reading import read_mesh
+from files.reading import read_mesh, read_npz
 from files.writing import write_json
 from hand import kinematics
 from hand.closing import CONTACT, link_gaps
@@ -84,14 +84,12 @@ def measure_grasp(vertices, faces, grasp):
 
 def read_grasps(root):
     """[(scene folder, grasps (n, 19), scores (n,))] of a root of synthesize.py, a Path."""
-    found = []
+    found, advice = [], "the card is of roots that synthesize.py filled"
     for path in sorted(root.glob("*/*/*/recording.npz")):
-        with np.load(path) as recording:
-            if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(kinematics.JOINT_NAMES):
-                raise UserError(
-                    f"{path}: has no scores or another hand; the card is of roots that synthesize.py filled"
-                )
-            found.append((path.parent, recording["grasps"], recording["scores"]))
+        recording = read_npz(path, advice)
+        if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(kinematics.JOINT_NAMES):
+            raise UserError(f"{path}: has no scores or another hand; {advice}")
+        found.append((path.parent, recording["grasps"], recording["scores"]))
     if not found:
         raise UserError(f"{root}: no */*/*/recording.npz in it")
     return found

@@ -1,29 +1,30 @@
 """The learning curve of a run: loss, error and coverage against the step, from the rows of its metrics.csv."""
 
-import math
-
 from files.writing import atomic
 
-PANELS = (  # label of the axis, whether it is logarithmic, {column: (label, colour)}
-    ("training loss", True, {"train_loss": ("training loss", "0.3")}),
-    ("val RMSE (rad)", False, {"val_top_logit_rmse": ("top logit", "C0"), "val_best_of_k_rmse": ("best of K", "C2")}),
-    ("val coverage at 15°", False, {"val_coverage_15": ("coverage", "C1")}),
+PANELS = (  # label of the axis, {column: (label, colour)}
+    ("training loss", {"train_loss": ("training loss", "0.3")}),
+    ("val RMSE (rad)", {"val_top_logit_rmse": ("top logit", "C0"), "val_best_of_k_rmse": ("best of K", "C2")}),
+    ("val coverage at 15°", {"val_coverage_15": ("coverage", "C1")}),
 )
 
 
-def draw_curve(rows, path, title="", best_step=None):
-    """Write the curve as PNG; rows: dicts as in metrics.csv, numbers or their text; best_step: of best.pt."""
+def draw_curve(rows, path, title="", best_step=None, mean_rmse=None):
+    """Write the curve as PNG; rows: dicts as in metrics.csv, numbers or their text.
+
+    best_step: of best.pt; mean_rmse: rad, of the training mean. Both are lines, where they are given.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     figure.suptitle(title, fontsize=10)
     steps = [float(row["step"]) for row in rows]
-    for ax, (label, logarithmic, columns) in zip(figure.subplots(1, len(PANELS)), PANELS):
+    panels = figure.subplots(1, len(PANELS))
+    if mean_rmse is not None:
+        panels[1].axhline(mean_rmse, color="0.5", linestyle="--", label="training mean")
+    for ax, (label, columns) in zip(panels, PANELS):
         for column, (name, colour) in columns.items():
-            values = [float(row[column]) for row in rows]
-            ax.plot(steps, values, color=colour, marker="o", markersize=3, label=name)
-            if logarithmic and all(0 < value < math.inf for value in values):
-                ax.set_yscale("log")
+            ax.plot(steps, [float(row[column]) for row in rows], color=colour, marker="o", markersize=3, label=name)
         if best_step is not None:
             ax.axvline(best_step, color="0.6", linestyle=":", label=f"step {best_step}: best.pt")
         ax.set(xlabel="step", ylabel=label)

@@ -10,7 +10,6 @@ along the fingers and z out of the palm: towards the object.
 """
 
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from loop.machine import set_up_torch
 from pictures.draw import draw_grasps
 from pictures.page import Shown, write_page
 
-OUTSIDE = math.radians(5)  # the top logit's joints leave the range of their training by more than this in 1 % of grasps
+OUTSIDE = np.radians(5)  # the top logit's joints leave the range of their training by more than this in 1 % of grasps
 LIMIT_SLACK = 1e-3  # rad
 
 
@@ -55,21 +54,14 @@ def build_parser():
     return parser
 
 
-def read_scaled_cloud(path, scale, num_points):
-    """Cloud (N, 3) float32 of a mesh or cloud file whose unit is `scale` m, its size checked."""
-    cloud = read_cloud(path, num_points, ANY_LENGTH)
-    length = float(np.ptp(cloud, axis=0).max())  # in the file's unit
-    size, hint = f"{path}: {length * scale:.4g} m long", f"{unit_hint(length)} with --mesh-scale"
-    refuse(length * scale > MAX_LENGTH, f"{size}, the limit is {MAX_LENGTH:g} m; {hint}")
-    if length * scale < SMALL:
-        print(f"warning: {path}: only {length * scale:.2g} m long; are these metres? See --mesh-scale", file=sys.stderr)
-    return cloud * np.float32(scale)
-
-
 def read_input(args, num_points):
-    """Cloud (N, 3) m, wrist poses (n, 7) with z up, and the poses as they were given."""
+    """Cloud (N, 3) m and wrist poses (n, 7) with z up, and the poses as they were given."""
     name, given = ("--pose", np.array([args.pose])) if args.pose else (args.poses, read_array(args.poses, 7))
-    poses, cloud = normal_poses(given, name), read_scaled_cloud(args.mesh, args.mesh_scale, num_points)
+    poses, cloud = normal_poses(given, name), read_cloud(args.mesh, num_points, ANY_LENGTH)
+    length = float(np.ptp(cloud, axis=0).max())  # in the file's unit
+    size, hint = f"{args.mesh}: {length * args.mesh_scale:.4g} m long", f"{unit_hint(length)} with --mesh-scale"
+    refuse(length * args.mesh_scale > MAX_LENGTH, f"{size}, the limit is {MAX_LENGTH:g} m; {hint}")
+    cloud = cloud * np.float32(args.mesh_scale)
     if args.up == "y":
         poses, cloud = normal_poses(turn_poses_to_z_up(poses), name), turn_to_z_up(cloud)
     check_reach(cloud, poses, name)
@@ -94,27 +86,26 @@ def knows_hand(model):
     return model.joint_names == list(JOINT_NAMES)
 
 
-def doubts(model, cloud, poses, top):
-    """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top: the first joints (n, J) rad."""
-    lines, of_all = [], f"of {len(poses)} poses"
-    away = looks_away(cloud, poses)
-    if knows_hand(model) and away.any():
-        w_first = poses[away][:, [0, 1, 2, 4, 5, 6, 3]]
-        fits = "; as w x y z the quaternions would fit" if not looks_away(cloud, w_first).any() else ""
-        lines.append(f"the palm looks away from the object in {away.sum()} {of_all}; z goes out of the palm{fits}")
-    lowest = cloud.min(0)
-    if lowest[2] < -STANDING or (len(cloud) >= MIN_POINTS and lowest[2] > STANDING):
-        fits = "; is y up? See --up" if abs(lowest[1]) <= STANDING else ""
-        lines.append(f"the object stands at z = {lowest[2]:.3f} m, not on the table's z = 0{fits}")
-    low, high = model.joint_range or (-math.inf, math.inf)
-    wild = (top < np.array(low) - OUTSIDE) | (top > np.array(high) + OUTSIDE)  # (n, J)
-    if wild.any():
-        names = " ".join(np.asarray(model.joint_names)[wild.any(0)])
-        lines.append(
-            f"joints are more than 5° outside the range seen in training in {wild.any(1).sum()} {of_all} ({names}); "
-            "is the pose in the mesh's frame?"
-        )
-    return lines
+def doubts(model, names, cloud, poses, top):
+    """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top (n, J) rad: joints of the top logit."""
+    low, length, of_all = cloud.min(0), np.ptp(cloud, axis=0).max(), f"of {len(poses)} poses"
+    inside = ((poses[:, :3] > low) & (poses[:, :3] < cloud.max(0))).all(1)  # (n,)
+    away = looks_away(cloud, poses) & knows_hand(model)
+    w_first = away.any() and not looks_away(cloud, poses[away][:, [0, 1, 2, 4, 5, 6, 3]]).any()
+    order = "; read as w x y z the quaternions would fit" if w_first else ""
+    floats = low[2] < -STANDING or (low[2] > STANDING and len(cloud) >= MIN_POINTS)
+    up = "; is y up? See --up" if abs(low[1]) <= STANDING else ""
+    trained = np.array(model.joint_range or [[-np.inf], [np.inf]])  # (2, J) rad
+    wild = (top < trained[0] - OUTSIDE) | (top > trained[1] + OUTSIDE)  # (n, J)
+    sentences = {
+        f"the object is only {length:.2g} m long; are these metres? See --mesh-scale": length < SMALL,
+        f"the wrist is inside the object's bounding box in {inside.sum()} {of_all}; is MESH in metres?": inside.any(),
+        f"the palm looks away from the object in {away.sum()} {of_all}; z goes out of the palm{order}": away.any(),
+        f"the object stands at z = {low[2]:.3f} m, not on the table's z = 0{up}": floats,
+        f"joints are over 5° outside their range in training in {wild.any(1).sum()} {of_all} "
+        f"({' '.join(np.array(names)[wild.any(0)])}); is the pose in the mesh's frame?": wild.any(),
+    }
+    return [sentence for sentence, holds in sentences.items() if holds]
 
 
 def table(names, joints, probabilities):
@@ -167,12 +158,12 @@ def main(argv=None):
     refuse(args.picture and not knows_hand(model), f"--picture: {only}")
     cloud, poses, given = read_input(args, model.config.points)
     joints, probabilities = hypotheses(model, cloud, poses, device)
-    warnings = doubts(model, cloud, poses, joints[:, 0])
+    names = model.joint_names or numbered_joints(model.config.joints)
+    warnings = doubts(model, names, cloud, poses, joints[:, 0])
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
 
     result = as_json(args, model, given, joints, probabilities, warnings)
-    names = model.joint_names or numbered_joints(joints.shape[2])
     if args.json == "-":
         print(json.dumps(result, indent=2))
     else:

@@ -5,8 +5,6 @@ nearly the same direction in every grasp: with the right order of the quaternion
 length of 0.96 or more, with the other order about 0.4.
 """
 
-import sys
-
 import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
@@ -115,17 +113,7 @@ def looks_away(cloud, poses):
 
 
 def check_reach(cloud, poses, name):
-    """Stop where a wrist is so far from the object that no hand could touch it, warn where it lies inside its box.
-
-    cloud (N, 3) m, poses (n, 7); `name` of the poses, for the messages.
-    """
-    inside = ((poses[:, :3] > cloud.min(0)) & (poses[:, :3] < cloud.max(0))).all(1)  # (n,)
-    if inside.any():
-        print(
-            f"warning: {name}: {int(inside.sum())} of {len(poses)} wrists lie inside the mesh's bounding box; is the "
-            "mesh in metres, and the pose in its frame?",
-            file=sys.stderr,
-        )
+    """Stop where a wrist (n, 7) is so far from the object (N, 3) m that no hand could touch it; name: of the poses."""
     distance = cdist(poses[:, :3], cloud).min(1)  # (n,) m
     row = int(distance.argmax())
     if distance[row] > MAX_REACH:

@@ -55,13 +55,6 @@ def test_metrics_against_loops(k):
         assert ours[name] == pytest.approx(naive[name], abs=1e-6), name
 
 
-def test_metrics_by_hand():
-    hypotheses = np.array([[[0.3, 0.3], [0.1, 0.1]]])
-    m = evaluate.summarize({"joints_pred": hypotheses, "logits": np.array([[1.0, 0]]), "joints_true": np.zeros((1, 2))})
-    assert m["top_logit_rmse"] == pytest.approx(0.3) and m["best_of_k_rmse"] == pytest.approx(0.1)
-    assert m["coverage_10"] == 1 and m["selector_accuracy"] == 0 and m["diversity"] == pytest.approx(0.2)
-
-
 def test_bootstrap_draws_objects_with_all_their_grasps():
     p = random_predictions(0, n=200, objects=20)
     statistics = evaluate.sample_statistics(*(torch.from_numpy(p[name]) for name in ARRAYS))
@@ -73,14 +66,6 @@ def test_bootstrap_draws_objects_with_all_their_grasps():
         values.append(math.sqrt(squared[rows].mean()))
     assert [low, high] == pytest.approx(np.percentile(values, (2.5, 97.5)).tolist(), abs=0.004)
     assert evaluate.bootstrap(statistics, np.repeat(["a", "b"], 100)) == {}
-
-
-def test_intervals_widen_when_grasps_repeat():
-    """Copying every grasp ten times adds no objects, so it must not narrow the interval."""
-    p = random_predictions(3, n=100, objects=10)
-    wide = evaluate.summarize(p)["interval_95"]["top_logit_rmse"]
-    copied = evaluate.summarize({name: np.concatenate([value] * 10) for name, value in p.items()})
-    assert copied["interval_95"]["top_logit_rmse"] == pytest.approx(wide)
 
 
 # ---------------------------------------------------------------- the command
@@ -115,68 +100,41 @@ def test_every_suite_twice_to_the_bit_and_from_saved_predictions(run, tmp_path, 
     assert "test_category" in capsys.readouterr().out
 
 
-def test_predictions_without_names(tmp_path, capsys):
-    p = random_predictions(0)
-    np.savez(tmp_path / "p.npz", **{name: p[name] for name in ARRAYS})
-    evaluate.main(["--predictions", str(tmp_path / "p.npz"), "--json", str(tmp_path / "p.json")])
-    saved = json.loads((tmp_path / "p.json").read_text())
-    assert "suites" not in saved and "interval_95" not in saved and saved["top_logit_rmse"] > saved["best_of_k_rmse"]
-
-
-BAD_ARRAYS = {
-    "other shapes": {"logits": np.zeros((60, 2))},
-    "K = 0": {"joints_pred": np.zeros((60, 0, 3)), "logits": np.zeros((60, 0))},
-    "J = 0": {"joints_pred": np.zeros((60, 4, 0)), "joints_true": np.zeros((60, 0))},
-    "n = 0": {"joints_pred": np.zeros((0, 4, 3)), "logits": np.zeros((0, 4)), "joints_true": np.zeros((0, 3))},
-    "huge": {"joints_true": np.full((60, 3), 1e300)},
-    "not a number": {"logits": np.full((60, 4), np.nan)},
-    "whole numbers": {"logits": np.zeros((60, 4), int)},
-    "suites that are numbers": {"suite": np.arange(60)},
-    "objects that are numbers": {"object": np.arange(60.0)},
-    "too few suites": {"suite": np.array(["val"])},
-}
-
-
-def test_a_bad_file_of_predictions_is_one_line(tmp_path, capsys):
-    p = random_predictions(0)
-    for name, bad in BAD_ARRAYS.items():
-        path = tmp_path / f"{name}.npz"
-        np.savez(path, **{array: p[array] for array in ARRAYS} | bad)
-        assert path.name in fails(evaluate.main, ["--predictions", path], capsys)
-    (tmp_path / "text.npz").write_text("no")
-    assert "text.npz" in fails(evaluate.main, ["--predictions", tmp_path / "text.npz"], capsys)
-
-
-def test_predictions_of_any_precision(tmp_path):
+def test_saved_predictions_of_any_precision_without_names(tmp_path, capsys):
     p = random_predictions(0)
     for dtype in (np.float16, np.float32, np.float64, np.longdouble):
         np.savez(tmp_path / "p.npz", **{name: p[name].astype(dtype) for name in ARRAYS})
         found = evaluate.main(["--predictions", str(tmp_path / "p.npz")])
         naive = naive_metrics(*(p[name].astype(dtype).astype(float) for name in ARRAYS))
         assert found["top_logit_rmse"] == pytest.approx(naive["top_logit_rmse"], rel=1e-4)
+        assert "suites" not in found and "interval_95" not in found
 
 
-def copied(root, folder, change):
-    """A copy of a root in which `change` has altered the arrays of every recording, a dict each."""
-    shutil.copytree(root, folder, ignore=shutil.ignore_patterns(".cache"))
-    for path in folder.rglob("recording.npz"):
-        arrays = dict(np.load(path))
-        np.savez(path, **arrays | change(arrays))
-    return folder
+def test_a_bad_file_of_predictions_is_one_line(tmp_path, capsys):
+    p = random_predictions(0)
+    for name, bad in {
+        "other shapes": {"logits": np.zeros((60, 2))},
+        "K = 0": {"joints_pred": np.zeros((60, 0, 3)), "logits": np.zeros((60, 0))},
+        "J = 0": {"joints_pred": np.zeros((60, 4, 0)), "joints_true": np.zeros((60, 0))},
+        "n = 0": {"joints_pred": np.zeros((0, 4, 3)), "logits": np.zeros((0, 4)), "joints_true": np.zeros((0, 3))},
+        "huge": {"joints_true": np.full((60, 3), 1e300)},
+        "not a number": {"logits": np.full((60, 4), np.nan)},
+        "whole numbers": {"logits": np.zeros((60, 4), int)},
+        "suites that are numbers": {"suite": np.arange(60)},
+        "too few suites": {"suite": np.array(["val"])},
+    }.items():
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, **{array: p[array] for array in ARRAYS} | bad)
+        assert path.name in fails(evaluate.main, ["--predictions", path], capsys)
 
 
-def test_joints_of_another_order_are_not_scored(run, box_root, tmp_path, capsys):
+def test_joints_of_another_order_are_not_scored(run, tmp_path, capsys):
     """Equal in number, and so accepted by the network; recordings without names cannot be told apart."""
-    turned = copied(
-        box_root, tmp_path / "turned", lambda arrays: {"joint_names": np.array(kinematics.JOINT_NAMES[::-1])}
-    )
+    names = kinematics.JOINT_NAMES
+    turned = write_root(tmp_path / "turned", {"02876657": 2}, names=names[::-1])
     said = fails(evaluate.main, [run, "--suite", "all", "--data", turned], capsys)
-    assert f"joint 0 is '{kinematics.JOINT_NAMES[-1]}', in the run '{kinematics.JOINT_NAMES[0]}'" in said
-    fewer = copied(
-        box_root,
-        tmp_path / "fewer",
-        lambda arrays: {"grasps": arrays["grasps"][:, :-1], "joint_names": np.array(kinematics.JOINT_NAMES[:-1])},
-    )
+    assert f"joint 0 is '{names[-1]}', in the run '{names[0]}'" in said
+    fewer = write_root(tmp_path / "fewer", {"02876657": 2}, num_joints=11, names=names[:-1])
     assert "has 11 joints, the run 12" in fails(evaluate.main, [run, "--suite", "all", "--data", fewer], capsys)
 
 
@@ -190,36 +148,27 @@ def test_what_is_no_run_is_told_apart(run, tmp_path, capsys):
     assert "first validation" in fails(evaluate.main, [tmp_path / "early"], capsys)
 
 
-def test_a_root_that_cannot_be_split_names_the_suite_that_can(run, tmp_path, capsys):
-    root = write_root(tmp_path / "one", {"02876657": 1})
-    assert "--suite all" in fails(evaluate.main, [run, "--data", root], capsys)
-
-
 def test_all_objects_of_another_root(run, box_root, tmp_path, capsys):
-    evaluate.main([str(run), "--suite", "all", "--data", str(box_root), "--json", str(tmp_path / "all.json")])
-    suites = json.loads((tmp_path / "all.json").read_text())["suites"]
+    suites = evaluate.main([str(run), "--suite", "all", "--data", str(box_root)])["suites"]
     assert list(suites) == ["all"] and suites["all"]["num_objects"] == 18 and suites["all"]["num_grasps"] == 18 * 9
     own = json.loads((run / "config.json").read_text())["settings"]["data"]
     assert "was trained on it" in fails(evaluate.main, [run, "--suite", "all", "--data", own], capsys)
+    one = write_root(tmp_path / "one", {"02876657": 1})  # cannot be split
+    assert "--suite all" in fails(evaluate.main, [run, "--data", one], capsys)
 
 
-def test_picture(run, tmp_path, monkeypatch, capsys):
+def test_the_table_fits_a_terminal_and_the_picture_has_pairs(run, tmp_path, monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path: drawn.append((sheet, path)))
-    evaluate.main([str(run), "--picture", str(tmp_path / "picture.png")])
-    ((sheet, path),) = drawn
-    assert f"saved {path}" in capsys.readouterr().out and len(sheet) == 6  # three val objects, recorded and predicted
+    evaluate.main([str(run), "--suite", "val", "test_category", "--holds", "--picture", str(tmp_path / "picture.png")])
+    ((sheet, path),), told = drawn, capsys.readouterr().out.splitlines()
+    assert f"saved {path}" in told and max(map(len, told[:-1])) <= 100
+    for name in ("training mean", "this run", "recorded", "03797390", "holds top logit"):
+        assert any(line.startswith(name) for line in told), name
+    assert len(sheet) == 6  # three val objects, recorded and predicted
     for (_, _, recorded, _), (_, _, predicted, title) in zip(sheet[::2], sheet[1::2]):
         assert np.array_equal(recorded[:7], predicted[:7])
         assert f"{math.degrees(np.sqrt(np.mean((recorded[7:] - predicted[7:]) ** 2))):.1f}°" in title
-
-
-def test_the_table_fits_a_terminal(run, capsys):
-    evaluate.main([str(run), "--suite", "test_category", "val", "--holds"])
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100
-    for name in ("training mean", "this run", "recorded", "03797390", "holds top logit"):
-        assert any(line.startswith(name) for line in lines), name
 
 
 def test_what_does_not_go_together(run, tmp_path, capsys):

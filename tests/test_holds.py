@@ -63,29 +63,16 @@ def outcomes(data):
     return {kind: Outcomes(*(values[:, k] for values in found)) for k, kind in enumerate(kinds)}
 
 
-# ---------------------------------------------------------------- what the shares say
-
-
-def test_recorded_grasps_hold(data, outcomes):
+def test_recorded_grasps_hold_and_what_knows_nothing_of_the_object_seldom(data, outcomes):
     found = outcomes["recorded"]
-    assert len(found.holds) == 448
-    assert found.free.all()
-    assert found.holds.mean() >= 0.95
+    assert len(found.holds) == 448 and found.free.all() and found.holds.mean() >= 0.95
     assert (found.touching[:, 0] & found.touching[:, 1:].any(1))[found.holds].all()
     moved = np.abs(found.closed - data.joints).reshape(-1, 4, 3).max(2)
     assert np.percentile(moved[found.touching], 95) < np.radians(1)  # they are closed already
-
-
-def test_what_knows_nothing_of_the_object_seldom_holds(outcomes):
     assert np.mean([outcomes[f"uniform {k}"].holds for k in range(3)]) <= 0.05
-    assert outcomes["average"].holds.mean() <= 0.15
-    assert not outcomes["open"].holds.any()
-
-
-def test_the_share_falls_with_the_error(outcomes):
+    assert outcomes["average"].holds.mean() <= 0.15 and not outcomes["open"].holds.any()
     shares = [outcomes[degrees].holds.mean() for degrees in NOISE]
-    assert shares[0] > 0.6 and shares[-1] < 0.1
-    assert (np.diff(shares) < -0.05).all()
+    assert shares[0] > 0.6 and shares[-1] < 0.1 and (np.diff(shares) < -0.05).all()
 
 
 def test_a_hand_inside_the_object_is_neither_free_nor_holds():
@@ -99,14 +86,6 @@ def test_a_hand_inside_the_object_is_neither_free_nor_holds():
     assert outside.gaps.min() > 0.02 and outside.free.all() and not outside.holds.any()
 
 
-def test_a_recorded_hand_moved_forward_is_in_the_object(data, scene):
-    field, _, poses, _ = scene
-    moved, recorded = poses.copy(), data.joints[data.scene == 0]
-    moved[:, :3] += 0.03 * Rotation.from_quat(poses[:, 3:]).as_matrix()[:, :, 2]  # the way that the palm looks
-    assert grasp_outcomes(field, poses, recorded).free.all()
-    assert grasp_outcomes(field, moved, recorded).free.mean() < 0.25
-
-
 def test_gaps_are_those_of_exact_geometry(scene):
     field, mesh, poses, joints = scene
     found, exact = grasp_outcomes(field, poses, joints), []
@@ -117,9 +96,6 @@ def test_gaps_are_those_of_exact_geometry(scene):
     close = np.abs(exact) < 0.008  # m; deeper inside, the surfaces of overlapping parts come nearer than the outer one
     assert close.sum() > len(joints)
     assert np.abs(found.gaps - exact)[close].max() < 0.0015
-
-
-# ---------------------------------------------------------------- opening and closing
 
 
 def test_fingers_open_and_close_by_no_more_than_they_may():
@@ -151,43 +127,15 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     np.testing.assert_allclose(gaps.min(0)[[0, 2]], lowest(closed)[[0, 2]], atol=0.001)
 
 
-# ---------------------------------------------------------------- what must not matter
-
-
 def test_batch_and_order_do_not_matter(scene):
-    field, mesh, poses, joints = scene
+    field, _, poses, joints = scene
     found = grasp_outcomes(field, poses, joints)
     assert 0 < found.holds.sum() < len(joints)
-    order = np.random.default_rng(0).permutation(len(joints))
-    shuffled = grasp_outcomes(solid_field(*mesh), poses[order], joints[order])
-    for name in ("free", "holds", "touching"):
-        assert np.array_equal(getattr(shuffled, name), getattr(found, name)[order])
-    np.testing.assert_allclose(shuffled.closed, found.closed[order], atol=1e-6)
     alone = [grasp_outcomes(field, poses[i : i + 1], joints[i : i + 1]) for i in range(len(joints))]
     assert np.array_equal(np.concatenate([one.holds for one in alone]), found.holds)
     both = grasp_outcomes(field, poses, np.stack((joints[::-1], joints), 1))  # two sets of joints at each pose
-    assert both.holds.shape == (len(joints), 2) and both.touching.shape == (len(joints), 2, 4)
+    assert both.touching.shape == (len(joints), 2, 4)
     assert np.array_equal(both.holds[:, 1], found.holds) and np.array_equal(both.free[:, 1], found.free)
-
-
-def test_moving_object_and_hand_together_changes_next_to_nothing(data):
-    turn, shift = Rotation.from_rotvec([0.7, -1.1, 0.4]), np.array([0.3, -0.2, 0.1])
-    changed = []
-    for k in range(0, len(data.scenes), 5):
-        rows = np.flatnonzero(data.scene == k)
-        vertices, faces = read_mesh(scene_mesh(data, k))
-        poses = data.poses[rows].astype(float)
-        moved = np.concatenate(
-            (turn.apply(poses[:, :3]) + shift, (turn * Rotation.from_quat(poses[:, 3:])).as_quat()), 1
-        )
-        joints = data.joints[rows] + np.random.default_rng(k).normal(0, 0.05, (len(rows), 12))
-        here = grasp_outcomes(solid_field(vertices, faces), poses, joints)
-        there = grasp_outcomes(solid_field(turn.apply(vertices) + shift, faces), moved, joints)
-        changed.append(np.stack((here.free != there.free, here.holds != there.holds)))
-    assert np.concatenate(changed, axis=1).mean() < 0.05
-
-
-# ---------------------------------------------------------------- over a dataset
 
 
 def test_scenes_in_any_order(data):
@@ -204,13 +152,9 @@ def test_scenes_in_any_order(data):
 def test_another_mesh_at_the_same_place_is_read_again(root, tmp_path):
     shutil.copytree(root, tmp_path / "root")
     data = load_dataset(tmp_path / "root", 64, quiet=True)
-    rows = np.flatnonzero(data.scene == 0)
-    before = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
-    again = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
-    np.testing.assert_array_equal(before.scores, again.scores)
-    path = scene_mesh(data, 0)
-    vertices, faces = read_mesh(scene_mesh(data, 0))
+    rows, path = np.flatnonzero(data.scene == 0), scene_mesh(data, 0)
+    assert outcomes_in_scenes(data, rows, data.joints[rows], quiet=True).holds.mean() > 0.8
+    vertices, faces = read_mesh(path)
     trimesh.Trimesh(vertices + (0, 0, 1), faces, process=False).export(path)  # out of reach
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    away = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
-    assert before.holds.mean() > 0.8 and not away.touching.any()
+    assert not outcomes_in_scenes(data, rows, data.joints[rows], quiet=True).touching.any()

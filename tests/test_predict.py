@@ -78,10 +78,8 @@ def test_up_is_turned_and_the_wrist_with_it(folder, capsys):
     corners = [TURN.apply([float(x) for x in line.split()[1:]]) for line in lines if line[0] == "v"]
     (folder / "lying.obj").write_text("\n".join(["v %.6f %.6f %.6f" % tuple(v) for v in corners] + lines[8:]))
     turned = np.r_[TURN.apply(ABOVE[:3]), (TURN * Rotation.from_quat(ABOVE[3:])).as_quat()]
-    upright, as_lying = (
-        predict.main(words(folder)),
-        predict.main(words(folder, "--up", "y", pose=turned, mesh="lying.obj")),
-    )
+    upright = predict.main(words(folder))
+    as_lying = predict.main(words(folder, "--up", "y", pose=turned, mesh="lying.obj"))
     assert capsys.readouterr().err == "" and as_lying["predictions"][0]["pose"] == pytest.approx(turned.tolist())
     unturned = predict.main(words(folder, pose=turned, mesh="lying.obj"))  # another question
     assert "is y up? See --up" in capsys.readouterr().err
@@ -101,21 +99,23 @@ def test_the_mesh_is_scaled_and_not_the_pose(folder, capsys):
 
 
 def test_right_input_is_not_warned_of_and_wrong_frames_are(folder, capsys):
-    """Recorded grasps as they are, with w first, and with a palm that looks the other way."""
+    """Recorded grasps as they are, with w first, with a palm that looks the other way, and in the object's middle."""
     data = load_dataset(folder / "root", 256, quiet=True)
-    rows = np.flatnonzero(data.scene == 0)
-    mesh = next((folder / "root" / data.scenes[0]).glob("mesh.*"))
-    turned = Rotation.from_quat(data.poses[rows, 3:]) * Rotation.from_euler("y", 180, degrees=True)
-    for name, quaternions, warning in (
-        ("right", data.poses[rows, 3:], None),
-        ("w first", data.poses[rows][:, [6, 3, 4, 5]], "as w x y z the quaternions would fit"),
-        ("away", turned.as_quat(), f"the palm looks away from the object in {len(rows)} of {len(rows)} poses"),
+    poses = data.poses[data.scene == 0]
+    mesh, count = next((folder / "root" / data.scenes[0]).glob("mesh.*")), f"in {len(poses)} of {len(poses)} poses"
+    turned = (Rotation.from_quat(poses[:, 3:]) * Rotation.from_euler("y", 180, degrees=True)).as_quat()
+    within = np.tile(np.float32([0, 0, 0.02]), (len(poses), 1))
+    for given, warning in (
+        (poses, ""),
+        (poses[:, [0, 1, 2, 6, 3, 4, 5]], "read as w x y z the quaternions would fit"),
+        (np.concatenate([poses[:, :3], turned], axis=1), f"the palm looks away from the object {count}"),
+        (np.concatenate([within, poses[:, 3:]], axis=1), f"bounding box {count}"),
     ):
-        np.save(folder / "poses.npy", np.concatenate([data.poses[rows, :3], quaternions], axis=1))
+        np.save(folder / "poses.npy", given)
         found = predict.main([str(folder / "run"), str(mesh), "--poses", str(folder / "poses.npy")])
         said = capsys.readouterr().err
         assert found["warnings"] == [line.removeprefix("warning: ") for line in said.splitlines()]
-        assert warning in said if warning else not said, name
+        assert warning in said and bool(warning) == bool(said), said
 
 
 def test_predictions_that_leave_the_range_of_training_are_warned_of(folder, capsys):
@@ -125,10 +125,7 @@ def test_predictions_that_leave_the_range_of_training_are_warned_of(folder, caps
     content["joint_range"] = [[-9.0] * 12, [9.0] * 11 + [-8.0]]
     torch.save(content, folder / "narrow" / "best.pt")
     predict.main([str(folder / "narrow"), *words(folder)[1:]])
-    assert (
-        f"more than 5° outside the range seen in training in 1 of 1 poses ({JOINT_NAMES[11]})"
-        in capsys.readouterr().err
-    )
+    assert f"over 5° outside their range in training in 1 of 1 poses ({JOINT_NAMES[11]})" in capsys.readouterr().err
 
 
 def test_picture(folder, tmp_path, monkeypatch, capsys):

@@ -87,7 +87,7 @@ def knows_hand(model):
 
 
 def doubts(model, names, cloud, poses, top):
-    """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top (n, J) rad: joints of the top logit."""
+    """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top (n, J) rad: top logits' joints."""
     low, length, of_all = cloud.min(0), np.ptp(cloud, axis=0).max(), f"of {len(poses)} poses"
     inside = ((poses[:, :3] > low) & (poses[:, :3] < cloud.max(0))).all(1)  # (n,)
     away = looks_away(cloud, poses) & knows_hand(model)

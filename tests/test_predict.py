@@ -1,6 +1,7 @@
 """predict.py: what it prints and saves for one object, and what it says of input that cannot be meant so."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -90,8 +91,6 @@ def test_up_is_turned_and_the_wrist_with_it(folder, capsys):
 def test_the_mesh_is_scaled_and_not_the_pose(folder, capsys):
     write_box(folder / "mm.obj", 1000 * SIZE)
     assert "Scale it by 0.001 with --mesh-scale" in fails(predict.main, words(folder, mesh="mm.obj"), capsys)
-    half = words(folder, "--mesh-scale", 0.5, mesh="mm.obj")
-    assert "Scale it by 0.001 with --mesh-scale" in fails(predict.main, half, capsys)
     found = predict.main(words(folder, "--mesh-scale", 0.001, mesh="mm.obj"))
     np.testing.assert_allclose(joints_of(found), joints_of(predict.main(words(folder))), atol=0.05)
     predict.main(words(folder, "--mesh-scale", 0.0001, mesh="mm.obj"))
@@ -119,11 +118,9 @@ def test_right_input_is_not_warned_of_and_wrong_frames_are(folder, capsys):
 
 
 def test_predictions_that_leave_the_range_of_training_are_warned_of(folder, capsys):
+    shutil.copytree(folder / "run", folder / "narrow")
     content = torch.load(folder / "run" / "best.pt", weights_only=True)
-    (folder / "narrow").mkdir()
-    (folder / "narrow" / "config.json").write_text("{}")
-    content["joint_range"] = [[-9.0] * 12, [9.0] * 11 + [-8.0]]
-    torch.save(content, folder / "narrow" / "best.pt")
+    torch.save(content | {"joint_range": [[-9.0] * 12, [9.0] * 11 + [-8.0]]}, folder / "narrow" / "best.pt")
     predict.main([str(folder / "narrow"), *words(folder)[1:]])
     assert f"over 5° outside their range in training in 1 of 1 poses ({JOINT_NAMES[11]})" in capsys.readouterr().err
 

@@ -41,7 +41,7 @@ class GraspData:
     scene: np.ndarray  # (n,) int64 into scenes
     row: np.ndarray  # (n,) int64: row of the recording
     joint_names: list  # J strings
-    excluded: list  # (file, reason) of what --skip-bad left out
+    excluded: list  # (scene, reason) of what --skip-bad left out
     num_low: int  # grasps under the minimum score, dropped
     fingerprint: str  # changes with the minimum score and with any mesh or recording that has grasps over it
 
@@ -96,8 +96,7 @@ def read_cloud(path, num_points, longest=MAX_LENGTH):
             raise UserError(f"{path}: not a mesh ({' '.join(MESH_TYPES)}) and not a cloud (.npy); give one of these")
         return mesh_cloud(content, str(path), num_points, longest)[0]
     cloud = read_array(path, 3)
-    if len(cloud) < num_points:
-        raise UserError(f"{path}: {len(cloud)} points; this run needs at least {num_points}")
+    refuse(len(cloud) < num_points, f"{path}: {len(cloud)} points; this run needs at least {num_points}")
     length = np.ptp(cloud, axis=0).max()
     if not 0 < length <= longest:
         hint = unit_hint(length) if length else "its points must differ"
@@ -138,8 +137,7 @@ def read_root(root, num_points, cached, skip_bad, quiet):
         name = str(Path(path).parent.relative_to(root))
         exclude(name, f"{path}: at the wrong depth; recordings lie in {root}/<synset>/<object>/<scene>/")
     found = find_scenes(root)
-    if not found:
-        raise UserError(f"{root}: no scenes; expected {root}/<synset>/<object>/<scene>/mesh.obj and recording.npz")
+    refuse(not found, f"{root}: no scenes; expected {root}/<synset>/<object>/<scene>/mesh.obj and recording.npz")
     for name, *paths in tqdm(found, "reading meshes and grasps", unit="scene", disable=quiet or None, delay=2):
         try:
             scenes.append(read_scene(name, *paths, num_points, root, cached.get(name)))
@@ -159,8 +157,7 @@ def read_scene(name, mesh, recording, num_points, root, old):
     mesh, recording: paths, None where there is none. Raises `UserError`.
     """
     for path, what in ((mesh, "mesh.obj (or .stl .ply .off .glb)"), (recording, "recording.npz")):
-        if path is None:
-            raise UserError(f"{root / name}: has no {what}; put it there or remove the folder")
+        refuse(path is None, f"{root / name}: has no {what}; put it there or remove the folder")
     if name.encode(errors="ignore").decode() != name:
         raise UserError(f"{root}/{ascii(name)[1:-1]}: the folder's name is not valid UTF-8; rename it")
     stamps = [stamp(mesh, root), stamp(recording, root)]
@@ -267,7 +264,9 @@ def padded(scenes, grasps, object_index, count):
 def add_data_flags(parser):
     """The flags that say which dataset is read and how, the same in every script."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data", default="data/synthetic", metavar="ROOT", help="dataset folder; ours makes itself")
+    group.add_argument(
+        "--data", default="data/synthetic", metavar="ROOT", help="dataset folder; ours are made on first use"
+    )
     add_reading_flags(group)
 
 

@@ -10,6 +10,12 @@ class UserError(Exception):
     """Something the user can mend; the message names the file or flag and the fix."""
 
 
+def refuse(wrong, message):
+    """Stop with that message where something is wrong."""
+    if wrong:
+        raise UserError(message)
+
+
 def command(main):
     """Make `main(argv)` a command: user errors are one line and exit code 2, Ctrl-C is 130, a closed pipe (`| head`) 0.
 
@@ -37,18 +43,11 @@ def command(main):
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
                 raise
-            print(
-                "error: out of memory; take fewer objects or points per batch, or a smaller --preset", file=sys.stderr
-            )
+            less = "take fewer objects or points per batch, or a smaller --preset"
+            print(f"error: out of memory; {less}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt as interrupt:
             print(str(interrupt) or "interrupted", file=sys.stderr)
             raise SystemExit(130) from None
 
     return wrapped
-
-
-def refuse(wrong, message):
-    """Stop with that message where something is wrong."""
-    if wrong:
-        raise UserError(message)

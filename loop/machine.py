@@ -10,7 +10,6 @@ import torch
 
 from cli.errors import UserError
 from loop import fast
-from loop.fast import use_library
 
 WIDE = 384  # width D of the preset `paper`: from here on bf16 pays on a GPU
 
@@ -19,7 +18,7 @@ def set_up_torch(device="auto", threads=None):
     """Choose the device ("auto" takes CUDA where there is one), set threads, flush denormals; -> torch.device."""
     if threads:
         torch.set_num_threads(threads)
-    use_library()
+    fast.use_library()
     keep_freed_memory()
     torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
     if device == "cuda" and not torch.cuda.is_available():

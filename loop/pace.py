@@ -14,26 +14,13 @@ from cli.errors import UserError
 LOOK_EVERY = 20  # steps between looks at whether the loss is finite: on a GPU every look waits for it
 
 
-# ---------------------------------------------------------------- the loop
-
-
+# ---------------------------------------------------------------- rates and the optimiser
 def warmup_cosine(step, steps, warmup, start=0.0, end=0.0):
     """Learning-rate factor at `step` of `steps`: linear from `start` to 1 over `warmup` steps, cosine to `end`."""
     if step < warmup:
         return start + (1 - start) * step / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-@contextlib.contextmanager
-def deferred_interrupt():
-    """Yield a list that Ctrl-C fills, so that a loop stops between two steps and never inside one."""
-    pressed = []
-    previous = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def set_rate(group, rate):
@@ -54,11 +41,7 @@ def adamw(groups, weight_decay, graph):
     return optimizer
 
 
-def first_not_finite(earlier, finite, step):
-    """The first step whose loss or gradient was not finite, -1 for none so far: scalars on the device, unseen."""
-    return torch.where(finite | (earlier >= 0), earlier, step)
-
-
+# ---------------------------------------------------------------- the loop
 @dataclasses.dataclass
 class LoopProgress:
     """What a loop has reached besides its weights; saved in last.pt."""
@@ -66,6 +49,17 @@ class LoopProgress:
     step: int = 0
     seconds: float = 0.0
     rows: list = dataclasses.field(default_factory=list)  # of the .csv that the loop writes
+
+
+@contextlib.contextmanager
+def deferred_interrupt():
+    """Yield a list that Ctrl-C fills, so that a loop stops between two steps and never inside one."""
+    pressed = []
+    previous = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @contextlib.contextmanager
@@ -87,7 +81,7 @@ class Pace:
         self.progress, self.steps, self.bar, self.pressed, self.stop = progress, steps, bar, pressed, False
         self.started = time.perf_counter() - progress.seconds
         self.asked = progress.step, progress.seconds  # when `speed` was asked for
-        self.bad_step = torch.tensor(-1, device=device)  # the first that was not finite
+        self.bad_step = torch.tensor(-1, device=device)  # the first that was not finite, -1 for none so far
 
     def goes_on(self):
         """Whether there is another step; raises KeyboardInterrupt where Ctrl-C was heard, which the loop has saved."""
@@ -97,7 +91,7 @@ class Pace:
 
     def count(self, finite):
         """One more step; finite: whether its loss and gradient were, a scalar on the device."""
-        self.bad_step = first_not_finite(self.bad_step, finite, self.progress.step)
+        self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, self.progress.step)
         self.progress.step += 1
         self.tick()
         self.bar.update()
@@ -126,7 +120,6 @@ class Pace:
         """
         step = int(self.bad_step)
         if step >= 0:
-            raise UserError(
-                f"the loss or its gradient is not finite at step {step} (batch of {batch_of(step)}); {last} holds the "
-                f"last good state if there is one; lower {lower}"
-            )
+            where = f"at step {step} (batch of {batch_of(step)})"
+            good = f"{last} holds the last good state if there is one"
+            raise UserError(f"the loss or its gradient is not finite {where}; {good}; lower {lower}")

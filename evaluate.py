@@ -290,7 +290,7 @@ def build_parser():
     flag("--predictions", metavar="FILE", help="recompute the metrics of a saved .npz instead of running a model")
 
     flag = parser.add_argument
-    flag("--suite", nargs="+", choices=(*SUITES, "all"), default=["val"], help="choose on val; all: of another --data")
+    flag("--suite", nargs="+", choices=(*SUITES, "all"), default=["val"], help="val to choose on; all: all of --data")
     flag("--checkpoint", choices=("best", "last"), default="best", help="best step on val, or the last one saved")
     flag("--data", metavar="ROOT", help="the dataset, where it has moved since the training, or another one")
     flag("--holds", action="store_true", help="also see which grasps are free of the object, and which would hold it")

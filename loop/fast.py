@@ -59,7 +59,7 @@ def use_library(name=None):
     A run that goes on takes the one that it was started with, or its bits would change.
     """
     if name not in (None, "onednn", "plain"):
-        raise UserError(f"product_library: onednn or plain, not {name!r}; restore the config.json that the run wrote")
+        raise UserError(f"product_library: onednn or plain, not {name!r}; restore the last.pt that the run wrote")
     if name == "onednn" and not ONEDNN:
         raise UserError("product_library onednn: this PyTorch is built without it; go on where the run was started")
     global library

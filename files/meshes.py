@@ -325,7 +325,7 @@ def strip_triangles(strip):
 
 HARMLESS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "KHR_mesh_quantization")  # beginnings
 NUMBERS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-TRIANGLES, STRIP, FAN = 4, 5, 6  # modes of a primitive; smaller ones are points and lines, which have no surface
+TRIANGLES, STRIP = 4, 5  # modes of a primitive; smaller ones are points and lines, which have no surface; 6 is a fan
 
 
 def read_glb(content):
@@ -401,7 +401,7 @@ def read_primitive(gltf, binary, primitive):
         indices = read_accessor(gltf, binary, primitive["indices"], primitive).astype(np.int64).reshape(-1)
     last, mode = indices.max(initial=-1), primitive.get("mode", TRIANGLES)
     refuse(last >= len(vertices), f"a face refers to vertex {last} of {len(vertices)}; export the mesh again")
-    refuse(mode == FAN, "holds a triangle fan, which is not read here; export it with plain triangles")
+    refuse(mode > STRIP, "holds a triangle fan, which is not read here; export it with plain triangles")
     if mode == TRIANGLES:
         return vertices, indices.reshape(-1, 3)
     triangles = np.stack([indices[:-2], indices[1:-1], indices[2:]], axis=1)

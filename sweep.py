@@ -3,7 +3,7 @@
     python sweep.py table1                 label efficiency: budgets, initialisations, rates, packs and seeds (Table I)
     python sweep.py lr-grid                learning rates for both initialisations (Sec. IV-C)
     python sweep.py k | pool | loss | budget | init      one choice, all else equal
-    python sweep.py k --quick              the same on data/synthetic in a few minutes: exercises (all five of these)
+    python sweep.py k --quick              the same in a few minutes: exercises (all five of these)
     python sweep.py future [VARIANT ...]   the paper's Section VI: losses, patches, tokenizer, adapters, schedules
     python sweep.py controls [ARM ...]     the initialisations between controls: no shape, random, all labels
     python sweep.py published              the published code's protocol: how far does an improvement scatter?
@@ -13,10 +13,9 @@
 
 Any flag of train.py may follow, with values separated by commas; it beats the sweep's own. A finished run is one row
 of OUT/rows.csv, and what has a row is not run again; a run that diverges keeps its row, marked as failed. OUT/table.md
-and the figures beside it are made from the rows alone (`--tables` does only that). The sweeps' own data is data/full,
-grid's is train.py's. Everything is chosen on val; table1, future and controls also evaluate the best step of every run
-once on test suites. `--list` prints the commands that are left, for several machines; the same sweep without it then
-takes what they leave behind into its rows:
+and the figures beside it are made from the rows alone (`--tables` does only that). Everything is chosen on val; table1,
+future and controls also evaluate the best step of every run once on test suites. `--list` prints the commands that are
+left, for several machines; the same sweep without it then takes what they leave behind into its rows:
 
     python sweep.py k --list | tr '\\n' '\\0' | xargs -0 -n 1 -P 4 sh -c       or GNU parallel, or an array of jobs
 """
@@ -155,7 +154,7 @@ def parse(argv):
     args.seeds = args.seeds or ("0" if short else SWEEPS[kind].seeds).split(",")
     args.against = args.against or (ERRORS if kind == "published" else None)
     # flags of all runs; one thread: equal results however many jobs
-    args.own = {"--data": DEFAULTS["--data"] if short else "data/full", "--threads": "1"} if kind != "grid" else {}
+    args.own = {"--data": DEFAULTS["--data"], "--threads": "1"} if kind != "grid" else {}
     folder = "runs/smoke" if args.smoke else TABLES
     args.out = Path(args.out or f"{folder}/{kind}{'_quick' if args.quick else ''}")
     return args, names, given

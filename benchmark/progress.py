@@ -1,11 +1,17 @@
 """What a root that synthesize.py makes says of itself: its log while it is unfinished, then its dataset.json."""
 
+import contextlib
 import json
 
-from cli.errors import UserError
-from files.writing import read_json
+from tqdm import tqdm
 
-VERSION = 1  # of the generator: a root made by another one must be made again
+from cli.errors import UserError, refuse
+from cli.processes import map_in_processes
+from files.writing import atomic, read_json, write_json
+
+VERSION = 2  # of the benchmark: a root made by another one must be made again
+DEFAULT_ROOT = "data/synthetic"
+GONE = f"mini and data/full are gone, {DEFAULT_ROOT} is the one benchmark, made on first use or by python synthesize.py"
 LOG = "progress.jsonl"  # first the settings, then a line per finished object; dataset.json replaces it in the end
 
 
@@ -20,18 +26,79 @@ def recorded(root):
     finished = (root / "dataset.json").exists()
     content = read_json(root / "dataset.json") if finished else (read_log(root) or [{}])[0]
     if content and content.get("version") != VERSION:
-        again = command_line(root, content.get("settings", {}))
+        settings = content.get("settings", {})
+        old = "preset" in settings and not settings["meshes"]
         raise UserError(
-            f"{root}: made by generator version {content.get('version')}, this is {VERSION}; remove it and run: {again}"
+            f"{root}: made by version {content.get('version')} of the benchmark, this is {VERSION}; "
+            + (f"{GONE}; remove it first" if old else f"remove it and run: {command_line(root, settings)}")
         )
     return content
 
 
 def command_line(root, settings):
     """The command that makes a root."""
+    if settings.get("shipped"):
+        return "python synthesize.py"
     flags = [
         f" --{key}" if value is True else f" --{key} {value}"
         for key, value in settings.items()
-        if value is not None and value is not False
+        if value is not None and value is not False and key != "preset"
     ]
     return f"python synthesize.py --out {root}" + "".join(flags)
+
+
+def check_root(root, settings):
+    """Stop where something else lies at `root` than what these settings make, wholly or in part."""
+    old = recorded(root).get("settings", settings)
+    changes = [f"{key} {old.get(key)} there, {settings.get(key)} here" for key in old | settings]
+    changes = [change for change, key in zip(changes, old | settings) if old.get(key) != settings.get(key)]
+    refuse(changes, f"{root}: was made with other settings ({', '.join(changes)}); name another --out or remove it")
+    # in this order: another process that makes the same root writes its log first and removes it last
+    foreign = root.exists() and any(root.iterdir()) and not (root / LOG).exists()
+    if foreign and not (root / "dataset.json").exists():
+        raise UserError(f"{root}: is not empty and not a root of synthesize.py; name another --out")
+
+
+def open_log(root, settings):
+    """Begin the log of a root, or leave that of an interrupted run; -> its records of finished objects."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / LOG).touch()  # before the temporary file: a root with nothing but that would belong to nobody
+    head, *records = read_log(root) or [{"version": VERSION, "settings": settings}]
+    with atomic(root / LOG) as temporary:  # without the half line that a killed run may have left
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in (head, *records)))
+    return records
+
+
+def fill(root, settings, sources, make, workers, quiet):
+    """What make(source) says of every object, a dict, in order: computed by `workers`, or read from the root's log.
+
+    sources: {name of an object: what `make` needs}; `make` writes the object's files.
+    """
+    done = {record["object"]: record for record in open_log(root, settings)}
+    todo = [source for name, source in sources.items() if name not in done]
+    with open(root / LOG, "a") as file, contextlib.closing(map_in_processes(make, todo, workers)) as made:
+        for record in progress_bar(made, root, len(sources), quiet, len(done)):
+            done[record["object"]] = record
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+    return [done[name] for name in sources]
+
+
+def progress_bar(made, root, count, quiet, done=0):
+    """The objects of a root while they are made."""
+    return tqdm(made, f"making {root}", count, unit="object", initial=done, disable=quiet or None)
+
+
+def finish(root, settings, **content):
+    """Write the dataset.json of a complete root; -> its content."""
+    head = {"generator": "synthesize.py", "version": VERSION, "complete": True, "settings": settings}
+    write_json(root / "dataset.json", head | content)
+    (root / LOG).unlink(missing_ok=True)  # another process that made the same root may have been faster
+    return head | content
+
+
+def give_up(root):
+    """Leave nothing of a root in which nothing could be made, so that the same command tries again."""
+    (root / LOG).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else lies there
+        root.rmdir()

@@ -1,11 +1,11 @@
 """Procedural household objects: closed parts, fourteen categories, the deformations that set two mugs apart.
 
     procedural_mesh(synset, rng)    a random object of a category, upright, on z = 0
-    pose_scene(vertices, rng)       its resting pose, yaw and scale in one scene
+    pose_scene(vertices, *draw_pose(rng))    its resting pose, yaw and scale in one scene
     pretraining_cloud(seed, i, N)   a cloud of the pretraining pool, which no dataset shares
 
 Meshes are vertices (V, 3) float64 m and faces (F, 3) int64, z up. Every number drawn here is part of the dataset:
-a change of order or kind of a draw makes other data, and needs another VERSION (benchmark/roots.py).
+a change of order or kind of a draw makes other data, and needs another VERSION (benchmark/progress.py).
 """
 
 import numpy as np
@@ -303,7 +303,7 @@ def assembly(rng, u):
         yield turn.apply(vertices) + start + offset, faces
 
 
-# synset -> (maker, shortest and longest length in m, weight in `full`)
+# synset -> (maker, shortest and longest length in m, share of the objects)
 CATEGORIES = {
     "03797390": (mug, 0.075, 0.14, 280),
     "02876657": (bottle, 0.12, 0.25, 250),
@@ -372,11 +372,16 @@ def settle(vertices):
     return vertices - ((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2])
 
 
-def pose_scene(vertices, rng, resize=True):
-    """A scene of an object (V, 3) m: its own resting pose, yaw and (where `resize`) scale, standing on z = 0."""
-    about_x, about_y = RESTS[rng.choice(len(RESTS), p=REST_CHANCES)]
-    turned = Rotation.from_euler("xyz", (about_x, about_y, rng.uniform(-YAW, YAW))).apply(vertices)
-    return scale_to_hand(turned, np.ptp(vertices, axis=0).max() * rng.uniform(0.85, 1.15)) if resize else settle(turned)
+def draw_pose(rng, resize=True):
+    """A scene's resting pose (an index into RESTS), yaw (rad) and, where `resize`, scale, else None."""
+    rest, yaw = rng.choice(len(RESTS), p=REST_CHANCES), rng.uniform(-YAW, YAW)
+    return rest, yaw, rng.uniform(0.85, 1.15) if resize else None
+
+
+def pose_scene(vertices, rest, yaw, scale=None):
+    """An object (V, 3) m in the pose of `draw_pose`, standing on z = 0."""
+    turned = Rotation.from_euler("xyz", (*RESTS[int(rest)], yaw)).apply(vertices)
+    return settle(turned) if scale is None else scale_to_hand(turned, np.ptp(vertices, axis=0).max() * scale)
 
 
 def pretraining_cloud(seed, index, num_points, up="z", synsets=None):
@@ -388,5 +393,5 @@ def pretraining_cloud(seed, index, num_points, up="z", synsets=None):
     rng = np.random.default_rng(stable_seed("pretrain", seed, index))
     names = sorted(synsets or TRAIN_SYNSETS)
     vertices, faces = procedural_mesh(names[rng.integers(len(names))], rng)
-    cloud = sample_surface(pose_scene(vertices, rng), faces, num_points, rng)
+    cloud = sample_surface(pose_scene(vertices, *draw_pose(rng)), faces, num_points, rng)
     return cloud if up == "z" else cloud[:, [1, 2, 0]]  # a cyclic permutation is a rotation

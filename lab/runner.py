@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import evaluate
 import train
-from benchmark.roots import DEFAULT_ROOTS, ensure_root, recorded
+from benchmark.roots import DEFAULT_ROOT, ensure_root, recorded
 from cli.errors import refuse
 from data import load_dataset
 from files.checkpoints import save_checkpoint, shipped_encoder
@@ -220,7 +220,7 @@ def with_origins(planned, path, args, kind=PlannedRun):
         key = tuple(run.flags.get(flag) for flag in ("--data", "--min-score", "--cache-dir"))
         if key not in datasets:
             root = Path(run.flags.get("--data", DEFAULTS["--data"]))
-            wanted = needed and not (args.list and root.as_posix() in DEFAULT_ROOTS)
+            wanted = needed and not (args.list and root.as_posix() == DEFAULT_ROOT)
             datasets[key] = identify(open_data(run.settings)[0]) if root.exists() or wanted else UNSEEN
         found.append(dataclasses.replace(run, encoder=encoder_tag(run.flags), dataset=datasets[key]))
     return found

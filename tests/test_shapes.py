@@ -27,11 +27,11 @@ def test_objects_are_closed_parts_of_usable_size(synset):
 def test_scenes_differ_in_size_rest_and_yaw():
     vertices, _ = shapes.procedural_mesh("03797390", np.random.default_rng(0))
     rng = np.random.default_rng(1)
-    scenes = [shapes.pose_scene(vertices, rng) for _ in range(12)]
+    scenes = [shapes.pose_scene(vertices, *shapes.draw_pose(rng)) for _ in range(12)]
     lengths = [np.linalg.norm(s[0] - s[500]) for s in scenes]
     assert max(lengths) / min(lengths) > 1.1
     assert len({np.ptp(s, axis=0).argmax() for s in scenes}) > 1
-    fixed = shapes.pose_scene(vertices, rng, resize=False)
+    fixed = shapes.pose_scene(vertices, *shapes.draw_pose(rng, resize=False))
     assert np.isclose(np.linalg.norm(fixed[0] - fixed[500]), np.linalg.norm(vertices[0] - vertices[500]))
 
 

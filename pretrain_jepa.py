@@ -3,14 +3,12 @@
     python pretrain_jepa.py --out checkpoints/small.pt            the encoder that ships
     python pretrain_jepa.py --clouds FOLDER --out my_encoder.pt   meshes or .npy clouds of your own
     python pretrain_jepa.py --start OFFICIAL.ckpt --out my.pt     go on from the file that the authors publish
-    torchrun --nproc-per-node 2 pretrain_jepa.py --out my.pt      one encoder on two GPUs
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 
 Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time), OUT with .csv (its curve) and,
 for --resume, OUT with .last.pt. walkthrough.py draws what an encoder makes of an object.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,7 +19,6 @@ from pathlib import Path
 import cli  # noqa: F401 - before torch, which reads the environment that it sets
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from benchmark.clouds import SYNSETS, add_cloud_flags, load_clouds
@@ -32,7 +29,7 @@ from files.writing import stable_seed, write_csv, write_json
 from loop.fast import exact_products, speed_up
 from loop.flags import add_encoder_flags, add_machine_flags, check_network_flags, given_flags
 from loop.graphs import Graphs
-from loop.machine import WIDE, autocast, first_process_first, join_processes, set_precision, set_up_torch
+from loop.machine import WIDE, autocast, set_precision, set_up_torch
 from loop.pace import LOOK_EVERY, LoopProgress, adamw, paced, set_rate, warmup_cosine
 from loop.runs import held, load_last, run_settings, save_last
 from files.config import CHOICES, LEAST_PATCHES, changed
@@ -85,7 +82,7 @@ def build_parser():
     flag, either = group.add_argument, group.add_mutually_exclusive_group().add_argument
     flag("--out", default="runs/pretrained.pt", metavar="FILE",
          help="the encoder checkpoint, a .pt; card, curve and .last.pt have its name")  # fmt: skip
-    either("--resume", action="store_true", help="go on from OUT's .last.pt; with one process to the same result")
+    either("--resume", action="store_true", help="go on from OUT's .last.pt, to the same result")
     either("--overwrite", action="store_true", help="start anew even if OUT is there")
     return parser
 
@@ -202,16 +199,12 @@ class Pretraining:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator  # of augmentation, patch starts and masks, on the CPU
     progress: LoopProgress
-    rank: int = 0  # of this process; 0 is the one that writes
-    processes: int = 1
 
     def __post_init__(self):
         self.last = self.out.with_suffix(".last.pt")  # which --resume goes on from
         # settings of the flags, and the clouds themselves: a folder may have changed before --resume
         pool = hashlib.sha256(self.clouds.cpu().numpy().tobytes()).hexdigest()[:16]
         self.settings = run_settings(self.args, NOT_SETTINGS) | {"clouds_sha256": pool}
-        # with several processes every one sees its share of the batch, and gradients are averaged
-        self.network = self.jepa if self.processes == 1 else DistributedDataParallel(self.jepa)
 
 
 def build_jepa(args):
@@ -229,22 +222,16 @@ def build_optimizer(jepa, args, graph=False):
     return adamw([{"params": trained}], args.weight_decay, graph)
 
 
-def make_run(args, device, jepa, clouds, rank, processes):
+def make_run(args, device, jepa, clouds):
     """The `Pretraining` before step 1 on this device."""
     jepa, config = jepa.to(device), jepa.config
-    if processes > 1:
-        torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank))  # other dropout on other clouds
-        if device.type == "cuda":  # on CPUs every process normalises its own share of the batch
-            jepa = torch.nn.SyncBatchNorm.convert_sync_batchnorm(jepa)
     # on an H200 a step of `small` takes 5.8 ms in bf16, 6.3 in tf32; operation by operation 31 and 23 (`paper` 65, 94)
-    graph = device.type == "cuda" and processes == 1 and not args.no_graph
+    graph = device.type == "cuda" and not args.no_graph
     precision = set_precision(args.precision, device, "bf16" if graph or config.width >= WIDE else "tf32")
     optimizer = build_optimizer(jepa, args, graph)
     generator = torch.Generator().manual_seed(stable_seed("masks", args.seed))
-    return Pretraining(
-        args, Path(args.out), device, precision, graph, torch.from_numpy(clouds).to(device), jepa, optimizer,
-        generator, LoopProgress(), rank, processes,
-    )  # fmt: skip
+    out, clouds = Path(args.out), torch.from_numpy(clouds).to(device)
+    return Pretraining(args, out, device, precision, graph, clouds, jepa, optimizer, generator, LoopProgress())
 
 
 # ---------------------------------------------------------------- the loop
@@ -253,8 +240,7 @@ def draw_step(run, index, tau):
     scale, angle = draw_augmentation(len(index), run.generator, run.args.jitter)
     starts = start_points(run.generator, len(index), run.clouds.shape[1], "cpu")
     blocks = run.jepa.sample_blocks(run.generator)
-    own = slice(run.rank, None, run.processes)  # all processes draw the same and take their clouds
-    drawn = torch.from_numpy(index)[own], scale[own], angle[own], starts[own], *blocks
+    drawn = torch.from_numpy(index), scale, angle, starts, *blocks
     if run.graph:  # filled there: a copy would wait for the step before
         tau = torch.full((), tau, dtype=torch.float64, device=run.device)
     return *(values.to(run.device, non_blocking=True) for values in drawn), tau
@@ -268,7 +254,7 @@ def pretraining_step(run, index, scale, angle, starts, hidden, visible, tau):
     """
     clouds = augment(run.clouds[index], run.jepa.config, scale, angle)
     with autocast(run.device, run.precision):
-        loss, targets, predictions = run.network(clouds, starts, (hidden, visible))
+        loss, targets, predictions = run.jepa(clouds, starts, (hidden, visible))
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     gradients = [p.grad for p in run.optimizer.param_groups[0]["params"] if p.grad is not None]
@@ -285,8 +271,7 @@ def pretraining_loop(run):
     stream = cloud_batches(len(run.clouds), args, progress.step)
     take_step = Graphs(functools.partial(pretraining_step, run), run.graph)
     run.jepa.train()
-    silent, alone = args.quiet or run.rank > 0, run.processes == 1
-    with paced(progress, args.steps, "pretraining", run.device, silent, alone) as pace:
+    with paced(progress, args.steps, "pretraining", run.device, args.quiet) as pace:
         while pace.goes_on():
             rate, tau = rate_at(progress.step, args.steps, args.lr), tau_at(progress.step, args.steps, tau_start)
             set_rate(run.optimizer.param_groups[0], rate)
@@ -309,8 +294,6 @@ def pretraining_loop(run):
 def log_row(run, bar, row):
     """Append a row to the curve and show it; warn where the features have collapsed."""
     run.progress.rows.append(row)
-    if run.rank > 0:
-        return
     write_csv(run.out.with_suffix(".csv"), run.progress.rows)
     spreads = row["target_std"], row["prediction_std"]
     std = "{:.2f}/{:.2f}".format(*spreads)
@@ -327,25 +310,20 @@ def shapes_in_batch(run, step):
 # ---------------------------------------------------------------- from the flags to the encoder
 def save_progress(run):
     """Write .last.pt, from which --resume, and --start of another run, go on."""
-    if run.rank == 0:
-        config = dataclasses.asdict(run.jepa.config)
-        save_last(run, {"config": config, "jepa": run.jepa.state_dict(), "step": run.progress.step})
+    config = dataclasses.asdict(run.jepa.config)
+    save_last(run, {"config": config, "jepa": run.jepa.state_dict(), "step": run.progress.step})
 
 
 def finish(run, argv):
-    """Write the encoder and its card, and remove .last.pt; -> the card, None in a process that does not write."""
-    if run.rank > 0:
-        return None
+    """Write the encoder and its card, and remove .last.pt; -> the card."""
     args, curve, config = run.args, run.progress.rows, dataclasses.asdict(run.jepa.config)
     save_checkpoint(run.out, {"config": config, "encoder": run.jepa.encoder.state_dict(), "step": args.steps})
-    start = ["torchrun", "--nproc-per-node", str(run.processes)] if run.processes > 1 else ["python"]
     card = {
-        "command": shlex.join([*start, "pretrain_jepa.py", *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join(["python", "pretrain_jepa.py", *(sys.argv[1:] if argv is None else argv)]),
         "seed": args.seed, "settings": run.settings, "network": config, "shapes": len(run.clouds),
         "clouds_seen": args.steps * args.batch, "seconds": round(run.progress.seconds),
-        "device": run.device.type, "precision": run.precision, "processes": run.processes,
-        "batch_norm": "per process" if run.processes > 1 and run.device.type == "cpu" else "over the batch",
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "curve": curve[:: max(1, len(curve) // 50)],
+        "device": run.device.type, "precision": run.precision, "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "curve": curve[:: max(1, len(curve) // 50)],
     }  # fmt: skip
     write_json(run.out.with_suffix(".json"), card)
     run.last.unlink(missing_ok=True)
@@ -360,30 +338,20 @@ def finish(run, argv):
 def main(argv=None):
     args = parse(argv)
     device = set_up_torch(args.device, args.threads)
-    rank, processes = join_processes(device)
-    refuse(args.batch % processes, f"--batch {args.batch}: must be a multiple of the {processes} processes")
     unfinished_run(args)  # says what is wrong before anything is read
     jepa = build_jepa(args)
-    with first_process_first(rank, processes):  # it makes the clouds that the others read
-        clouds = load_clouds(args, jepa.config.points, jepa.config.up)
+    clouds = load_clouds(args, jepa.config.points, jepa.config.up)
     refuse(len(clouds) < args.batch, f"--batch {args.batch}: only {len(clouds)} clouds; take a smaller batch")
-    run = make_run(args, device, jepa, clouds, rank, processes)
-    if rank == 0:
-        size = f"{sum(p.numel() for p in jepa.encoder.parameters()) / 1e6:.2f} M encoder parameters"
-        print(f"{run.out}: {len(clouds)} clouds, {size}, {args.steps} steps of {args.batch}; {device.type}")
-        if args.start:
-            print(f"on from {args.start}, step {jepa.step}: EMA momentum {args.tau:.5f} at first, a fresh optimiser")
-    lock = run.out.with_name(f".{run.out.name}.lock")
-    with held(run.out, lock, "--out") if rank == 0 else contextlib.nullcontext():
+    run = make_run(args, device, jepa, clouds)
+    size = f"{sum(p.numel() for p in jepa.encoder.parameters()) / 1e6:.2f} M encoder parameters"
+    print(f"{run.out}: {len(clouds)} clouds, {size}, {args.steps} steps of {args.batch}; {device.type}")
+    if args.start:
+        print(f"on from {args.start}, step {jepa.step}: EMA momentum {args.tau:.5f} at first, a fresh optimiser")
+    with held(run.out, run.out.with_name(f".{run.out.name}.lock"), "--out"):
         if unfinished_run(args):  # again: another process may have just finished it
             load_last(run, "jepa", run.jepa)
-            if processes > 1:
-                torch.manual_seed(stable_seed("pretrain-dropout", args.seed, rank, run.progress.step))
         pretraining_loop(run)
-        card = finish(run, argv)
-    if processes > 1:
-        torch.distributed.destroy_process_group()
-    return card
+        return finish(run, argv)
 
 
 if __name__ == "__main__":

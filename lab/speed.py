@@ -152,7 +152,7 @@ def random_pretraining(args, jepa, device, graph=False):
     """A pretrain_jepa.Pretraining of this network on random clouds."""
     args = argparse.Namespace(**vars(args) | {"no_graph": not graph})
     clouds = np.random.default_rng(0).random((4 * args.batch, jepa.config.points, 3), dtype=np.float32)
-    return pretrain_jepa.make_run(args, device, jepa, clouds, rank=0, processes=1)
+    return pretrain_jepa.make_run(args, device, jepa, clouds)
 
 
 def pretraining_steps(run, watch):

@@ -1,8 +1,7 @@
-"""The machine that a script runs on: device, threads, precision, memory, processes."""
+"""The machine that a script runs on: device, threads, precision, memory."""
 
 import contextlib
 import ctypes
-import os
 import sys
 from pathlib import Path
 
@@ -46,29 +45,6 @@ def set_precision(precision, device, fastest="tf32"):
         )
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     return precision
-
-
-def join_processes(device):
-    """Rank of this process and the number of processes: (0, 1) unless torchrun started several.
-
-    Each of several takes a GPU of its own where `device` is CUDA; they speak through torch.distributed.
-    """
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count > 1:
-        if device.type == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return int(os.environ.get("RANK", 0)), count
-
-
-@contextlib.contextmanager
-def first_process_first(rank, processes):
-    """A block that process 0 runs before the others, which then find what it has made."""
-    if rank > 0:
-        torch.distributed.barrier()
-    yield
-    if rank == 0 and processes > 1:
-        torch.distributed.barrier()
 
 
 def keep_freed_memory():

@@ -63,14 +63,10 @@ def deferred_interrupt():
 
 
 @contextlib.contextmanager
-def paced(progress, steps, title, device, silent=False, alone=True):
-    """A `Pace` for a loop up to `steps`, with a bar unless `silent`, and deaf to Ctrl-C unless `alone`.
-
-    progress: a `LoopProgress`, on which the pace counts. Several processes must stop at once, and they do not hear
-    Ctrl-C between the same two steps.
-    """
+def paced(progress, steps, title, device, silent=False):
+    """A `Pace` that counts on a `LoopProgress` up to `steps`, with a bar unless `silent`."""
     bar = tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=silent or None)
-    with bar, deferred_interrupt() if alone else contextlib.nullcontext([]) as pressed:
+    with bar, deferred_interrupt() as pressed:
         yield Pace(progress, steps, device, bar, pressed)
 
 

@@ -1,12 +1,8 @@
-"""pretrain_jepa.py: the loop, its augmentation and schedules, going on from other files, several processes."""
+"""pretrain_jepa.py: the loop, its augmentation and schedules, going on from other files."""
 
 import csv
 import dataclasses
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,51 +291,3 @@ def test_synsets_in_any_order_are_the_same():
     a, b = TRAIN_SYNSETS[:2]
     assert all(pretrain_jepa.parse(["--synsets", *given]).synsets == [a, b] for given in ([b, a], [a, b, a], [a, b]))
     assert pretrain_jepa.parse([]).synsets == list(TRAIN_SYNSETS)
-
-
-# ---------------------------------------------------------------- several processes
-CHILD = """
-import sys
-sys.path.insert(0, {root!r})
-import cli, model
-
-model.PRETRAINING.update(dropout=0.0, attention_dropout=0.0, drop_path=0.0)
-import pretrain_jepa
-
-pretrain_jepa.main()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_on_the_same_clouds_give_the_result_of_one(tmp_path):
-    """Over gloo; all clouds are one line on the vertical axis, every point a center: no augmentation changes them."""
-    (tmp_path / "clouds").mkdir()
-    heights = np.random.default_rng(0).normal(size=64)
-    for i in range(8):
-        np.save(tmp_path / "clouds" / f"{i}.npy", heights[:, None] * (0, 0, 1))
-    child = tmp_path / "child.py"
-    child.write_text(CHILD.format(root=str(Path(train.__file__).parent)))
-    flags = "--preset tiny --patches 64 --jitter 0 --steps 6 --batch 4 --log-every 1 --threads 1 --quiet --device cpu"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    losses, cards = [], []
-    for name, start in (("one", [sys.executable]), ("two", launch)):
-        out = tmp_path / f"{name}.pt"
-        words = [*start, str(child), *flags.split(), "--clouds", str(tmp_path / "clouds"), "--out", str(out)]
-        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-        losses.append([float(row["loss"]) for row in curve(out)])
-        cards.append(read_json(out.with_suffix(".json")))
-    # not the weights: Adam follows the sign of a gradient that is nothing but rounding
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert len(set(losses[0])) == 6
-    assert [card["processes"] for card in cards] == [1, 2]
-    assert [card["batch_norm"] for card in cards] == ["over the batch", "per process"]
-    starts = ["python pretrain_jepa.py", "torchrun --nproc-per-node 2 pretrain_jepa.py"]
-    assert all(card["command"].startswith(start) for card, start in zip(cards, starts))
-
-
-def test_batch_must_be_shared_evenly(monkeypatch, capsys):
-    monkeypatch.setattr(pretrain_jepa, "join_processes", lambda device: (0, 3))
-    argv = "--preset tiny --batch 4 --device cpu".split()
-    assert "must be a multiple of the 3 processes" in fails(pretrain_jepa.main, argv, capsys)

@@ -138,6 +138,19 @@ def tiny_run(box_root, tmp_path_factory):
     return folder
 
 
+MADE = "--objects 4 --grasps 8 --scenes 2"
+
+
+@pytest.fixture(scope="session")
+def made_root(tmp_path_factory):
+    """A shared root of 4 objects of the generator's, by the flags MADE; tests must not write to it."""
+    import synthesize
+
+    root = tmp_path_factory.mktemp("made") / "root"
+    synthesize.main(f"--out {root} {MADE} --workers 1 --quiet".split())
+    return root
+
+
 # ---------------------------------------------------------------- what must go wrong
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import trimesh
 
-import synthesize
 from benchmark import card
 
 
@@ -32,20 +31,13 @@ def test_mesh_with_a_hole_has_no_inside():
     np.testing.assert_allclose(gaps, 0.04)
 
 
-@pytest.fixture(scope="module")
-def small_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("synthetic") / "root"
-    synthesize.main(f"--out {root} --objects 4 --grasps 8 --scenes 2 --workers 1 --quiet".split())
-    return root
-
-
 @pytest.mark.parametrize("drawn", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_card(small_root, tmp_path, monkeypatch, drawn):
+def test_card(made_root, tmp_path, monkeypatch, drawn):
     sheets, histograms = [], []
     if not drawn:
         monkeypatch.setattr(card, "draw_grasps", lambda grasps, path: sheets.append(grasps))
         monkeypatch.setattr(card, "draw_histograms", lambda scenes, path: histograms.append(scenes))
-    card.write_card(small_root, tmp_path / "card", seed=0, sample=8, mixed=16)
+    card.write_card(made_root, tmp_path / "card", seed=0, sample=8, mixed=16)
     written = json.loads((tmp_path / "card/card.json").read_text())
     assert written["grasps_measured"] == 8 and written["kept_grasps"] == 32
     assert written["penetration_mm"]["max"] < 3

@@ -1,4 +1,4 @@
-"""The documents keep their word: commands and snippets run, made small; links lead somewhere; nothing grows too long."""
+"""The documents keep their word: commands and snippets run, made small; links lead somewhere; nothing is too long."""
 
 import importlib
 import re
@@ -11,7 +11,6 @@ from conftest import write_box
 from official import official_file
 
 import data
-import synthesize
 import train
 from benchmark.shapes import CATEGORIES
 from hand import kinematics
@@ -58,12 +57,11 @@ def places(box_root, tiny_run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def generated_run(tmp_path_factory):
+def generated_run(made_root, tmp_path_factory):
     """A run on a few of the generator's objects: pictures need its hand."""
     folder = tmp_path_factory.mktemp("generated")
-    synthesize.main(f"--out {folder}/root --objects 4 --grasps 4 --workers 1 --quiet".split())
-    flags = f"--data {folder}/root --runs {folder} --name run --preset tiny --steps 2 --quiet --threads 1"
-    train.main(flags.split())
+    places = f"--data {made_root} --cache-dir {folder} --runs {folder} --name run"
+    train.main(f"{places} --preset tiny --steps 2 --quiet --threads 1".split())
     return f"{folder}/run"
 
 
@@ -79,7 +77,7 @@ def small(name, argv, places, out, request):
         argv += ["--jepa-ckpt", places["my_encoder.pt"]]
     appended = {
         "train": f"--data {root} --preset tiny --steps 2 --runs {out} --name run --quiet",
-        "pretrain_jepa": f"--clouds {places['FOLDER']} --preset tiny --steps 2 --batch 2 --out {out}/encoder.pt --quiet",
+        "pretrain_jepa": f"--clouds {places['FOLDER']} --preset tiny --steps 2 --batch 2 --out {out}/e.pt --quiet",
         "splits": f"--data {root}",
         "walkthrough": f"--out {out}/walk.png",
         "sweep": f"--smoke --data {root} --jobs 1 --runs {out}/runs --out {out}/table",

@@ -8,7 +8,6 @@ import pytest
 from conftest import fails
 from scipy.spatial.transform import Rotation
 
-import synthesize
 from benchmark import make, shipped
 from benchmark.roots import LOG, VERSION, ensure_root
 from benchmark.shapes import pose_scene
@@ -16,17 +15,15 @@ from cli.errors import UserError
 from data import load_dataset
 from hand import kinematics
 
-SIZES = "--objects 4 --grasps 8 --scenes 2 --workers 1 --quiet"
 REDRAWN = "03624134/knife_0023"  # the hand found next to nothing on this knife's first shape
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
+def packed(made_root, tmp_path_factory):
     """A root made from nothing, and the file that it is packed into."""
-    folder = tmp_path_factory.mktemp("packed")
-    synthesize.main(f"--out {folder}/root {SIZES}".split())
-    shipped.pack(folder / "root", folder / "grasps.npz")
-    return folder / "root", folder / "grasps.npz"
+    file = tmp_path_factory.mktemp("packed") / "grasps.npz"
+    shipped.pack(made_root, file)
+    return made_root, file
 
 
 def rounded_alike(grasps, scores, found_grasps, found_scores):

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import fails
+from conftest import MADE, fails
 
 import synthesize
 from benchmark import make, roots
@@ -18,7 +18,7 @@ from cli.errors import UserError
 from files.reading import read_mesh
 from hand import kinematics
 
-FLAGS = ("--objects", 4, "--grasps", 8, "--scenes", 2)
+FLAGS = MADE.split()
 
 
 def run(*argv):
@@ -31,33 +31,26 @@ def tree(root):
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-@pytest.fixture(scope="module")
-def small_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("synthetic") / "root"
-    run("--out", root, *FLAGS, "--workers", 1)
-    return root
-
-
-def test_root_layout(small_root):
-    content = json.loads((small_root / "dataset.json").read_text())
+def test_root_layout(made_root):
+    content = json.loads((made_root / "dataset.json").read_text())
     assert content["complete"] and content["version"] == roots.VERSION and content["objects"] == 4
-    files = tree(small_root)
+    files = tree(made_root)
     assert len(files) == 16 and "03797390/mug_0000/1/recording.npz" in files
     kept = 0
-    for path in small_root.rglob("recording.npz"):
+    for path in made_root.rglob("recording.npz"):
         with np.load(path) as recording:
             assert sorted(recording) == ["drawn_from", "grasps", "joint_names", "pose", "scores"]
             assert recording["joint_names"].tolist() == list(kinematics.JOINT_NAMES)
             kept += (recording["scores"] >= 1.5).sum()
     assert kept == content["grasps_kept"] == 32
-    scenes = [read_mesh(small_root / "03797390/mug_0000" / k / "mesh.obj")[0] for k in "01"]
+    scenes = [read_mesh(made_root / "03797390/mug_0000" / k / "mesh.obj")[0] for k in "01"]
     assert not np.allclose(np.ptp(scenes[0], axis=0), np.ptp(scenes[1], axis=0), atol=1e-3)
 
 
-def test_workers_and_resuming_change_no_byte(small_root, tmp_path, capsys):
+def test_workers_and_resuming_change_no_byte(made_root, tmp_path, capsys):
     """Killed: two objects logged, half a line, a third object half written; gone on with by two workers."""
     killed = tmp_path / "killed"
-    shutil.copytree(small_root, killed)
+    shutil.copytree(made_root, killed)
     content = json.loads((killed / "dataset.json").read_text())
     (killed / "dataset.json").unlink()
     lines = [{"version": roots.VERSION, "settings": content["settings"]}]
@@ -70,7 +63,7 @@ def test_workers_and_resuming_change_no_byte(small_root, tmp_path, capsys):
     with pytest.raises(UserError, match="is unfinished; make it with: .* --objects 4 --grasps 8 --scenes 2 --seed 0"):
         roots.ensure_root(killed)
     run("--out", killed, *FLAGS, "--workers", 2)
-    assert tree(killed) == tree(small_root) and (killed / "dataset.json").exists()
+    assert tree(killed) == tree(made_root) and (killed / "dataset.json").exists()
     assert not (killed / "progress.jsonl").exists()
 
 
@@ -100,8 +93,8 @@ def test_category_sizes():
     assert len(make.procedural_objects(17)) == 17
 
 
-def test_existing_roots(small_root, tmp_path, capsys):
-    argv = ("--out", small_root, *FLAGS)
+def test_existing_roots(made_root, tmp_path, capsys):
+    argv = ("--out", made_root, *FLAGS)
     run(*argv)  # complete: nothing to do
     assert "32 grasps" in capsys.readouterr().out
     assert "other settings (seed 0 there, 7 here)" in fails(synthesize.main, [*argv, "--seed", 7], capsys)
@@ -109,7 +102,7 @@ def test_existing_roots(small_root, tmp_path, capsys):
     assert "not empty" in fails(synthesize.main, ["--out", tmp_path / "mine"], capsys)
     run("--out", tmp_path / "other", "--objects", 1, "--grasps", 8, "--seed", 1)
     mug = "03797390/mug_0000/0/mesh.obj"
-    assert tree(tmp_path / "other")[mug] != tree(small_root)[mug]
+    assert tree(tmp_path / "other")[mug] != tree(made_root)[mug]
 
 
 def test_flags_that_contradict(capsys, tmp_path):

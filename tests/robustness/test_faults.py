@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Planted, after_step, fails, write_root
+from conftest import MADE, Planted, after_step, fails, write_root
 from rules import listing, same
 from torch.nn.modules.module import register_module_forward_hook
 from tqdm import tqdm
@@ -345,20 +345,13 @@ def kill_at_random(action, folder, finished, kills=6):
 
 
 def synthesis(root):
-    synthesize.main(f"--out {root} --objects 3 --grasps 6 --seed 1 --quiet --workers 1".split())
+    synthesize.main(f"--out {root} {MADE} --workers 1 --quiet".split())
 
 
 def visible_files(root):
     """Contents of all files but hidden ones, by path."""
     files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
-
-
-@pytest.fixture(scope="module")
-def made_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("made") / "root"
-    synthesis(root)
-    return visible_files(root)
 
 
 @slow
@@ -388,7 +381,7 @@ def test_killed_reading_leaves_a_good_root(tmp_path):
 def test_killed_synthesis_ends_as_undisturbed(made_root, tmp_path):
     kill_at_random(lambda: synthesis(tmp_path / "root"), tmp_path / "root", "dataset.json")
     synthesis(tmp_path / "root")
-    assert visible_files(tmp_path / "root") == made_root
+    assert visible_files(tmp_path / "root") == visible_files(made_root)
 
 
 @contextlib.contextmanager
@@ -413,14 +406,14 @@ def test_interrupted_synthesis_can_be_resumed(made_root, tmp_path):
         assert stopped(lambda argv: synthesis(*argv), [root])[0] == 130
     assert not (root / "dataset.json").exists()
     synthesis(root)
-    assert visible_files(root) == made_root
+    assert visible_files(root) == visible_files(made_root)
 
 
 @slow
 def test_workers_end_with_their_parent(tmp_path):
     words = f"synthesize.py --out {tmp_path}/root --objects 30 --grasps 6 --quiet --workers 2".split()
-    root = Path(synthesize.__file__).parent
-    parent = subprocess.Popen([sys.executable, *words], cwd=root, start_new_session=True)
+    here = Path(synthesize.__file__).parent
+    parent = subprocess.Popen([sys.executable, *words], cwd=here, start_new_session=True)
     try:
         with once_there(tmp_path, "recording.npz", parent.kill):
             assert parent.wait() == -signal.SIGKILL
@@ -442,7 +435,7 @@ def test_workers_end_with_their_parent(tmp_path):
 def test_two_processes_make_one_root(made_root, tmp_path):
     children = [start(lambda: synthesis(tmp_path / "root"), tmp_path / "log") for _ in range(2)]
     assert [end(child) for child in children] == [0, 0], (tmp_path / "log").read_text()
-    assert visible_files(tmp_path / "root") == made_root
+    assert visible_files(tmp_path / "root") == visible_files(made_root)
 
 
 @needs_fork

@@ -14,10 +14,8 @@
 Any flag of train.py may follow, with values separated by commas; it beats the sweep's own. A finished run is one row
 of OUT/rows.csv, and what has a row is not run again; a run that diverges keeps its row, marked as failed. OUT/table.md
 and the figures beside it are made from the rows alone (`--tables` does only that). Everything is chosen on val; table1,
-future and controls also evaluate the best step of every run once on test suites. `--list` prints the commands that are
-left, for several machines; the same sweep without it then takes what they leave behind into its rows:
-
-    python sweep.py k --list | tr '\\n' '\\0' | xargs -0 -n 1 -P 4 sh -c       or GNU parallel, or an array of jobs
+future and controls also evaluate the best step of every run once on test suites. The same command on several machines
+with one folder shares its runs among them.
 """
 
 import contextlib
@@ -111,8 +109,7 @@ def build_parser():
     other = f"table1: another table1 to compare with; published: whose errors it takes (default: {ERRORS})"
     flag("--against", metavar="FOLDER", help=other)
     flag("--tables", action="store_true", help="run nothing: tables and figures from the rows that are there")
-    flag("--list", action="store_true", help="run nothing: print the commands of the runs that are left, one a line")
-    flag("--quick", action="store_true", help=f"an exercise of minutes on {DEFAULTS['--data']}: {', '.join(QUICK)}")
+    flag("--quick", action="store_true", help=f"an exercise of minutes: {', '.join(QUICK)}")
     flag("--smoke", action="store_true", help="tiny networks, two steps, at most two values per flag: does it work?")
     return parser
 
@@ -146,7 +143,6 @@ def parse(argv):
     refuse(wants_none, "--against goes with table1 and published; leave it out")
     refuse(args.seeds and kind == "published", "--seeds: published gives every draw a seed of its own; leave it out")
     refuse(args.budgets and "--budget" in given, "--budgets is the same as --budget; give one of them")
-    refuse(args.tables and args.list, "--tables does not go with --list; leave one out")
     refuse(args.quick and kind not in QUICK, f"--quick goes with {', '.join(QUICK)}; leave it out")
     if args.budgets:
         given["--budget"] = args.budgets
@@ -197,8 +193,7 @@ def main(argv=None):
             if "bf16" in given.get("--precision", "").split(","):  # its warning: the runs' own go to their logs
                 set_precision("bf16", set_up_torch(given.get("--device", "auto")))
             rows = SWEEPS[args.kind].run(names, given, args)
-        if not args.list:
-            publish(rows, args)
+        publish(rows, args)
     return rows
 
 

@@ -62,8 +62,6 @@ def run_benchmark(names, given, args):
     path = args.out / "rows.csv"
     planned = plan_runs(GRIDS, given, args.seeds, args)
     rows = {row["command"]: row for row in run_all(planned, path, args)}
-    if args.list:
-        return []
     for flags in planned:
         of_data = data_flags(flags)
         command = command_of(of_data, "nearest training grasp")

@@ -45,7 +45,7 @@ VARIED = ("--budget", "--k", "--pool", "--init", "--jepa-ckpt", "--preset", "--s
 def run_controls(names, given, args):
     """Train the oracle's encoder, the trials of rates, then all arms at the rates that were best on val; -> rows.
 
-    names: of arms, all for none. [] where --list has printed the commands of a stage that later ones wait for.
+    names: of arms, all for none.
     """
     refuse_flags(given, ("--pool", "--init"), "controls")
     arms = choose(names, ARMS, "controls")
@@ -53,24 +53,18 @@ def run_controls(names, given, args):
         arms["jepa"]["--jepa-ckpt"] = given["--jepa-ckpt"]
     given = {flag: value for flag, value in given.items() if flag != "--jepa-ckpt"}
     if "oracle" in arms:
-        folder = train_oracle(given, args)
-        if folder is None:
-            return []
-        arms["oracle"]["--jepa-ckpt"] = str(folder / "best.pt")
+        arms["oracle"]["--jepa-ckpt"] = str(train_oracle(given, args) / "best.pt")
     trials = run_first(plan_trials(arms, given, args), args.out / "trials.csv", args)
-    if trials is None:
-        return []
     planned = plan_arms(arms, best_rates(trials, place_of), given, args)
     return run_all(planned, args.out / "rows.csv", args, SUITES, [functools.partial(keep_errors, args.out)])
 
 
 def train_oracle(given, args):
-    """The folder of the run with all labels whose encoder the oracle starts from; None where --list printed it."""
+    """The folder of the run with all labels whose encoder the oracle starts from."""
     of_arms = ("--budget", "--k", "--steps", *RATE_FLAGS)
     kept = {flag: value for flag, value in given.items() if flag not in of_arms}
     planned, path = plan_runs([ORACLE], kept, ["0"], args), args.out / "oracle.csv"
-    if run_first(planned, path, args) is None:
-        return None
+    run_first(planned, path, args)
     (run,) = with_origins(planned, path, args)
     gone = not (run.folder / "best.pt").exists()
     refuse(gone, f"{run.folder}: this run has a row in {path}, but is gone; remove that file to train it again")

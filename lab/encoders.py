@@ -16,7 +16,7 @@ from controls import calibrate
 from files.checkpoints import load_encoder, save_checkpoint
 from files.writing import read_json, stable_seed
 from lab.rows import check_one_setting, flags_of, read_rows, seed_of, write_rows
-from lab.runner import data_flags, file_tag, open_data, plan_runs, random_encoder, run_first
+from lab.runner import data_flags, file_tag, open_data, plan_runs, random_encoder, run_all
 from lab.tables import values_of
 from model import from_z_up, normalize_clouds
 
@@ -200,9 +200,7 @@ def run_encoders(files, given, args):
         planned = plan_runs([grid], given | {"--jepa-ckpt": file}, args.seeds, args)
         for flags in planned:
             flags.pop("--preset", None)  # the file's own
-        if run_first(planned, path, args) is None:
-            continue
-        name, runs = named.get(file, file), read_rows(path)
+        name, runs = named.get(file, file), run_all(planned, path, args)
         check_one_setting(runs, ("--budget", "--jepa-ckpt"), path)
         rows = {(row["file"], row["encoder"]): row for row in read_rows(args.out / "rows.csv")}
         row = rows.get((name, file_tag(file))) or probe_row(file, name, planned[0])

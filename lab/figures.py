@@ -269,7 +269,8 @@ def draw_published(rows, args):
     for arm, (label, color) in looks.items():
         found = {names[budget]: values for budget, values in published.improvements(rows, arm).items()}
         series.append(Series(found, {"marker": "o", "color": color, "label": label}))
-    paper = {name: [published.PAPER[budget]] for budget, name in names.items() if name in series[0].values}
+    drawn = {flags_of(row)["--budget"] for row in rows}
+    paper = {name: [published.PAPER[budget]] for budget, name in names.items() if budget in drawn}
     series.append(Series(paper, {"marker": "*", "markersize": 14, "color": "C3", "label": "paper, 25,000 steps"}))
     panel = Panel(series, "relative improvement (%): every draw, mean and SD")
     draw_places([panel], list(paper), args.out / "figure.png", "\n".join(differences(rows)), apart=0.2)

@@ -41,10 +41,9 @@ SUITES = ("val", "test", "test_grasp", "test_category")
 
 
 def run_future(names, given, args):
-    """Make the encoders that are missing, then run every variant on every suite; -> rows, [] if --list has work."""
+    """Make the encoders that are missing, then run every variant on every suite; -> rows."""
     planned = plan_future(names, given, args)
-    if not pretrain_missing(planned, args):
-        return []
+    pretrain_missing(planned, args)
     keep = [functools.partial(keep_errors, args.out)]
     return run_all(planned, args.out / "rows.csv", args, SUITES, keep)
 
@@ -77,10 +76,7 @@ def plan_future(names, given, args):
 
 
 def pretrain_missing(planned, args):
-    """Make the encoders that planned runs start from and that are not there yet, `args.jobs` at a time.
-
-    -> whether all are there now: --list only prints the commands of those that are not.
-    """
+    """Make the encoders that planned runs start from and that are not there yet, `args.jobs` at a time."""
     waiting = {}
     for flags in planned:
         path = flags.get("--jepa-ckpt", "")
@@ -88,18 +84,12 @@ def pretrain_missing(planned, args):
             kept = (*OWN_ENCODER, "--threads", "--precision", "--device")
             own = {flag: flags[flag] for flag in kept if flag in flags}
             waiting[path] = own | (TINY if args.smoke else {"--steps": SHORT}) | {"--out": path}
-    commands = [["pretrain_jepa.py", *as_words(flags)] for flags in waiting.values()]
-    if args.list:
-        for command in commands:
-            print("python", shlex.join(command))
-        return not commands
     executor = concurrent.futures.ThreadPoolExecutor(args.jobs)
     try:
-        failed = any(executor.map(pretrain, commands))
+        failed = any(executor.map(pretrain, [["pretrain_jepa.py", *as_words(flags)] for flags in waiting.values()]))
         refuse(failed, "future: a pretraining has failed, see above; the same command goes on")
     finally:
         executor.shutdown(cancel_futures=True)
-    return True
 
 
 def pretrain(command):

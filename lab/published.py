@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import train
-from cli.errors import UserError, refuse
+from cli.errors import UserError, command, refuse
 from files.writing import stable_seed
 from lab.by_object import read_errors
 from lab.rows import PUBLISHED, RATE_FLAGS, check_one_setting, flags_of, split_command
@@ -82,7 +82,10 @@ class PublishedRun(PlannedRun):
     not_of_train = ("--draw",)
 
     def train(self):
-        args = train.parse([*self.words, "--quiet"])
+        command(self.train_on_draw)([*self.words, "--quiet"])
+
+    def train_on_draw(self, words):
+        args = train.parse(words)
         data, _ = open_data(self.settings)
         split = published_split(data, args.budget, int(self.flags["--draw"]))
         args.warmup, args.eval_every = warmup_share(len(split.rows["train"])), args.steps
@@ -92,7 +95,6 @@ class PublishedRun(PlannedRun):
 def run_published(names, given, args):
     """Train every arm on every draw; -> rows. With --smoke two draws of the largest budget."""
     refuse_flags(given, OWN, "published")
-    refuse(args.list, "--list: the runs of published are no commands of train.py; leave it out")
     refuse(any("," in value for value in given.values()), "published: one value per flag; give each its own --out")
     draws, budgets = (2, ["0.25"]) if args.smoke else (DRAWS, VALIDATED)
     planned = []
@@ -189,7 +191,7 @@ def errors_of(folder):
     errors, found = read_errors(Path(folder)), {}
     refuse(not errors, f"{folder}: no objects.npz in it; give the --out of a table1 as --against")
     rows = [{"command": command} for command, suite in errors if suite == "test"]
-    check_one_setting(rows, ("--budget", "--init", *RATE_FLAGS), folder)
+    check_one_setting(rows, ("--budget", "--init", "--jepa-ckpt", *RATE_FLAGS), folder)
     for init in ("scratch", "jepa"):
         check_one_setting([row for row in rows if flags_of(row)["--init"] == init], ("--budget",), folder)
     for row in sorted(rows, key=lambda row: row["command"]):

@@ -131,12 +131,11 @@ def differences(rows):
 
 def check_one_setting(rows, free, path):
     """Stop where rows that one table averages differ in flags besides the `free` ones; path: of the rows."""
-    values = {}
-    for row in rows:
-        flags = {flag: value for flag, value in flags_of(row).items() if flag not in (*free, *EQUAL_RESULTS)}
-        for flag in flags.keys() | values.keys():
-            values.setdefault(flag, set()).add(flags.get(flag, "not given"))
-    unlike = [f"{flag} ({', '.join(sorted(found))})" for flag, found in sorted(values.items()) if len(found) > 1]
+    settings, unlike = list(map(flags_of, rows)), []
+    for flag in sorted({flag for flags in settings for flag in flags} - {*free, *EQUAL_RESULTS}):
+        values = sorted({flags.get(flag, "not given") for flags in settings})
+        if len(values) > 1:
+            unlike.append(f"{flag} ({', '.join(values)})")
     if unlike:
         raise UserError(f"{path}: rows of one table differ in {' and '.join(unlike)}; give each its own --out")
 

@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import multiprocessing
 import os
-import shlex
 import signal
 import sys
 import time
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 import evaluate
 import train
-from benchmark.roots import DEFAULT_ROOT, ensure_root, recorded
+from benchmark.roots import ensure_root, recorded
 from cli.errors import refuse
 from data import load_dataset
 from files.checkpoints import save_checkpoint, shipped_encoder
@@ -209,7 +208,7 @@ class PlannedRun:
 def with_origins(planned, path, args, kind=PlannedRun):
     """Runs of a `kind` from their flags; every mistake in these shows here. path: of the rows, maybe of all of them.
 
-    The data is read only if a run needs it, or if it is there; --list makes none.
+    The data is read only if a run needs it, or if it is there.
     """
     planned = {run.command: run for run in (kind(flags, args.runs) for flags in planned)}
     for run in planned.values():
@@ -219,9 +218,8 @@ def with_origins(planned, path, args, kind=PlannedRun):
     for run in planned.values():
         key = tuple(run.flags.get(flag) for flag in ("--data", "--min-score", "--cache-dir"))
         if key not in datasets:
-            root = Path(run.flags.get("--data", DEFAULTS["--data"]))
-            wanted = needed and not (args.list and root.as_posix() == DEFAULT_ROOT)
-            datasets[key] = identify(open_data(run.settings)[0]) if root.exists() or wanted else UNSEEN
+            there = Path(run.flags.get("--data", DEFAULTS["--data"])).exists()
+            datasets[key] = identify(open_data(run.settings)[0]) if there or needed else UNSEEN
         found.append(dataclasses.replace(run, encoder=encoder_tag(run.flags), dataset=datasets[key]))
     return found
 
@@ -306,7 +304,7 @@ def run_one(run, suites):
                 evaluate_one(run, suites)
             except SystemExit as stop:
                 sys.stderr.flush()  # into the log
-                taken = "another process" in last_line(run.log)  # by its command, as --list printed it
+                taken = "another process" in last_line(run.log)  # by its command
                 raise SystemExit(BUSY if taken else stop.code) from None
 
 
@@ -354,7 +352,17 @@ def stop_children(processes):
         wait([process.sentinel for process in processes], timeout=10)
 
 
-def ended_runs(waiting, jobs, suites):
+def next_run(queue, path):
+    """The next run without a row, which another sweep may have written meanwhile; None for no more."""
+    there = {row["command"] for row in read_rows(path)}
+    while queue:
+        run = queue.popleft()
+        if run.command not in there:
+            return run
+    return None
+
+
+def ended_runs(waiting, path, jobs, suites):
     """Run `jobs` at a time, one alone in this process, and yield (run, exit code) as they end; closing stops them.
 
     A run that another process has is tried again after the others.
@@ -363,11 +371,10 @@ def ended_runs(waiting, jobs, suites):
     try:
         while queue or running:
             if jobs == 1:
-                run = queue.popleft()
-                ended = [(run, exit_code(run, suites))]
+                run = next_run(queue, path)
+                ended = [(run, exit_code(run, suites))] if run else []
             else:
-                while queue and len(running) < jobs:
-                    run = queue.popleft()
+                while len(running) < jobs and (run := next_run(queue, path)):
                     running[start_child(run, suites)] = run
                 wait([process.sentinel for process in running])
                 over = [process for process in running if not process.is_alive()]
@@ -397,54 +404,17 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
         if run.command in rows:
             check_origins(run, rows[run.command], path)
     waiting = [run for run in planned if run.command not in rows]
-    say_what_was_found(planned, waiting, rows, args)
-    if args.list:
-        waiting = list_commands(waiting, suites)
-    order = {run.command: place for place, run in enumerate(planned)}
-    found, started = len(planned) - len(waiting), time.perf_counter()
-    bar = tqdm(total=len(planned), initial=found, desc=args.kind, unit="run", disable=None if waiting else True)
-    with bar, contextlib.closing(ended_runs(waiting, args.jobs, suites)) as ended:
-        for count, (run, code) in enumerate(ended, 1):
+    found, order = len(planned) - len(waiting), {run.command: place for place, run in enumerate(planned)}
+    print(f"{args.kind}: {found} rows found, {len(waiting)} to run", file=sys.stderr)
+    with contextlib.closing(ended_runs(waiting, path, args.jobs, suites)) as ended:
+        for run, code in tqdm(ended, args.kind, total=len(waiting), unit="run", disable=None if waiting else True):
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
             take_into_rows(run, code, path, order, suites, keep)
-            bar.update()
-            if bar.disable:
-                minutes = (time.perf_counter() - started) / count * (len(waiting) - count) / 60
-                done = f"{found + count} of {len(planned)} runs"
-                print(f"{args.kind}: {done}, about {minutes:.0f} min left", file=sys.stderr)
     return read_rows(path)
 
 
 def run_first(planned, path, args):
-    """The rows of runs that others wait for; None where --list has printed the commands of some."""
+    """The rows of runs that others wait for."""
     rows = {row["command"]: row for row in run_all(planned, path, args)}
-    commands = [command_of(flags) for flags in planned]
-    return [rows[command] for command in commands] if rows.keys() >= set(commands) else None
-
-
-def say_what_was_found(planned, waiting, rows, args):
-    """One line, and another one where rows that were found were made on files that differ from those here."""
-    print(f"{args.kind}: {len(planned) - len(waiting)} rows found, {len(waiting)} to run", file=sys.stderr)
-    other = set()
-    for run in planned:
-        there = rows.get(run.command, {}).get("fingerprint")
-        if there and run.dataset.fingerprint not in ("", there):
-            other.add(there)
-    if other:
-        print(
-            f"{args.kind}: some rows were made on files that differ from those here (fingerprint "
-            f"{', '.join(sorted(other))}): another processor's last digits, or were they edited?",
-            file=sys.stderr,
-        )
-
-
-def list_commands(waiting, suites):
-    """Print the commands of the runs that have not finished; -> the finished ones that can become rows at once.
-
-    A run that is still to be evaluated on `suites` is neither: that takes a while, and the sweep itself does it.
-    """
-    for run in waiting:
-        if not run.finished:
-            print(TRAINING, shlex.join(run.words))
-    return [run for run in waiting if run.finished and not suites and run.dataset != UNSEEN]
+    return [rows[command_of(flags)] for flags in planned]

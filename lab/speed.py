@@ -125,7 +125,7 @@ def training_steps(run, watch):
     args, model = run.args, run.model
     if not run.graph:
         watch.until(model, "batch")
-        if model.pool is not None:
+        if train.sees_tokens(args.pool):
             watch.until(model.encoder.embed, "grouping")
             watch.within(model.encoder.embed, "tokenizer")
             watch.within(model.encoder.transformer, "encoder")

@@ -29,11 +29,8 @@ ARM_FLAGS = ("--pack", "--budget", "--init", *RATE_FLAGS)
 
 
 def run_table1(names, given, args):
-    """Run trials of rates, then all arms on every suite; -> rows, [] where --list has printed the trials."""
-    rates, path = rates_of_table1(given, args), args.out / "rows.csv"
-    if rates is None:
-        return []
-    planned = plan_table1(given, rates, args)
+    """Run trials of rates, then all arms on every suite; -> rows."""
+    path, planned = args.out / "rows.csv", plan_table1(given, rates_of_table1(given, args), args)
     check_alike([*read_rows(path), *({"command": command_of(flags)} for flags in planned)], path)
     keep = [functools.partial(hook, args.out) for hook in (keep_curve, keep_errors)]
     return run_all(planned, path, args, SUITES, keep)
@@ -42,7 +39,7 @@ def run_table1(names, given, args):
 def rates_of_table1(given, args):
     """Initialisation -> its choices of rates: the given one, or the paper's and the best of its trials.
 
-    The trials run here; None where --list has only printed their commands.
+    The trials run here.
     """
     inits = given.get("--init", "jepa,scratch").split(",")
     fixed = {flag: given[flag] for flag in RATE_FLAGS if flag in given}
@@ -53,8 +50,6 @@ def rates_of_table1(given, args):
     shared = {flag: value for flag, value in given.items() if flag not in ("--budget", "--pack")}
     path = Path(args.rates) / "rows.csv" if args.rates else args.out / "trials.csv"
     trials = run_first(plan_runs([TRIALS], shared, args.seeds[:1], args), path, args)
-    if trials is None:
-        return None
     best = best_rates(trials, lambda flags: flags["--init"])
     choices = {init: [PAPER_RATES, best.get(init, PAPER_RATES)] for init in inits}
     return {init: pairs[: 1 + (pairs[0] != pairs[1])] for init, pairs in choices.items()}

@@ -1,0 +1,316 @@
+"""What lab/ makes of rows and errors by object: intervals against plain loops, tables by hand, published splits."""
+
+import math
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from samples import random_predictions
+
+from cli.errors import UserError
+from data import load_dataset
+from lab import by_object, control_table, future, published, table1
+from lab.rows import METRICS, best_rates, command_of, flags_of, write_rows
+from loop.pace import warmup_cosine
+from splits import HELD_OUT
+
+# ---------------------------------------------------------------- errors by object
+
+
+def test_errors_by_object_against_a_loop():
+    p = random_predictions(2)
+    ids, grasps, squared = by_object.per_object(p)
+    top = p["joints_pred"][np.arange(len(p["logits"])), p["logits"].argmax(1)]
+    naive = ((top - p["joints_true"]) ** 2).mean(1)
+    for name, count, value in zip(ids, grasps, squared):
+        rows = np.flatnonzero(p["object"] == name)
+        assert count == len(rows) and value == pytest.approx(naive[rows].mean(), abs=1e-6)
+
+
+def test_improvement_against_a_loop():
+    rng = np.random.default_rng(0)
+    old, grasps, objects = rng.uniform(0.1, 1, 20), rng.integers(1, 50, 20), [f"o{i}" for i in range(20)]
+    new = old * rng.uniform(0.3, 1.2, 20)
+
+    def found(new, old, times=1):
+        arms = (by_object.resampled(objects * times, np.tile(grasps, times), [np.tile(a, times)]) for a in (new, old))
+        return by_object.improvement(*arms)
+
+    assert found(old / 4, old) == pytest.approx((50, 50, 50))
+    gain, low, high = found(new, old)
+    assert gain == pytest.approx(100 * (1 - math.sqrt((grasps * new).sum() / (grasps * old).sum())))
+    values = []
+    for _ in range(2000):
+        i = rng.integers(0, 20, 20)
+        values.append(100 * (1 - math.sqrt((grasps[i] * new[i]).sum() / (grasps[i] * old[i]).sum())))
+    assert [low, high] == pytest.approx(np.percentile(values, (2.5, 97.5)).tolist(), abs=1)
+    assert found(new, old, times=2) == pytest.approx((gain, low, high))  # an object in two packs is drawn as one
+    few = [(objects[:7], grasps[:7], one[:7]) for one in (new, old)]
+    assert by_object.improvement_cells(*few)[1] == ""  # no interval over so few
+    assert by_object.improvement_cells(few[0], (objects[1:8], *few[1][1:])) is None  # other objects
+
+
+def runs_of(rng, level, seeds=3, count=40):
+    """Objects, grasps and errors (S, O) of some seeds that differ in level and by object."""
+    hard = np.random.default_rng(7).uniform(0.5, 1.5, count)
+    squared = [level * rng.uniform(0.9, 1.1) * hard for _ in range(seeds)]
+    return [f"o{i:02}" for i in range(count)], np.arange(1, count + 1), squared
+
+
+def test_resampling_objects_and_seeds_against_a_loop():
+    objects, grasps, squared = runs_of(np.random.default_rng(1), 0.1)
+    whole, drawn = by_object.resampled(objects, grasps, squared, 20_000, "jepa")
+    assert whole == pytest.approx(np.sqrt(np.mean([(grasps * one).sum() / grasps.sum() for one in squared])))
+    rng, loop = np.random.default_rng(2), []
+    for _ in range(4000):
+        i, seeds = rng.integers(0, 40, 40), rng.integers(0, 3, 3)
+        means = [(grasps[i] * squared[seed][i]).sum() / grasps[i].sum() for seed in seeds]
+        loop.append(np.sqrt(np.mean(means)))
+    assert np.percentile(drawn, (5, 50, 95)) == pytest.approx(np.percentile(loop, (5, 50, 95)), rel=0.02)
+    other = by_object.resampled(objects, grasps, squared, 20_000, "scratch")[1]
+    assert not np.allclose(drawn, other)  # seeds of two arms are drawn each for itself
+    one_seed = [by_object.resampled(objects, grasps, squared[:1], 2000, name)[1] for name in ("jepa", "scratch")]
+    assert np.allclose(*one_seed)  # objects are the same
+
+
+def test_best_rates_are_of_each_place():
+    def trial(init, backbone, head, rmse):
+        return {"command": f"python train.py --init {init} --lr-backbone {backbone} --lr-head {head} --seed 0",
+                "top_logit_rmse": rmse}  # fmt: skip
+
+    rows = [trial("jepa", "0", "1e-3", "0.4"), trial("jepa", "1e-4", "2e-3", "0.3")]
+    rows += [trial("jepa", "1e-3", "1e-3", ""), trial("scratch", "1e-5", "1e-3", "0.5")]
+    rows += [{"command": "python train.py --init random --lr-head 2e-3", "top_logit_rmse": "0.1"}]
+    assert best_rates(rows, lambda flags: flags["--init"]) == {
+        "jepa": {"--lr-backbone": "1e-4", "--lr-head": "2e-3"}, "random": {"--lr-head": "2e-3"},
+        "scratch": {"--lr-backbone": "1e-5", "--lr-head": "1e-3"},
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- table1
+
+
+def table1_row(pack, init, seed, rmse, backbone="1e-5"):
+    values = {prefix + name: str(rmse + i / 10) for prefix in ("", "test_") for i, name in enumerate(METRICS)}
+    flags = {"--pack": pack, "--budget": "0.1", "--init": init, "--lr-backbone": backbone, "--lr-head": "1e-3"}
+    return {"command": command_of(flags | {"--seed": str(seed)}), "failed": ""} | values
+
+
+@pytest.fixture
+def table1_files(tmp_path):
+    """Folder and rows of a table1: scratch at the paper's rates, jepa there with half of its RMSE and at rates of its
+    own with a quarter; a seed diverged."""  # fmt: skip
+    rows, errors = [], {}
+    for pack, seed in (("A", 0), ("A", 1), ("B", 0)):
+        rows.append(table1_row(pack, "scratch", seed, 0.4 + 0.02 * seed))
+        rows.append(table1_row(pack, "jepa", seed, 0.2))
+        rows.append(table1_row(pack, "jepa", seed, 0.1, "1e-4"))
+    for row in rows:
+        flags = flags_of(row)
+        share = 1 if flags["--init"] == "scratch" else 1 / 4 if flags["--lr-backbone"] == "1e-5" else 1 / 16
+        names = np.array([f"{flags['--pack']}{i}" for i in range(9)])
+        errors[row["command"], "test"] = names, np.arange(1, 10), share * np.linspace(0.1, 0.9, 9)
+    bad = table1_row("A", "scratch", 2, 9.0)
+    rows.append(bad | dict.fromkeys(bad.keys() - {"command"}, "") | {"failed": "diverged"})
+    by_object.write_errors(tmp_path / "old", errors)
+    write_rows(tmp_path / "old" / "rows.csv", rows)
+    return tmp_path / "old", rows
+
+
+def test_table1_by_hand(table1_files):
+    out, rows = table1_files
+    text = table1.table1_text(rows, SimpleNamespace(out=out, against=None))
+    assert "Own best rates (backbone, head): scratch 1e-5, 1e-3; jepa 1e-4, 1e-3" in text
+    line = (
+        "| A | 0.1 | paper's | scratch | 3 (1 diverged) | 0.4100 ± 0.0141 | 0.5100 ± 0.0141 | 0.6100 ± 0.0141 | 0.710"
+    )
+    assert line in text and "| A and B | 0.1 | own best | jepa | 3 | 0.1000 ± 0.0000 |" in text
+    gains = text.split("## Relative")[1]
+    assert "jepa over scratch" in gains and "scratch |" not in gains
+    assert "| test | A and B | 0.1 | paper's | jepa | 50.0 | 50.0 to 50.0 |" in gains
+    assert "| test | A | 0.1 | own best | jepa | 75.0 | 75.0 to 75.0 |" in gains
+
+
+def test_table1_against_another(table1_files, tmp_path):
+    """An encoder without a scratch of its own: half the RMSE of the other table's jepa, a quarter of its scratch."""
+    old, rows = table1_files
+    errors = by_object.read_errors(old)
+    by_object.write_errors(tmp_path, {key: (ids, n, squared / 4) for key, (ids, n, squared) in errors.items()})
+    ours = [row for row in rows if "--init jepa" in row["command"]]
+    text = table1.table1_text(ours, SimpleNamespace(out=tmp_path, against=old))
+    _, over, scratch = text.split("## Relative")
+    assert "RMSE over old" in over and "| test | B | 0.1 | paper's | jepa | 50.0 | 50.0 to 50.0 |" in over
+    assert "jepa over scratch of old" in scratch and "| test | B | 0.1 | paper's | jepa | 75.0 |" in scratch
+    with pytest.raises(UserError, match="none: no rows.csv"):
+        table1.table1_text(rows, SimpleNamespace(out=tmp_path, against=tmp_path / "none"))
+
+
+def test_rows_that_a_table_does_not_tell_apart_are_refused(table1_files):
+    _, rows = table1_files
+    command = rows[1]["command"]  # of jepa
+    table1.check_alike([*rows, {"command": command.replace("--seed", "--threads 2 --seed")}], "rows.csv")
+    for old, new, named in (
+        ("--seed", "--steps 9 --seed", "--steps"), ("--seed", "--jepa-ckpt x.pt --seed", "--jepa-ckpt"),
+        ("--lr-backbone 1e-5", "--lr-backbone 1e-3", "rates of jepa"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"rows.csv: rows of one table.* differ in .*{named}"):
+            table1.check_alike([*rows, {"command": command.replace(old, new)}], "rows.csv")
+
+
+# ---------------------------------------------------------------- controls
+
+
+def test_shares_of_what_labels_give():
+    rng = np.random.default_rng(3)
+    random, oracle, middle = (
+        by_object.resampled(*runs_of(rng, level), 2000, name)
+        for level, name in ((0.4, "random"), (0.1, "oracle"), (0.225, "jepa"))
+    )
+    share = control_table.share_cell(random, oracle, middle)
+    expected = (random[0] - middle[0]) / (random[0] - oracle[0])
+    assert float(share.split()[0]) == pytest.approx(expected, abs=0.006) and 0.4 < expected < 0.6
+    for level, said in ((0.4, "cannot tell"), (0.8, "oracle is worse")):
+        other = by_object.resampled(*runs_of(rng, level), 2000, "oracle")
+        assert control_table.share_cell(random, other, middle) == said
+    assert [control_table.end_of(value) for value in (-2.34, -0.04, 0.04, 0.06)] == ["-2.3", "-0.04", "0.04", "0.1"]
+
+
+def test_every_arm_is_compared_with_random_weights(tmp_path):
+    """A column per arm that has runs, empty where it has none at a budget; shares where there is an oracle."""
+    rng, levels = np.random.default_rng(4), {"random": 0.4, "size": 0.6, "jepa": 0.3, "oracle": 0.1}
+    places = [("0.1", name) for name in levels] + [("1", "size"), ("1", "random")]
+    words = {name: f"--init {name}" for name in levels} | {"size": "--pool size"}
+    rows = [
+        {"command": f"python train.py --budget {budget} --k 5 {words[name]} --lr-head 1e-3 --seed 0",
+         "test_top_logit_rmse": "0.3"}
+        for budget, name in places
+    ]  # fmt: skip
+    errors = {}
+    for row, (_, name) in zip(rows, places):
+        objects, grasps, (squared,) = runs_of(rng, levels[name], seeds=1)
+        errors |= {(row["command"], suite): (objects, grasps, squared) for suite in control_table.SUITES}
+    by_object.write_errors(tmp_path, errors)
+    text = control_table.controls_text(rows, SimpleNamespace(out=tmp_path))
+    assert "| 0.1 | 5 | oracle | 1 | 0.3000 | – | – | 1e-3 |" in text
+    gains, shares = (part.splitlines() for part in text.split("## By how much")[1].split("## What labels"))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in gains if line.startswith("| ")]
+    assert cells[0][3:] == ["random", "size", "jepa", "oracle"]
+    few, many = cells[2], cells[3]
+    assert few[1] == "0.1" and float(few[4].split()[0]) < 0 < float(few[5].split()[0]) < float(few[6].split()[0])
+    assert many[1] == "1" and many[4] and many[5:] == ["", ""]
+    told = [line.split("|") for line in shares if line.startswith(("| val", "| test"))]
+    assert len(told) == 2 and all(0.2 < float(line[4].split()[0]) < 0.6 and not line[5].strip() for line in told)
+    other = errors | {(rows[0]["command"] + "1", "val"): (["elsewhere"], np.ones(1), np.ones(1))}
+    by_object.write_errors(tmp_path, other)
+    with pytest.raises(UserError, match="different objects"):
+        control_table.controls_text(
+            [*rows, rows[0] | {"command": rows[0]["command"] + "1"}], SimpleNamespace(out=tmp_path)
+        )
+
+
+# ---------------------------------------------------------------- Section VI
+
+
+def future_row(flags, seed, rmse):
+    named = future.SHARED | {"--init": "scratch"} | flags | {"--seed": str(seed)}
+    values = {"top_logit_rmse": rmse, "best_of_k_rmse": 0.1, "coverage_15": 0.9, "top_coverage_15": 0.5, "holds": 0.2,
+              "selection_gap": 0.05, "diversity": 0.3}  # fmt: skip
+    tests = {f"{suite}_top_logit_rmse": rmse + 0.01 for suite in future.SUITES[1:]}
+    costs = {"parameters_trained": 2.5e6, "ms_per_step": 50 + 1.4142 * seed, "memory_mb": 900}
+    return {"command": command_of(named)} | values | tests | costs
+
+
+def test_variants_are_compared_at_equal_seeds(tmp_path):
+    rows = [future_row({}, 0, 0.30), future_row({}, 1, 0.50)]  # seed 1 has no partner
+    rows += [future_row({"--loss": "relaxed"}, 0, 0.27)]
+    errors = {
+        (one["command"], suite): ([f"o{i}" for i in range(10)], [4] * 10, [one["top_logit_rmse"] ** 2] * 10)
+        for one in rows for suite in ("val", "test", "test_category")
+    }  # fmt: skip
+    by_object.write_errors(tmp_path, errors)
+    diverged = future_row({"--loss": "relaxed"}, 1, 9.0)
+    rows.append(diverged | dict.fromkeys(diverged.keys() - {"command"}, "") | {"failed": "diverged"})
+    text = future.future_text(rows, SimpleNamespace(out=tmp_path))
+    (line,) = re.findall(r"\| scratch \| relaxed \| 2 \(1 diverged\) \|.*", text)
+    assert "0.2700 | 10.0 (10.0 to 10.0) | 0.1000 | 0.0500 | 0.300 | 0.900 | 0.500 | 0.200" in line
+    assert "| scratch | default | 2 | 0.4000 ± 0.1414 |  |" in text
+    assert "| scratch | default | 2.50 | 51 ± 1 | 900 ± 0 |" in text
+    with pytest.raises(UserError, match="--steps"):
+        future.future_text([*rows, future_row({"--steps": "7"}, 2, 0.3)], SimpleNamespace(out=tmp_path))
+
+
+# ---------------------------------------------------------------- the published protocol
+
+
+@pytest.mark.parametrize("budget", [0.25, 0.5, 0.9])
+def test_a_draw_is_split_as_the_published_code_does(box_root, budget):
+    boxes = load_dataset(box_root, 64, quiet=True)
+    split, again, other = (published.published_split(boxes, budget, draw) for draw in (3, 3, 4))
+    eligible = [name for name in set(boxes.object_of_scene) if name.split("/")[0] not in HELD_OUT]
+    count = math.ceil(budget * len(eligible))
+    share = math.ceil(count / 10)
+    sizes = {suite: len(split.suites[suite]) for suite in ("val", "test", "train")}
+    assert sizes == {"val": share, "test": share, "train": count - 2 * share}
+    together = [name for suite in sizes for name in split.suites[suite]]
+    assert len(set(together)) == count and set(together) <= set(eligible)
+    for name in split.suites["train"]:
+        mine = np.flatnonzero(boxes.object_of_grasp == name)
+        trains = np.intersect1d(mine, split.rows["train"])
+        assert len(trains) == len(mine) - math.ceil(0.1 * len(mine))
+    assert set(boxes.object_of_grasp[split.rows["val"]]) == set(split.suites["val"])
+    assert split.suites == again.suites != other.suites
+
+
+def test_warm_up_is_the_published_one():
+    """The numbers of the published code: some 370 steps of 25,000 at 1 %, 3,850 at 10 %, more than all at 100 %."""
+    assert published.warmup_share(37 * 64) == pytest.approx(370 / 25000)
+    assert published.warmup_share(385 * 64) == pytest.approx(3850 / 25000)
+    share = published.warmup_share(3900 * 64)
+    rates = [warmup_cosine(step + 1, 1001, round(1000 * share)) for step in range(1000)]
+    assert share == pytest.approx(1.56) and max(rates) == rates[-1] == pytest.approx(0.64, abs=0.002)
+
+
+def test_scatter_of_draws_by_hand(table1_files):
+    def row(draw, init, seed, rmse, budget="0.01"):
+        words = f"--budget {budget} --init {init} --seed {seed} --draw {draw}"
+        return {"command": f"python sweep.py published {words}", "top_logit_rmse": rmse}
+
+    rows = [row(0, "scratch", 0, 0.4), row(0, "jepa", 0, 0.3), row(1, "scratch", 1, 0.5), row(1, "jepa", 1, 0.55)]
+    rows += [
+        row(0, "scratch", 1, 0.44),
+        row(2, "jepa", 2, 0.1),
+        row(0, "scratch", 0, 0.2, "0.25"),
+        row(5, "jepa", 5, ""),
+    ]
+    assert published.improvements(rows, "jepa")["0.01"] == pytest.approx([25, -10])
+    assert published.improvements(rows, "scratch again")["0.01"] == pytest.approx([-10])
+    out, _ = table1_files
+    of_a = {key: value for key, value in by_object.read_errors(out).items() if "--pack A" in key[0]}
+    by_object.write_errors(out, of_a)
+    with pytest.raises(UserError, match="--lr-backbone"):  # of jepa there are two rates
+        published.errors_of(out)
+    kept = {key: value for key, value in of_a.items() if "backbone 1e-5" in key[0]}
+    by_object.write_errors(out, kept)
+    text = published.published_text(rows, SimpleNamespace(against=out))
+    assert "| jepa over scratch | 0.01 | 2 | 7.5 | 24.7 | -9.1 to 24.1 | -10.0 to 25.0 | 7.7 |" in text
+    grasps, scratch, jepa = published.errors_of(out)["0.1"]
+    assert grasps.tolist() == list(range(1, 10)) and np.allclose(jepa, scratch / 4) and scratch.shape == (2, 9)
+    with pytest.raises(UserError, match="no objects.npz"):
+        published.errors_of(out / "nowhere")
+
+
+def test_scatter_of_small_validation_sets_against_a_loop():
+    rng = np.random.default_rng(0)
+    grasps, scratch = rng.integers(5, 40, 30), rng.uniform(0.02, 0.3, (2, 30))
+    jepa = scratch * rng.uniform(0.5, 1.5, (2, 30))
+    rmse, better = published.subset_scatter((grasps, scratch, jepa), 3, subsets=4000)
+    loop = []
+    for _ in range(4000):
+        i = rng.choice(30, 3, replace=False)
+        one, other = scratch[rng.integers(2)], jepa[rng.integers(2)]
+        a, b = (math.sqrt((grasps[i] * e[i]).sum() / grasps[i].sum()) for e in (one, other))
+        loop.append((a, 100 * (1 - b / a)))
+    for found, expected in zip((rmse, better), np.transpose(loop)):
+        middle = np.percentile(expected, (10, 50, 90))
+        assert np.percentile(found, (10, 50, 90)) == pytest.approx(middle, rel=0.1, abs=1)

@@ -1,0 +1,393 @@
+"""sweep.py as it is called: grids that resume, rows and what they say, several processes, all kinds of sweeps."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import fails, write_root
+
+import sweep
+from benchmark.roots import VERSION
+from files.checkpoints import save_checkpoint
+from files.writing import locked
+from lab import runner
+from lab.rows import differences, flags_of, notes, read_rows, write_rows
+from model import POOLS, PRESETS, PointEncoder
+
+ROOT = Path(__file__).parent.parent
+TIMED = dict.fromkeys(("seconds", "ms_per_step", "memory_mb"))  # columns that differ from run to run
+
+
+def arguments(box_root, tmp_path, *more, kind="grid"):
+    """A smoke sweep over the dataset of boxes, its table in TMP/table and its runs in TMP/runs."""
+    places = ["--out", tmp_path / "table", "--runs", tmp_path / "runs", "--data", box_root]
+    return [str(word) for word in (kind, "--smoke", *places, *more)]
+
+
+def text_of(tmp_path):
+    return (tmp_path / "table" / "table.md").read_text()
+
+
+# ---------------------------------------------------------------- which runs
+
+
+@pytest.mark.parametrize(
+    "words, runs",
+    [("lr-grid", 24), ("k", 6), ("pool", len(POOLS)), ("loss", 3), ("budget", 4), ("init", 2)]
+    + [("k --quick", 3), ("pool --quick", 5), ("loss --quick", 3), ("budget --quick", 3), ("init --quick", 2)]
+    + [("grid --k 1,5 --pool hand,mean --seeds 0,1", 8)],
+)
+def test_planned_runs(words, runs, monkeypatch):
+    """Each kind asks for so many different runs, all on its own data and by one thread."""
+    planned = []
+    monkeypatch.setattr(sweep, "run_all", lambda flags, *_: planned.extend(flags))
+    args, _, given = sweep.parse(words.split())
+    sweep.SWEEPS[args.kind].run([], given, args)
+    assert len(planned) == runs == len({tuple(flags.items()) for flags in planned})
+    for flags in planned:
+        short = "--quick" in words
+        if args.kind != "grid":
+            assert flags["--data"] == "data/synthetic" and flags["--threads"] == "1"
+        assert ("--steps" in flags) == short
+
+
+def test_tables_go_where_nothing_is_committed():
+    for words, out in (
+        ("k", "runs/tables/k"), ("k --quick", "runs/tables/k_quick"), ("table1 --smoke", "runs/smoke/table1"),
+        ("k --out results/mine", "results/mine"),
+    ):  # fmt: skip
+        assert sweep.parse(words.split())[0].out == Path(out)
+
+
+# ---------------------------------------------------------------- running
+
+
+def test_a_grid_goes_on_where_it_stopped(box_root, tmp_path, capsys):
+    """Two of four runs have rows; only the others run, the table has means over seeds, and --tables makes it again."""
+    argv = arguments(box_root, tmp_path, "--k", "1,2", "--seeds")
+    assert len(sweep.main([*argv, "0"])) == 2
+    capsys.readouterr()
+    rows = sweep.main([*argv, "0,1"])
+    assert "grid: 2 rows found, 2 to run" in capsys.readouterr().err
+    ends = [row["command"].split(" --k ")[1] for row in rows]
+    assert ends == ["1 --seed 0", "1 --seed 1", "2 --seed 0", "2 --seed 1"]
+    saved = list(csv.DictReader(open(tmp_path / "table" / "rows.csv")))
+    assert saved == rows and all(0 < float(row["top_logit_rmse"]) < 10 and row["precision"] == "fp32" for row in rows)
+    text = text_of(tmp_path)
+    first, second = (float(row["top_logit_rmse"]) for row in saved[:2])
+    assert f"{(first + second) / 2:.4f} ± {abs(first - second) / 2**0.5:.4f}" in text
+    assert "Trainings of 2 steps: **unconverged**." in text
+    assert sweep.main([*argv, "0,1"]) == rows
+    (tmp_path / "table" / "table.md").unlink()
+    sweep.main([*argv, "0,1", "--tables", "--runs", str(tmp_path / "none")])
+    assert text_of(tmp_path) == text and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "kind", ["k", "loss", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("budget", "pool"))]
+)
+def test_smoke(kind, box_root, tmp_path):
+    rows = sweep.main(arguments(box_root, tmp_path, "--quick", kind=kind))
+    assert len(rows) == 2 and all(row["top_logit_rmse"] for row in rows)
+    assert {path.name for path in (tmp_path / "table").iterdir()} == {"rows.csv", "table.md", "figure.png"}
+
+
+def test_a_diverged_run_keeps_its_row(box_root, tmp_path):
+    argv = arguments(box_root, tmp_path, "--lr-head", "1e-3,1e30")
+    good, bad = sweep.main(argv)
+    assert good["failed"] == "" and "not finite" in bad["failed"] and bad["top_logit_rmse"] == ""
+    assert "1 (1 diverged) | – |" in text_of(tmp_path)
+    assert len(sweep.main(argv)) == 2
+
+
+def test_rows_of_other_origins_are_not_gone_on_with(box_root, tmp_path, capsys):
+    """Another encoder under the same name, or another commit's code: the table stays, no run is added."""
+    argv = arguments(box_root, tmp_path, "--init", "jepa,scratch")
+    jepa, scratch = sweep.main(argv)
+    assert len(jepa["encoder"]) == 8 and scratch["encoder"] == "" and "jepa-ckpt" not in scratch["command"]
+    (path,) = (tmp_path / "runs").glob("random-*.pt")
+    content = path.read_bytes()
+    path.write_bytes(content + b"x")
+    assert "another encoder" in fails(sweep.main, argv, capsys)
+    path.write_bytes(content)
+    write_rows(tmp_path / "table" / "rows.csv", [jepa | {"commit": "abc1234"}, scratch])
+    assert "another commit" in fails(sweep.main, argv, capsys)
+    sweep.main([*argv, "--tables"])
+    assert text_of(tmp_path).startswith("Commands run at commit abc1234.")
+
+
+def test_errors(box_root, tmp_path, capsys):
+    wrong = [
+        ("--k", "pairs"), ("--k 0", "--k"), ("--seeds x", "--seeds"), ("--seed 1", "--seeds"), ("--from x", "--from"),
+        ("--against x", "table1"), ("--init jepa --jepa-ckpt none.pt", "none.pt"), ("--quick", "--quick"),
+        ("--tables", "no rows"), ("--budgets 0.1 --budget 1", "same as --budget"), ("--rates x", "table1"),
+    ]  # fmt: skip
+    for more, message in wrong:
+        assert message in fails(sweep.main, arguments(box_root, tmp_path, *more.split()), capsys), more
+    for words, message in (
+        ("table1 --lr-head 1e-3", "--lr-head"), ("encoders", "FILE.pt"), ("controls posed", "no posed"),
+        ("controls --pool hand", "--pool"), ("controls --init jepa", "--init"), ("future loras", "no loras"),
+        ("future --lora 16", "--lora"), ("future --precision fp32,tf32", "--precision"),
+        ("published --pack B", "--pack"),
+        ("published --k 1,5", "one value"), ("published --seeds 5", "--seeds"),
+    ):  # fmt: skip
+        kind, *more = words.split()
+        assert message in fails(sweep.main, [kind, *more, *arguments(box_root, tmp_path)[1:]], capsys), words
+    (tmp_path / "table").mkdir(exist_ok=True)
+    (tmp_path / "table" / "rows.csv").write_text("a,b\n1,2\n")
+    assert "rows.csv" in fails(sweep.main, arguments(box_root, tmp_path), capsys)
+
+
+# ---------------------------------------------------------------- the dataset
+
+
+def change_labels(root):
+    """Other joints in one recording of a root."""
+    path = next(root.glob("*/*/*/recording.npz"))
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["grasps"][:, 7:] *= 0.5
+    np.savez(path, **arrays)
+
+
+def test_a_dataset_is_known_by_its_content_or_by_what_generated_it(tmp_path, capsys):
+    """A generated one keeps its rows: its files may differ in last digits."""
+    root = write_root(tmp_path / "root", {"03797390": 6, "02876657": 6})
+    argv = arguments(root, tmp_path)
+    (before,) = sweep.main(argv)
+    change_labels(root)
+    assert "another dataset" in fails(sweep.main, argv, capsys)
+    (after,) = sweep.main([*argv, "--out", str(tmp_path / "new")])
+    assert after["command"] == before["command"] and after["top_logit_rmse"] != before["top_logit_rmse"]
+
+    def claim(**settings):
+        (root / "dataset.json").write_text(json.dumps({"version": VERSION, "complete": True, "settings": settings}))
+
+    claim(preset="mini", seed=0, meshes=None, rescale=False)
+    argv[argv.index("--out") + 1] = str(tmp_path / "generated")
+    (before,) = sweep.main(argv)
+    assert before["dataset"] == f"generator {VERSION}: preset mini, seed 0"
+    change_labels(root)
+    assert sweep.main(argv) == [before]
+    claim(preset="mini", seed=1)
+    assert "seed 1" in fails(sweep.main, argv, capsys)
+    claim(preset="mini", seed=0, meshes="my_meshes")  # which may change
+    assert "fingerprint" in fails(sweep.main, argv, capsys)
+
+
+def test_what_rows_differ_in_is_said():
+    def row(flags, **more):
+        values = {"fingerprint": "a", "dataset": "x", "precision": "fp32"}
+        return {"command": f"python train.py {flags}"} | values | more
+
+    alike = [row("--k 1"), row("--k 5 --steps 2000"), row("--steps 9", failed="diverged", precision="")]
+    assert differences(alike) == []
+    mixed = [
+        row("--k 1"),
+        row("--k 5", precision="bf16"),
+        row("--steps 50", fingerprint="b"),
+        row("--k 1", dataset="y"),
+    ]
+    assert differences(mixed) == [
+        "Rows differ in their dataset: x (3 rows), y (1 row).",
+        "Rows differ in their precision: bf16 (1 row), fp32 (3 rows).",
+        "Rows differ in their number of steps: 2000 (3 rows), 50 (1 row).",
+        "Rows of one dataset (x) have several fingerprints, since processors round differently: a (2 rows), b (1 row).",
+    ]
+    steps = [row(f"--steps {count}", commit="abc") for count in (8000, 8000)]
+    assert notes(steps) == ["Commands run at commit abc."]
+    assert notes([row("--steps 1000"), row("--steps 500")])[0] == "Trainings of 500 and 1,000 steps: **unconverged**."
+    assert notes([steps[0] | {"commit": ""}, {"command": "nearest training grasp"}]) == []
+
+
+# ---------------------------------------------------------------- several processes
+
+
+@pytest.mark.parametrize("by", ["a sweep", "train.py"])
+def test_a_run_that_another_process_has_comes_last(by, box_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "PAUSE", 0.05)
+    argv, rows = arguments(box_root, tmp_path, "--k", "1,2"), tmp_path / "table" / "rows.csv"
+    expected = sweep.main(argv)
+    (first,) = (path for path in (tmp_path / "runs").glob("*.log") if "_k-1_" in path.name)
+    lock = first if by == "a sweep" else first.with_suffix("") / ".lock"
+    rows.unlink()
+    (first.with_suffix("") / "result.json").unlink()  # as if it were under way
+    locking, meanwhile = threading.Event(), []
+
+    def have_the_first_run():
+        with locked(lock) as mine:
+            assert mine
+            locking.set()
+            deadline = time.monotonic() + 60
+            while not rows.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            meanwhile.extend(row["command"] for row in read_rows(rows))
+
+    other = threading.Thread(target=have_the_first_run)
+    other.start()
+    locking.wait()
+    again = sweep.main(argv)
+    other.join()
+    assert meanwhile == [expected[1]["command"]]  # the free one first
+    assert f"another process has {first.with_suffix('')}" in capsys.readouterr().err
+    assert [row | TIMED for row in again] == [row | TIMED for row in expected]
+
+
+@pytest.mark.slow
+def test_two_jobs_end_in_the_rows_of_one(box_root, tmp_path):
+    one = sweep.main(arguments(box_root, tmp_path / "one", "--k", "1,2"))
+    two = sweep.main([*arguments(box_root, tmp_path / "two", "--k", "1,2"), "--jobs", "2"])
+    assert [row | TIMED for row in two] == [row | TIMED for row in one]
+
+
+@pytest.mark.slow
+def test_one_signal_stops_two_jobs_and_the_same_command_goes_on(box_root, tmp_path):
+    long = "grid --k 1,2 --preset tiny --steps 100000 --eval-every 100000 --threads 1 --jobs 2"
+    places = f"--data {box_root} --out {tmp_path}/table --runs {tmp_path}/runs"
+    command = [sys.executable, ROOT / "sweep.py", *long.split(), *places.split()]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    deadline = time.monotonic() + 300
+    while len(list(tmp_path.glob("runs/*/last.pt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)  # as SIGINT, which a shell may have had ignored
+    assert "the same command goes on" in process.communicate(timeout=300)[1] and process.returncode == 130
+    logs = [path.read_text() for path in tmp_path.glob("runs/*.log")]
+    assert len(logs) == 2 and all("stopped at step" in log for log in logs)  # the parent has waited for both
+    assert not (tmp_path / "table" / "rows.csv").exists()
+
+
+# ---------------------------------------------------------------- kinds with stages of their own
+
+
+def test_encoders_and_their_cards(box_root, tmp_path):
+    path, config = tmp_path / "mine.pt", PRESETS["tiny"]
+    save_checkpoint(path, {"config": vars(config), "encoder": PointEncoder(config).state_dict()})
+    card = '{"command": "python pretrain_jepa.py --out mine.pt", "seconds": 7, "clouds_seen": 100}'
+    path.with_suffix(".json").write_text(card)
+
+    def run(seeds):
+        return sweep.main(
+            ["encoders", str(path), *arguments(box_root, tmp_path, "--seeds", seeds, "--budgets", "1")[1:]]
+        )
+
+    rows = run("0,1")
+    assert [row["file"] for row in rows] == ["random", "random, calibrated", str(path)]
+    assert [row["command"] for row in rows] == ["", "", "python pretrain_jepa.py --out mine.pt"]
+    runs = read_rows(tmp_path / "table" / "runs.csv")
+    values = [float(run["top_logit_rmse"]) for run in runs if "mine.pt" in run["command"]]
+    mine = rows[2]
+    assert len(runs) == 6 and float(mine["rmse_1"]) == pytest.approx(sum(values) / 2) and mine["seconds"] == "7"
+    assert float(mine["rmse_1_sd"]) == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
+    assert 1 <= float(mine["rank_tokens"]) <= 32 and mine["probe_2"] and mine["seeds"] == "0 1"
+    assert run("0,1") == rows and run("1") == rows
+
+
+def test_benchmark_has_its_baselines(box_root, tmp_path):
+    argv = arguments(box_root, tmp_path, "--budget", "1", kind="benchmark")
+    rows, text = sweep.main(argv), text_of(tmp_path)
+    assert "(training mean, budget 1)" in text and "(nearest training grasp) `" in text and "Linear probe" in text
+    assert len(rows) == 6  # pose only, attention and hand with K of 5 and 1, nearest grasp
+    assert sweep.main(argv) == rows
+
+
+def test_table1_and_made_again_from_its_files(box_root, tmp_path):
+    out = tmp_path / "table"
+    argv = arguments(box_root, tmp_path, "--pack", "A", "--budget", "1", kind="table1")
+    rows = sweep.main(argv)
+    assert len(rows) == 4 and len(read_rows(out / "trials.csv")) == 8
+    for name in ("test_top_logit_rmse", "test_grasp_coverage_15", "test_category_selection_gap"):
+        assert all(row[name] for row in rows)
+    best = min(read_rows(out / "trials.csv"), key=lambda row: float(row["top_logit_rmse"]))
+    chosen, flags = flags_of(best), {tuple(sorted(flags_of(row).items())) for row in rows}
+    assert any(chosen.items() - {("--budget", "0.1")} <= set(found) for found in flags)  # its rates are among the arms'
+    assert {row["command"] for row in read_rows(out / "curves.csv")} == {row["command"] for row in rows}
+    assert not list(tmp_path.glob("runs/*/predictions.npz"))
+    names, text = ["table.md", "efficiency.png", "coverage_gap.png", "curves.png"], text_of(tmp_path)
+    assert "over scratch" in text
+    for name in names:
+        (out / name).unlink()
+    sweep.main([*argv, "--tables", "--against", str(out)])
+    again = text_of(tmp_path)
+    assert again.startswith(text) and "RMSE over table, %" in again and all((out / name).exists() for name in names)
+    (out / "objects.npz").write_bytes(b"nothing")
+    with pytest.raises(SystemExit):
+        sweep.main([*argv, "--tables"])
+
+
+def test_given_rates_run_no_trials(box_root, tmp_path):
+    words = "--pack A --budget 1 --init scratch --lr-backbone 0 --lr-head 2e-3".split()
+    assert len(sweep.main(arguments(box_root, tmp_path, *words, kind="table1"))) == 1
+    assert not (tmp_path / "table" / "trials.csv").exists()
+    assert "Own best rates (backbone, head): scratch 0, 2e-3" in text_of(tmp_path)
+
+
+@pytest.mark.slow
+def test_controls(box_root, tmp_path, capsys):
+    """The oracle's run, trials, arms at the best rates of each, the table; then nothing is trained again."""
+    argv = [
+        "controls",
+        *"size random jepa oracle scratch".split(),
+        *arguments(box_root, tmp_path, "--budget", "0.5,1")[1:],
+    ]
+    rows = sweep.main(argv)
+    assert len(rows) == 5 * 2 * 2
+    trials = read_rows(tmp_path / "table" / "trials.csv")
+    assert len(trials) == 2 * (2 * 2 + 3 * 4)  # budgets; rates of heads, and of backbones where those train
+    scratch = [row for row in trials if "--init scratch" in row["command"] and flags_of(row)["--budget"] == "1"]
+    best = flags_of(min(scratch, key=lambda row: float(row["top_logit_rmse"])))
+    arm = [flags_of(row) for row in rows if "--init scratch" in row["command"] and flags_of(row)["--budget"] == "1"]
+    assert {flags["--k"] for flags in arm} == {"1", "5"}
+    assert all(flags[name] == best[name] for flags in arm for name in ("--lr-backbone", "--lr-head"))
+    assert all(row["test_top_logit_rmse"] and row["encoder"] for row in rows if "--jepa-ckpt" in row["command"])
+    text = text_of(tmp_path)
+    assert "## test" in text and text.count("| suite | budget | K | random | size | scratch | jepa | oracle |") == 1
+    assert (tmp_path / "table" / "figure.png").stat().st_size > 1000
+    assert sweep.main(argv) == rows
+    assert "20 rows found, 0 to run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_future(box_root, tmp_path):
+    """Pretrainings that are missing, trainings, all suites, the table; then nothing is made again."""
+    argv = ["future", "curvature", "lora", "--jobs", "2", *arguments(box_root, tmp_path)[1:]]
+    rows = sweep.main(argv)
+    assert len(rows) == 3 + 2 + 2
+    assert {path.stem for path in (tmp_path / "runs" / "encoders").glob("*.pt")} >= {"default-smoke", "curvature-smoke"}
+    assert len({one["encoder"] for one in rows}) == 4  # none, random, and two short ones
+    assert "| jepa, short | curvature |" in text_of(tmp_path) and "test_category" in text_of(tmp_path)
+    assert all(one["test_category_top_logit_rmse"] for one in rows)
+    adapted = {flags_of(one)["--init"] for one in rows if "--lora" in one["command"]}
+    assert adapted == {"random", "jepa"}  # a frozen encoder of random weights is calibrated
+    assert sweep.main(argv) == rows
+
+
+def test_published(box_root, tmp_path, capsys):
+    """All arms of two draws; stopped half way the rest is run, nothing twice, and no run stays."""
+    words = ("--pack", "A", "--budget", "1", "--lr-backbone", "1e-4", "--lr-head", "2e-3")
+    table1 = tmp_path / "table1"
+    sweep.main([*arguments(box_root, tmp_path, *words, kind="table1"), "--out", str(table1)])
+    argv = arguments(box_root, tmp_path, "--against", table1, "--runs", tmp_path / "draws", kind="published")
+    rows = sweep.main(argv)
+    assert len(rows) == 6 and "against itself" in text_of(tmp_path)
+    for scratch, again, jepa in zip(rows[::3], rows[1::3], rows[2::3]):
+        assert len({row["top_logit_rmse"] for row in (scratch, again, jepa)}) == 3
+        assert len({row["training_mean"] for row in (scratch, again, jepa)}) == 1  # one draw of the objects
+        assert scratch["encoder"] == again["encoder"] == "" != jepa["encoder"]
+    assert rows[0]["training_mean"] != rows[3]["training_mean"]
+    assert not [path for path in (tmp_path / "draws").iterdir() if path.is_dir()]
+    write_rows(tmp_path / "table" / "rows.csv", rows[:4])
+    capsys.readouterr()
+    again = sweep.main(argv)
+    assert "4 rows found, 2 to run" in capsys.readouterr().err
+    assert [row | TIMED for row in again] == [row | TIMED for row in rows]
+    bad = sweep.main([*argv, "--lr-head", "1e30", "--out", str(tmp_path / "bad")])
+    assert all("not finite" in row["failed"] for row in bad)

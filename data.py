@@ -57,8 +57,6 @@ class GraspData:
 
 
 # ---------------------------------------------------------------- clouds
-
-
 def sample_surface(vertices, faces, count, seed):
     """`count` points (count, 3) float32 drawn uniformly by area from the surface as it is, never from its hull.
 
@@ -106,8 +104,6 @@ def read_cloud(path, num_points, longest=MAX_LENGTH):
 
 
 # ---------------------------------------------------------------- a root
-
-
 def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None, quiet=False):
     """Read a root into a `GraspData`: clouds of `num_points`, grasps with score >= `min_score`.
 
@@ -201,8 +197,6 @@ def collect(root, scenes, min_score, excluded):
 
 
 # ---------------------------------------------------------------- batches
-
-
 def epoch_batches(scene, objects_per_batch, grasps_per_object, seed):
     """One epoch: every grasp once, in batches of distinct scenes whose clouds are encoded once each.
 
@@ -259,8 +253,6 @@ def padded(scenes, grasps, object_index, count):
 
 
 # ---------------------------------------------------------------- python data.py ROOT
-
-
 def add_data_flags(parser):
     """The flags that say which dataset is read and how, the same in every script."""
     group = parser.add_argument_group("data")

@@ -28,7 +28,7 @@ from files.checkpoints import check_run, load_run
 from files.predictions import NUMBERS, read_predictions, save_predictions
 from files.recordings import numbered_joints
 from files.writing import read_json, write_json
-from hand.kinematics import JOINT_NAMES
+from hand.kinematics import is_modelled
 from hand.scenes import close_some
 from loop.fast import exact_products
 from loop.machine import set_up_torch
@@ -41,9 +41,8 @@ ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of t
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
 SETTINGS = ("data", "min_score", "skip_bad", "cache_dir", "pack", "budget", "held_out")  # what a run's data depends on
 
+
 # ---------------------------------------------------------------- metrics
-
-
 def sample_statistics(joints_hat, logits, joints):
     """What each metric averages, per sample: dict of (n,) tensors, keys of the reported metrics.
 
@@ -147,8 +146,6 @@ def print_run(result, folder, pack, baseline=None):
 
 
 # ---------------------------------------------------------------- predictions
-
-
 @torch.no_grad()
 def predict_grasps(model, data, rows, device, clouds_per_chunk=64, grasps_per_chunk=4096):
     """Predictions for grasps `rows` of a `GraspData`, each cloud encoded once; leaves the model in eval mode.
@@ -190,13 +187,6 @@ def constant_predictions(data, joints, rows):
 
 
 # ---------------------------------------------------------------- does the grasp hold?
-
-
-def knows_hand(data):
-    """Whether the joints of a `GraspData` are those of the one hand that there is a model of."""
-    return list(data.joint_names) == list(JOINT_NAMES)
-
-
 def add_holds(results, predictions, data, rows, quiet=False, seed=0):
     """Shares of grasps that are free, and that hold once closed (hand/holds.py), into `summarize`d results.
 
@@ -223,14 +213,12 @@ def compare(model, data, rows, summary, predictions, holds, quiet=False, seed=0)
         "recorded": constant_predictions(data, data.joints[rows], rows),
     }
     results = {name: summarize(found, seed) for name, found in beside.items()} | {"run": summary}
-    if holds:
+    if holds and is_modelled(data.joint_names):
         add_holds(results, beside | {"run": predictions}, data, rows, quiet, seed)
     return results
 
 
 # ---------------------------------------------------------------- one run
-
-
 def open_run(folder, data_root=None, quiet=False, everything=False):
     """Settings, `GraspData` and `Split` of a run folder, as it was trained; `data_root` if the data has moved.
 
@@ -248,8 +236,7 @@ def open_run(folder, data_root=None, quiet=False, everything=False):
     if everything:
         refuse(same, f"{root}: {folder} was trained on it; --suite all is for objects that it has not seen")
         objects = sorted(set(data.object_of_scene))
-        rows = np.arange(len(data.scene))
-        return data, Split("", 1.0, data.fingerprint, {"all": objects}, [], {}, [], {"all": rows})
+        return data, Split("", 1.0, data.fingerprint, {"all": objects}, [], {}, [], {"all": np.arange(len(data.scene))})
     try:
         split = make_split(data, settings["pack"], settings["budget"], settings["held_out"])
     except UserError as error:
@@ -281,8 +268,6 @@ def draw_predictions(model, data, rows, device, args):
 
 
 # ---------------------------------------------------------------- command line
-
-
 def build_parser():
     parser = Parser(__doc__)
     flag = parser.add_mutually_exclusive_group(required=True).add_argument
@@ -325,8 +310,7 @@ def check_joints(data, model):
     theirs, ours = list(data.joint_names), model.joint_names
     sizes = len(theirs), model.config.joints
     refuse(sizes[0] != sizes[1], f"{data.root}: has {sizes[0]} joints, the run {sizes[1]}; name other data")
-    unnamed = numbered_joints(len(theirs))  # of recordings without names
-    named = ours is not None and unnamed not in (theirs, ours)
+    named = ours is not None and numbered_joints(len(theirs)) not in (theirs, ours)  # as recordings without names are
     for i, (mine, other) in enumerate(zip(ours or (), theirs)):
         refuse(named and mine != other, f"{data.root}: joint {i} is '{other}', in the run '{mine}'; name other data")
 
@@ -351,7 +335,7 @@ def evaluate_run(args):
     data, split = open_run(args.run, args.data, args.quiet, everything="all" in args.suite)
     check_joints(data, model)
     only = f"{data.root} has other joints than hand/kinematics.py, the only hand modelled here"
-    refuse((args.holds or args.picture) and not knows_hand(data), f"--holds and --picture: {only}")
+    refuse((args.holds or args.picture) and not is_modelled(data.joint_names), f"--holds and --picture: {only}")
     suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)
     refuse(not suites, f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
     means = {}

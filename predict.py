@@ -25,7 +25,7 @@ from files.frames import MIN_POINTS, SMALL, STANDING, check_reach, looks_away, t
 from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
 from files.recordings import normal_poses, numbered_joints
 from files.writing import write_json
-from hand.kinematics import JOINT_NAMES, LIMITS
+from hand.kinematics import LIMITS, is_modelled
 from loop.fast import exact_products
 from loop.machine import set_up_torch
 from pictures.draw import draw_grasps
@@ -81,16 +81,11 @@ def hypotheses(model, cloud, poses, device):
     return joints.cpu().numpy(), probabilities.cpu().numpy()
 
 
-def knows_hand(model):
-    """Whether the run's joints are those of the one hand that there is a model of."""
-    return model.joint_names == list(JOINT_NAMES)
-
-
 def doubts(model, names, cloud, poses, top):
     """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top (n, J) rad: top logits' joints."""
     low, length, of_all = cloud.min(0), np.ptp(cloud, axis=0).max(), f"of {len(poses)} poses"
     inside = ((poses[:, :3] > low) & (poses[:, :3] < cloud.max(0))).all(1)  # (n,)
-    away = looks_away(cloud, poses) & knows_hand(model)
+    away = looks_away(cloud, poses) & is_modelled(model.joint_names)
     w_first = away.any() and not looks_away(cloud, poses[away][:, [0, 1, 2, 4, 5, 6, 3]]).any()
     order = "; read as w x y z the quaternions would fit" if w_first else ""
     floats = low[2] < -STANDING or (low[2] > STANDING and len(cloud) >= MIN_POINTS)
@@ -123,7 +118,7 @@ def as_json(args, model, poses, joints, probabilities, warnings):
         {"pose": pose, "hypotheses": [{"probability": p, "joints": j} for p, j in zip(shares, angles)]}
         for pose, shares, angles in zip(poses.tolist(), probabilities.tolist(), joints.tolist())
     ]
-    if knows_hand(model):
+    if is_modelled(model.joint_names):
         outside = (joints < LIMITS[:, 0] - LIMIT_SLACK) | (joints > LIMITS[:, 1] + LIMIT_SLACK)
         result["joints_outside_limits"] = int(outside.sum())
     return result
@@ -155,7 +150,7 @@ def main(argv=None):
     device = set_up_torch(args.device, args.threads)
     model = load_run(args.run).to(device)
     only = "draws the hand of hand/kinematics.py only; the joints of this run have other names"
-    refuse(args.picture and not knows_hand(model), f"--picture: {only}")
+    refuse(args.picture and not is_modelled(model.joint_names), f"--picture: {only}")
     cloud, poses, given = read_input(args, model.config.points)
     joints, probabilities = hypotheses(model, cloud, poses, device)
     names = model.joint_names or numbered_joints(model.config.joints)

@@ -18,7 +18,7 @@ import sys
 import numpy as np
 
 from benchmark.roots import ensure_root
-from cli.errors import UserError, command, refuse
+from cli.errors import command, refuse
 from cli.flags import Parser, number
 from data import add_data_flags, load_dataset
 from files.writing import write_json
@@ -141,8 +141,8 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
     object is left to train or to validate on.
     """
     present = {synset_of(name) for name in data.object_of_scene}
-    for synset in set(held_out or ()) - present:
-        raise UserError(f"--held-out {synset}: no such synset in {data.root}; it has {' '.join(sorted(present))}")
+    absent = " ".join(set(held_out or ()) - present)
+    refuse(absent, f"--held-out {absent}: no such synset in {data.root}; it has {' '.join(sorted(present))}")
     held_out = HELD_OUT if held_out is None else held_out
     leader = duplicate_groups(data.object_of_scene, data.mesh_hashes)
     groups = collections.defaultdict(list)
@@ -153,7 +153,7 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
     suites = {suite: sorted(name for first in firsts for name in groups[first]) for suite, firsts in suites.items()}
     pool = suites.pop("pool")
     left = f"{len(groups) - len(away)} distinct meshes besides {len(away)} held out"
-    few = f"{data.root}: too few objects for a split ({left}); it needs at least 3: add objects or change --held-out"
+    few = f"{data.root}: too few objects for a split ({left}); add some or change --held-out"
     refuse(not suites["train"] or not suites["val"], few)
     held_back = held_back_grasps(data, pack, pool)
     test_grasp = collections.defaultdict(list)
@@ -161,11 +161,8 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
         test_grasp[data.scenes[data.scene[i]]].append(int(data.row[i]))
     duplicates = [names for names in groups.values() if len(names) > 1]
     if duplicates:
-        print(
-            f"warning: {data.root}: {sum(map(len, duplicates))} objects share a mesh with another one, or a name but "
-            "for 'visual' or 'collision'; those stay on one side (splits.py lists them)",
-            file=sys.stderr,
-        )
+        shared = f"{sum(map(len, duplicates))} objects share a mesh with another one, or a name but for 'visual'"
+        print(f"warning: {data.root}: {shared}; those stay on one side (splits.py lists them)", file=sys.stderr)
     rows = suite_rows(data, suites, held_back)
     split = Split(pack, budget, data.fingerprint, suites, pool, dict(test_grasp), duplicates, rows)
     verify(split)
@@ -174,13 +171,9 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
 
 def suite_rows(data, suites, held_back):
     """Suite -> (n,) int64 index of its grasps; test_grasp covers the pool, test_grasp_train the budget's objects."""
-    objects = np.asarray(data.object_of_scene)
-
-    def of(suite):
-        return np.isin(objects, suites[suite])[data.scene]
-
-    rows = {suite: of(suite) for suite in ("val", "test", "test_category")}
-    rows |= {"train": of("train") & ~held_back, "test_grasp": held_back, "test_grasp_train": of("train") & held_back}
+    rows = {suite: np.isin(data.object_of_scene, names)[data.scene] for suite, names in suites.items()}
+    of_budget = rows["train"]
+    rows |= {"train": of_budget & ~held_back, "test_grasp": held_back, "test_grasp_train": of_budget & held_back}
     return {suite: np.flatnonzero(rows[suite]) for suite in SUITES}
 
 
@@ -190,11 +183,6 @@ def verify(split):
     assert sum(map(len, sides)) == len(set().union(*sides)), "suites share an object"
     assert set(split.suites["train"]) <= sides[0], "a training object lies outside the pool"
     assert not np.intersect1d(split.rows["train"], split.rows["test_grasp"]).size, "a held-back grasp trains"
-
-
-def to_json(split):
-    """The split as plain types, without any path of the machine."""
-    return {name: getattr(split, name) for name in ("pack", "budget", "fingerprint", "suites", "test_grasp")}
 
 
 def counts_table(split):
@@ -213,12 +201,11 @@ def counts_table(split):
 
 def add_split_flags(parser):
     """The flags that choose a split, the same in every script."""
-    group = parser.add_argument_group("split")
-    group.add_argument("--pack", choices=("A", "B"), default="A", help="which of two independent draws of val and test")
-    share = number(float, above=0, high=1)
-    group.add_argument("--budget", type=share, default=1.0, help="share of the training pool's objects, in (0, 1]")
+    flag = parser.add_argument_group("split").add_argument
+    flag("--pack", choices=("A", "B"), default="A", help="which of two independent draws of val and test")
+    flag("--budget", type=number(float, above=0, high=1), default=1.0, help="share of the training pool's objects")
     default = f"default: {' '.join(HELD_OUT)} where present; nothing after the flag: none"
-    group.add_argument("--held-out", nargs="*", metavar="SYNSET", help=f"synsets that never train ({default})")
+    flag("--held-out", nargs="*", metavar="SYNSET", help=f"synsets that never train ({default})")
 
 
 @command
@@ -234,7 +221,8 @@ def main(argv=None):
     print(counts_table(split))
     print("verified: train, val, test and test_category share no object; no held-back grasp trains")
     if args.json:
-        write_json(args.json, to_json(split))
+        written = ("pack", "budget", "fingerprint", "suites", "test_grasp")
+        write_json(args.json, {name: getattr(split, name) for name in written})
 
 
 if __name__ == "__main__":

@@ -81,7 +81,6 @@ def choose_modes(rng, rotation, position, points):
 
 
 # ---------------------------------------------------------------- one scene
-
 REASONS = ("outside", "palm", "start", "contacts", "table", "fingers", "depth")  # why a candidate is not recorded
 
 

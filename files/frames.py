@@ -89,8 +89,6 @@ def describe_frames(figures):
 
 
 # ---------------------------------------------------------------- one object
-
-
 def turn_to_z_up(points):
     """Points (..., 3) of a frame with y up in one with z up: a quarter turn about x."""
     return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)

@@ -21,7 +21,6 @@ from cli.errors import UserError, refuse
 from files.polygons import triangulate
 
 # ---------------------------------------------------------------- text
-
 PADDING = b"\0\x1a \t"  # what DOS and others put after the end of a text
 
 
@@ -98,7 +97,6 @@ def check_end(text, num_corners, polygons):
 
 
 # ---------------------------------------------------------------- OBJ
-
 SIMPLE_OBJ = re.compile(rb"(?:v(?: -?\d+\.?\d*(?:e-?\d+)?){3}\n|f(?: [1-9]\d{0,17}){3}\n)+")
 
 
@@ -132,8 +130,6 @@ def read_obj(content):
 
 
 # ---------------------------------------------------------------- OFF
-
-
 def read_off(content):
     """OFF: a line per vertex and per face, whatever colours, normals or textures follow on it; a header or none."""
     text = decoded(content)
@@ -158,7 +154,6 @@ def read_off(content):
 
 
 # ---------------------------------------------------------------- STL
-
 FACET = b"facet normal x y z outer loop vertex x y z vertex x y z vertex x y z endloop endfacet".split()
 BINARY_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 WORDS = [i for i, word in enumerate(FACET) if len(word) > 1]
@@ -192,7 +187,6 @@ def read_stl(content):
 
 
 # ---------------------------------------------------------------- PLY
-
 PLY_TYPES = {
     "char": "i1", "short": "i2", "int": "i4", "int8": "i1", "int16": "i2", "int32": "i4", "int64": "i8",
     "uchar": "u1", "ushort": "u2", "uint": "u4", "uint8": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8",
@@ -322,7 +316,6 @@ def strip_triangles(strip):
 
 
 # ---------------------------------------------------------------- GLB
-
 HARMLESS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "KHR_mesh_quantization")  # beginnings
 NUMBERS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 TRIANGLES, STRIP = 4, 5  # modes of a primitive; smaller ones are points and lines, which have no surface; 6 is a fan

@@ -15,8 +15,6 @@ ADVICE = "write it with numpy.savez(file, grasps=..., scores=...)"
 
 
 # ---------------------------------------------------------------- a root
-
-
 def find_scenes(root):
     """Sorted list of (scene name, mesh path or None, recording path or None), found by folder names alone."""
     found = []
@@ -63,8 +61,6 @@ def uncommon_joints(recordings):
 
 
 # ---------------------------------------------------------------- one recording
-
-
 def parse_recording(content, name):
     """Poses (n, 7), joints (n, J), scores (n,) float32, joint names (list or None), hash of a recording.npz's bytes.
 

@@ -9,7 +9,6 @@ from scipy.spatial import cKDTree
 from hand import kinematics
 
 # ---------------------------------------------------------------- the surface as a distance field
-
 CELL, FIELD_REACH = 0.004, 0.032  # m: grid spacing; distances are cut off here
 SURFACE_SAMPLES = 12000
 
@@ -71,7 +70,6 @@ def surface_normals(vertices, faces, count, rng):
 
 
 # ---------------------------------------------------------------- closing the fingers
-
 # Pre-shapes power, pinch, sphere:
 # degrees [flexion, abduction, distal] of thumb, first, middle, ring at the start; closing speeds (flexion, distal)
 START = [

@@ -45,8 +45,6 @@ def scene_title(scene):
 
 
 # ---------------------------------------------------------------- one grasp
-
-
 def contact_gaps(field, grasp):
     """How far each finger's three links of a grasp (19,) are from the object of a `solid_field`, (4, 3) m."""
     centers, radii, _ = kinematics.hand_drawing(grasp[:7], grasp[7:])
@@ -132,8 +130,6 @@ def solid_points(lit):
 
 
 # ---------------------------------------------------------------- a sheet
-
-
 def same_place(entry):
     """What grasps of one mesh at one wrist pose have in common."""
     vertices, _, grasp, _ = entry

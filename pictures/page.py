@@ -17,7 +17,7 @@ from trimesh.viewer.notebook import scene_to_html
 from files.reading import read_mesh
 from files.writing import atomic
 from hand.holds import grasp_outcomes, solid_field
-from hand.kinematics import JOINT_NAMES
+from hand.kinematics import is_modelled
 from hand.scenes import scene_mesh
 from pictures.draw import contact_gaps, hand_parts, scene_title, wrist_axes
 
@@ -50,7 +50,7 @@ def write_page(title, shown, joint_names, path):
         scene.add_geometry(solid_of(entry), node_name=f"object_{index}")
     content = {
         "title": title, "joints": list(joint_names),
-        "objects": [describe(entry, list(joint_names) == list(JOINT_NAMES)) for entry in shown],
+        "objects": [describe(entry, is_modelled(joint_names)) for entry in shown],
     }  # fmt: skip
     data = json.dumps(content).replace("</", "<\\/")  # a title must not end the script
     ours = Path(__file__).with_suffix(".html").read_text(encoding="utf-8").replace("$DATA", data)

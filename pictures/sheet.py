@@ -58,8 +58,6 @@ def legend(ax, names):
 
 
 # ---------------------------------------------------------------- object, encoder, pretraining
-
-
 def object_panels(surface, points, view):
     """Stage 2, the cloud (N, 3) m on the surface -> the object's `Photo`, panels."""
     photo = photograph(surface, view, *frame(surface.points, view))
@@ -161,8 +159,6 @@ def pretraining_panels(photo, surface, seen, guess):
 
 
 # ---------------------------------------------------------------- a grasp
-
-
 def weights_panels(photo, surface, seen, weights):
     """Stage 17: how much each patch counts, (G,)."""
     from matplotlib import colormaps

@@ -11,6 +11,7 @@ import pytest
 from conftest import fails
 from scipy.spatial.transform import Rotation
 
+import synthesize
 from benchmark import make, shipped
 from benchmark.roots import LOG, VERSION, ensure_root
 from benchmark.shapes import pose_scene

@@ -125,8 +125,7 @@ def read_root(root, num_points, cached, skip_bad, quiet):
     scenes, excluded = [], []
 
     def exclude(name, reason):
-        if not skip_bad:
-            raise UserError(reason)
+        refuse(not skip_bad, reason)
         excluded.append((name, reason))
 
     for path in misplaced_recordings(root):
@@ -173,8 +172,7 @@ def collect(root, scenes, min_score, excluded):
     total = sum(len(scene["scores"]) for scene in scenes)
     kept = [(scene, np.flatnonzero(~(scene["scores"] < min_score))) for scene in scenes]  # NaN is not under it
     kept = [(scene, rows) for scene, rows in kept if len(rows)]
-    if not kept:
-        raise UserError(f"{root}: none of its {total} grasps has a score of at least {min_score:g}; lower --min-score")
+    refuse(not kept, f"{root}: none of its {total} grasps has a score of at least {min_score:g}; lower --min-score")
     digest = hashlib.sha256(repr(float(min_score)).encode())
     for scene, _ in kept:
         digest.update(f"{scene['name']} {scene['mesh_hash']} {scene['recording_hash']}\n".encode())

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from benchmark.grasps import PALM_RADII
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 from data import sample_surface
 from files.reading import read_mesh, read_npz
 from files.writing import write_json
@@ -90,8 +90,7 @@ def read_grasps(root):
         if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(kinematics.JOINT_NAMES):
             raise UserError(f"{path}: has no scores or another hand; {advice}")
         found.append((path.parent, recording["grasps"], recording["scores"]))
-    if not found:
-        raise UserError(f"{root}: no */*/*/recording.npz in it")
+    refuse(not found, f"{root}: no */*/*/recording.npz in it")
     return found
 
 

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 from data import sample_surface
-from files.reading import ANY_LENGTH, MAX_LENGTH, bad_row, is_hidden, read_bytes, read_mesh, stamp
+from files.reading import ANY_LENGTH, MAX_LENGTH, is_hidden, read_bytes, read_mesh, refuse_row, stamp
 from files.recordings import MAX_ANGLE, normal_poses
 
 POSITION = ("WRJTx", "WRJTy", "WRJTz")
@@ -37,8 +37,7 @@ def find_objects(folder):
     """[((category, object name), path of its grasps)] of a DexGraspNet folder."""
     found = sorted((Path(folder) / "dataset").glob("*.npy"))
     found = [((category_of(path.stem), path.stem), path) for path in found if not is_hidden(path.name)]
-    if not found:
-        raise UserError(f"{folder}/dataset: no .npy files in it; give the folder that holds dataset/ and meshdata/")
+    refuse(not found, f"{folder}/dataset: no .npy files in it; give the folder that holds dataset/ and meshdata/")
     return found
 
 
@@ -64,15 +63,12 @@ def read_object(path):
     scores = None
     if any("score" in entry for entry in entries):
         scores = np.array([number_in(entry, "score", f"{path}: entry {i}") for i, entry in enumerate(entries)])
-    wild = np.abs(joints) > MAX_ANGLE
-    if wild.any():
-        raise UserError(f"{path}: entry {bad_row(wild)}: a joint is turned by over 720 degrees; angles are in radians")
+    turned = ": a joint is turned by over 720 degrees; angles are in radians"
+    refuse_row(np.abs(joints) > MAX_ANGLE, f"{path}: entry", turned)
     vertices, faces = read_object_mesh(path)
     length = np.ptp(vertices, axis=0).max()
-    wild = (scales <= 0) | (scales * length > MAX_LENGTH)
-    if wild.any():
-        row = bad_row(wild)
-        raise UserError(f"{path}: entry {row}: 'scale' makes the object {scales[row] * length:.4g} m long")
+    unfit = (scales <= 0) | (scales * length > MAX_LENGTH)
+    refuse_row(unfit, f"{path}: entry", f": 'scale' makes the object 0 or over {MAX_LENGTH:g} m long")
     quaternions = Rotation.from_euler("xyz", angles).as_quat()  # small letters: about fixed axes
     poses = normal_poses(np.concatenate([positions, quaternions], axis=1), str(path))
     scenes = []
@@ -115,19 +111,16 @@ def names_of_joints(entry, name):
 def numbers_of(entry, names, name):
     """The scale of an entry and the values of `names` in its `qpos`, which must hold nothing else."""
     qpos = entry.get("qpos")
-    if not isinstance(qpos, dict):
-        raise UserError(f"{name}: has no 'qpos' that names the joints")
+    refuse(not isinstance(qpos, dict), f"{name}: has no 'qpos' that names the joints")
     more = sorted(map(str, set(qpos) - set(names)))
-    if more:
-        raise UserError(f"{name}: 'qpos' has a joint '{more[0]}', which entry 0 lacks")
+    refuse(more, f"{name}: 'qpos' has a joint '{' '.join(more)}', which entry 0 lacks")
     return [number_in(entry, "scale", name)] + [number_in(qpos, key, f"{name}: 'qpos'") for key in names]
 
 
 def number_in(values, key, name):
     """A finite number in a dict."""
     value = values.get(key)
-    if key not in values:
-        raise UserError(f"{name}: has no '{key}'")
+    refuse(key not in values, f"{name}: has no '{key}'")
     if not isinstance(value, (int, float)) or not abs(value) < np.finfo(np.float32).max:
         raise UserError(f"{name}: '{key}' is not a finite number")
     return float(value)
@@ -143,11 +136,9 @@ def read_entries(path):
         raise UserError(f"{path}: {error}") from None
     except Exception:  # what broken bytes make of the unpickling
         raise UserError(f"{path}: not an array of numpy.save, or cut short; fetch it again") from None
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: holds no grasps; an array of dicts is expected")
+    refuse(not isinstance(entries, list) or not entries, f"{path}: holds no grasps; an array of dicts is expected")
     for i, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}: entry {i} is no dict with 'qpos' and 'scale'")
+        refuse(not isinstance(entry, dict), f"{path}: entry {i} is no dict with 'qpos' and 'scale'")
     return entries
 
 
@@ -157,8 +148,7 @@ def unpickle(content):
     major, _ = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     _, _, kind = read_header(file)
-    if not kind.hasobject:
-        raise UserError("holds plain numbers where an array of dicts is expected")
+    refuse(not kind.hasobject, "holds plain numbers where an array of dicts is expected")
     return InertUnpickler(file).load().values
 
 

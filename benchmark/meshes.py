@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.shapes import LENGTHS, MAX_MIDDLE, scale_to_hand, settle
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 from data import sample_surface
 from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, files_under, read_mesh
 
@@ -15,8 +15,7 @@ def mesh_objects(folder, out):
     """{(category, object name): path} of the mesh files in a folder, less those in `out`, as `named_objects`."""
     out = Path(out).resolve()
     paths = [path for path in files_under(folder, MESH_TYPES) if not path.resolve().is_relative_to(out)]
-    if not paths:
-        raise UserError(f"--meshes {folder}: no {' '.join(MESH_TYPES)} files in it")
+    refuse(not paths, f"--meshes {folder}: no {' '.join(MESH_TYPES)} files in it")
     return named_objects((path.relative_to(folder).with_suffix("").parts, path) for path in paths)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 from files.config import config_from, listed
 from files.writing import atomic
 from loop.fast import speed_up
@@ -31,11 +31,9 @@ SHIPPED = Path(__file__).parents[1] / "checkpoints"  # a file per preset that ha
 def shipped_encoder(preset):
     """Path of the encoder that ships for a preset."""
     path = SHIPPED / f"{preset}.pt"
-    if not path.exists():
-        have = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.pt") if "_" not in p.stem)) or "none"  # no predictors
-        raise UserError(
-            f"--init jepa: no encoder ships for --preset {preset} (presets with weights: {have}); give --jepa-ckpt FILE"
-        )
+    have = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.pt") if "_" not in p.stem)) or "none"  # no predictors
+    none = f"--init jepa: no encoder ships for --preset {preset} (presets with weights: {have})"
+    refuse(not path.exists(), f"{none}; give --jepa-ckpt FILE")
     return path
 
 
@@ -65,9 +63,7 @@ def save_checkpoint(path, content):
 def read_checkpoint(path, *keys):
     """Read any .pt or .ckpt file into a dict of tensors and plain types that has `keys`; no code in it ever runs."""
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # of the pickle's protocol: what cannot be read is an error anyway
+        with warnings.catch_warnings(action="ignore"):  # of the pickle's protocol: what is not read is an error anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the path of a checkpoint") from None
@@ -78,8 +74,7 @@ def read_checkpoint(path, *keys):
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__} where a checkpoint holds a dict; give another file")
     missing = set(keys) - set(content)
-    if missing:
-        raise UserError(f"{path}: not such a checkpoint, has no {listed(missing)}; give one that these scripts wrote")
+    refuse(missing, f"{path}: not such a checkpoint, has no {listed(missing)}; give one that these scripts wrote")
     return content
 
 
@@ -135,14 +130,12 @@ def read_inertly(path):
         weights = content.get("state_dict", {}).values()
         content = without_inert(content)
     except Exception as error:
-        raise UserError(
-            f"{path}: broken, or not a PyTorch checkpoint ({type(error).__name__}); fetch or make it again"
-        ) from None
+        kind = type(error).__name__
+        raise UserError(f"{path}: broken, or not a PyTorch checkpoint ({kind}); fetch or make it again") from None
     names = ", ".join(sorted(unpickler.unknown))
     if not all(isinstance(value, torch.Tensor) for value in weights):
         raise UserError(f"{path}: state_dict holds other things than tensors ({names}); fetch or make it again")
-    if not content:
-        raise UserError(f"{path}: holds objects of code ({names}) and nothing else; give another file")
+    refuse(not content, f"{path}: holds objects of code ({names}) and nothing else; give another file")
     print(f"warning: {path}: ignored values of classes that are not tensors or plain types: {names}", file=sys.stderr)
     return content
 
@@ -173,37 +166,23 @@ def kind_of(content, path):
     for key, kind in (("jepa", "jepa"), ("state_dict", "official"), ("encoder", "encoder"), ("model", "run")):
         if key in content:
             return kind
-    raise UserError(
-        f"{path}: no checkpoint of an encoder, of a pretraining or of a run; it holds {listed(content)}; "
-        "give one that pretrain_jepa.py or train.py wrote"
-    )
-
-
-def check_step(step, path):
-    """The step that a checkpoint holds as an int."""
-    try:
-        return int(step)
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # a tensor of several values is a RuntimeError
-        raise UserError(f"{path}: its step is not a number; fetch or make it again") from None
+    other = f"{path}: no checkpoint of an encoder, of a pretraining or of a run; it holds {listed(content)}"
+    raise UserError(f"{other}; give one that pretrain_jepa.py or train.py wrote")
 
 
 def check_tensors(state, path):
     """Stop with one line if `state` is not a dict of tensors."""
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
-    ):
-        raise UserError(f"{path}: its weights are not a dict of tensors; give another file")
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    whole = named and all(isinstance(value, torch.Tensor) for value in state.values())
+    refuse(not whole, f"{path}: its weights are not a dict of tensors; give another file")
 
 
 def check_keys(expected, state, path):
     """Stop with one line if `state` is not a dict of tensors under exactly the expected names."""
     check_tensors(state, path)
     missing, leftover = set(expected) - set(state), set(state) - set(expected)
-    if missing or leftover:
-        raise UserError(
-            f"{path}: missing keys: {listed(missing)}; leftover keys: {listed(leftover)}; "
-            "give a checkpoint of this network"
-        )
+    wrong = f"missing keys: {listed(missing)}; leftover keys: {listed(leftover)}"
+    refuse(missing or leftover, f"{path}: {wrong}; give a checkpoint of this network")
 
 
 def load_strictly(module, state, path):
@@ -211,8 +190,7 @@ def load_strictly(module, state, path):
     expected = module.state_dict()
     check_keys(expected, state, path)
     wrong = [f"{name} {tuple(state[name].shape)}" for name in expected if state[name].shape != expected[name].shape]
-    if wrong:
-        raise UserError(f"{path}: shapes contradict its settings: {listed(wrong)}; fetch or make it again")
+    refuse(wrong, f"{path}: shapes contradict its settings: {listed(wrong)}; fetch or make it again")
     module.load_state_dict(state)
     return module.eval()
 
@@ -232,14 +210,11 @@ def official_config(content, path):
     """Fields of a ModelConfig from an official checkpoint: sizes by tensor shapes, the rest by hyper-parameters."""
     state, hyper = content["state_dict"], content.get("hyper_parameters") or {}
     check_tensors(state, path)
-    if not isinstance(hyper, dict):
-        raise UserError(
-            f"{path}: its hyper_parameters are a {type(hyper).__name__}, not a dict; fetch or make it again"
-        )
+    kind = type(hyper).__name__
+    refuse(not isinstance(hyper, dict), f"{path}: its hyper_parameters are a {kind}, not a dict; fetch it again")
 
     def width(name):
-        if name not in state or state[name].ndim == 0:
-            raise UserError(f"{path}: not a Point-JEPA checkpoint, missing {name}")
+        refuse(name not in state or state[name].ndim == 0, f"{path}: not a Point-JEPA checkpoint, missing {name}")
         return len(state[name])
 
     def depth(prefix):
@@ -296,8 +271,7 @@ def load_run(folder, which="best"):
     """
     path = Path(folder) / f"{which}.pt"
     content = read_checkpoint(path)
-    if "model" not in content:
-        raise UserError(f"{path}: not the checkpoint of a training run; give a folder that train.py wrote")
+    refuse("model" not in content, f"{path}: not the checkpoint of a training run; give a folder that train.py wrote")
     check_tensors(content["model"], path)
     weights = merged(content["model"])  # last.pt may hold adapters
     model = load_strictly(build(GraspModel, content.get("config"), path), weights, path)
@@ -310,16 +284,14 @@ def jepa_from(content, path):
     if kind_of(content, path) == "official":
         stored = dataclasses.asdict(ModelConfig(**PRETRAINING)) | official_config(content, path)
         jepa = build(PointJEPA, stored, path)
-        weights, step = (
-            official_weights(content["state_dict"], jepa.state_dict(), path),
-            content["state_dict"]["teacher.step"],
-        )
+        weights = official_weights(content["state_dict"], jepa.state_dict(), path)
+        step = content["state_dict"]["teacher.step"]
     elif "jepa" in content:
         jepa = build(PointJEPA, content.get("config"), path)
         weights, step = content["jepa"], content.get("step", 0)
     else:
         raise UserError(f"{path}: holds no predictor; give a pretraining's .last.pt or the official file")
-    jepa.step = check_step(step, path)
+    jepa.step = int(step)
     return load_strictly(jepa, weights, path)
 
 
@@ -333,8 +305,7 @@ def encoder_weights(content, path):
     check_tensors(content["model"], path)
     weights = merged(content["model"])
     inside = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
-    if not inside:
-        raise UserError(f"{path}: its run had no encoder; give one with --pool attention or another that has")
+    refuse(not inside, f"{path}: its run had no encoder; give one with --pool attention or another that has")
     return {name.removeprefix("encoder."): tensor for name, tensor in inside.items()}
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import controls  # noqa: F401 - adds its poolings, and variants.py with it
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 from model import LOSSES, PATCHINGS, POOLS, ModelConfig
 
 CHOICES = {
@@ -38,8 +38,7 @@ def changed(config, **fields):
         value = getattr(config, name)
         rules[f"{name} must be one of {', '.join(allowed)}, not {value}"] = value in allowed
     for rule, holds in rules.items():
-        if not holds:
-            raise UserError(rule)
+        refuse(not holds, rule)
     return config
 
 
@@ -54,8 +53,7 @@ def config_from(stored):
     if stored.get("embedding") == "raw":  # a field of older runs, and its only value that is still known
         stored = {name: value for name, value in stored.items() if name not in ("embedding", "embedding_scale")}
     wrong = (needed - set(stored)) | (set(stored) - set(fields))
-    if wrong:
-        raise UserError(f"its config has missing or unknown fields: {listed(wrong)}; make it again with this version")
+    refuse(wrong, f"its config has missing or unknown fields: {listed(wrong)}; make it again with this version")
     for name, value in stored.items():
         kind = fields[name].type
         if not isinstance(value, (float, int) if kind is float else kind) or (kind is int and value < 1):

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
-from cli.errors import UserError
+from cli.errors import refuse
 
 FAR = 0.3  # m from the bounding box: no hand reaches so far
 MANY = 0.1  # of the wrists, inside the box or far from it, is too many
@@ -114,8 +114,5 @@ def check_reach(cloud, poses, name):
     """Stop where a wrist (n, 7) is so far from the object (N, 3) m that no hand could touch it; name: of the poses."""
     distance = cdist(poses[:, :3], cloud).min(1)  # (n,) m
     row = int(distance.argmax())
-    if distance[row] > MAX_REACH:
-        raise UserError(
-            f"{name}: row {row}: the wrist is {distance[row]:.3g} m from the mesh, the limit is {MAX_REACH:g} m; "
-            "positions are in metres in the mesh's frame"
-        )
+    limit = f"the limit is {MAX_REACH:g} m; positions are in metres in the mesh's frame"
+    refuse(distance[row] > MAX_REACH, f"{name}: row {row}: the wrist is {distance[row]:.3g} m from the mesh, {limit}")

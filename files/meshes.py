@@ -142,10 +142,9 @@ def read_off(content):
     counts, *lines = lines if lines[0] else lines[1:] or [[]]
     refuse(len(counts) < 2, "its numbers of vertices and faces are missing; export it again")
     num_corners, num_faces = whole(counts[0]), whole(counts[1])
-    if not 0 <= num_corners <= num_corners + num_faces == len(lines):
-        raise UserError(
-            f"promises {num_corners} vertices and {num_faces} faces, but {len(lines)} lines follow; export it again"
-        )
+    kept = 0 <= num_corners <= num_corners + num_faces == len(lines)
+    promise = f"promises {num_corners} vertices and {num_faces} faces"
+    refuse(not kept, f"{promise}, but {len(lines)} lines follow; export it again")
     polygons = []
     for number, (size, *fields) in enumerate(lines[num_corners:]):
         polygons.append([whole(field) for field in fields[: max(0, whole(size))]])

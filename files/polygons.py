@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 
 
 def triangulate(vertices, polygons):
@@ -63,8 +63,7 @@ def cut_ears(points):
     while len(left) > 2:
         around = zip([left[-1], *left], left, [*left[1:], left[0]])
         ear = next((corners for corners in around if is_ear(*corners)), None)
-        if ear is None or not normal.any():
-            raise UserError("crosses itself; export the mesh with triangles")
+        refuse(ear is None or not normal.any(), "crosses itself; export the mesh with triangles")
         ears.append(ear)
         left.remove(ear[1])
     return ears

@@ -27,10 +27,9 @@ def read_predictions(path):
         refuse(name not in arrays, f"{path}: not a file of predictions, has no {name}; {advice}")
     joints_hat, logits, joints = (arrays[name] for name in NUMBERS)
     whole = joints_hat.ndim == 3 and 0 not in joints_hat.shape
-    if not whole or logits.shape != joints_hat.shape[:2] or joints.shape != joints_hat.shape[::2]:
-        raise UserError(
-            f"{path}: shapes {joints_hat.shape}, {logits.shape}, {joints.shape} must be (n, K, J), (n, K), (n, J)"
-        )
+    fits = whole and (logits.shape, joints.shape) == (joints_hat.shape[:2], joints_hat.shape[::2])
+    shapes = f"{joints_hat.shape}, {logits.shape}, {joints.shape}"
+    refuse(not fits, f"{path}: shapes {shapes} must be (n, K, J), (n, K), (n, J)")
     for name in NUMBERS:
         given = arrays[name]
         if given.dtype.kind != "f" or not (np.abs(given.astype(float)) < TOO_LARGE).all():

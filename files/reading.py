@@ -102,8 +102,7 @@ def parse_mesh(content, name, longest=MAX_LENGTH):
         raise UserError(f"{name}: {error}") from None
     except Exception:  # what a file that is no mesh at all makes of its parsing; a Python error tells a user nothing
         raise UserError(f"{name}: cannot be read as a {kind} mesh; export it again") from None
-    if not np.isfinite(vertices).all():
-        raise UserError(f"{name}: vertex {bad_row(~np.isfinite(vertices))} is not finite; export the mesh again")
+    refuse_row(~np.isfinite(vertices), f"{name}: vertex", " is not finite; export the mesh again")
     faces = without_whiskers(vertices, faces)
     length = np.subtract(*reversed(box(vertices, faces))).max()
     if length > longest:
@@ -166,8 +165,7 @@ def read_array(path, width):
     fits = numeric and array.ndim == 2 and array.shape[1] == width and len(array)
     refuse(not fits, f"{path}: must hold numbers of shape (n, {width})")
     array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise UserError(f"{path}: row {bad_row(~np.isfinite(array))} is not finite; leave it out")
+    refuse_row(~np.isfinite(array), f"{path}: row", " is not finite; leave it out")
     return array
 
 
@@ -186,6 +184,7 @@ def read_npz(path, advice, only=None, content=None):
         raise UserError(f"{path}: {reason}; {advice}") from None
 
 
-def bad_row(mask):
-    """Index of the first row of a boolean array (n, ...) with a true entry."""
-    return int(np.argwhere(np.atleast_1d(mask))[0, 0])
+def refuse_row(wrong, before, after):
+    """Stop where a boolean array (n, ...) has a true entry; the message has the number of its row between its parts."""
+    if wrong.any():
+        raise UserError(f"{before} {np.argwhere(wrong)[0, 0]}{after}")

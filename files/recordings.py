@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cli.errors import UserError
-from files.reading import MAX_LENGTH, MESH_NAMES, bad_row, is_hidden, read_npz, subfolders
+from cli.errors import UserError, refuse
+from files.reading import MAX_LENGTH, MESH_NAMES, is_hidden, read_npz, refuse_row, subfolders
 
 MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
 ADVICE = "write it with numpy.savez(file, grasps=..., scores=...)"
@@ -68,23 +68,17 @@ def parse_recording(content, name):
     the row.
     """
     arrays = read_npz(name, ADVICE, ("grasps", "scores", "qualities", "joint_names"), content)
-    if "grasps" not in arrays:
-        raise UserError(f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; {ADVICE}")
+    refuse("grasps" not in arrays, f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; {ADVICE}")
     grasps = numbers(arrays["grasps"], name, "grasps")
     if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
         raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1")
     scores = arrays.get("scores", arrays.get("qualities"))
     scores = np.full(len(grasps), np.nan) if scores is None else numbers(scores, name, "scores")
-    if scores.shape != (len(grasps),):
-        raise UserError(
-            f"{name}: 'scores' has shape {scores.shape}; with {len(grasps)} grasps it must be ({len(grasps)},)"
-        )
+    shape = (len(grasps),)
+    refuse(scores.shape != shape, f"{name}: 'scores' has shape {scores.shape}; it must be {shape}, one per grasp")
     joints = grasps[:, 7:]
-    wild = np.abs(joints) > MAX_ANGLE
-    if wild.any():
-        raise UserError(
-            f"{name}: 'grasps' row {bad_row(wild)}: a joint is {joints[wild][0]:.4g} rad; joints are in radians"
-        )
+    turns = f": a joint is over {MAX_ANGLE:.4g} rad; joints are in radians"
+    refuse_row(np.abs(joints) > MAX_ANGLE, f"{name}: 'grasps' row", turns)
     names = arrays.get("joint_names")
     if names is not None and (names.dtype.kind != "U" or names.shape != joints.shape[1:]):
         raise UserError(f"{name}: 'joint_names' must be {joints.shape[1]} strings")
@@ -104,13 +98,11 @@ def content_hash(arrays):
 
 def numbers(array, name, key):
     """An array of a recording as float64, if it holds finite real numbers that float32 can hold."""
-    if array.dtype.kind not in "fiu":
-        raise UserError(f"{name}: '{key}' has type {array.dtype}; it must hold real numbers")
+    refuse(array.dtype.kind not in "fiu", f"{name}: '{key}' has type {array.dtype}; it must hold real numbers")
     with np.errstate(over="ignore"):  # of longer floats: infinite then, and refused here
         array = array.astype(np.float64)
     wild = ~(np.abs(array) < np.finfo(np.float32).max)
-    if wild.any():
-        raise UserError(f"{name}: '{key}' row {bad_row(wild)} is not finite; leave such grasps out")
+    refuse_row(wild, f"{name}: '{key}' row", " is not finite; leave such grasps out")
     return array
 
 
@@ -119,16 +111,11 @@ def normal_poses(poses, name):
 
     poses: xyz m and quaternion xyzw, whose norm may be 1 % off.
     """
-    if not np.isfinite(poses).all():
-        raise UserError(f"{name}: row {bad_row(~np.isfinite(poses))} is not finite; it must hold 7 numbers")
-    far = np.abs(poses[:, :3]) > MAX_LENGTH
-    if far.any():
-        raise UserError(f"{name}: row {bad_row(far)}: the wrist is over {MAX_LENGTH:g} m away; positions are in metres")
+    refuse_row(~np.isfinite(poses), f"{name}: row", " is not finite; it must hold 7 numbers")
+    far = f": the wrist is over {MAX_LENGTH:g} m away; positions are in metres"
+    refuse_row(np.abs(poses[:, :3]) > MAX_LENGTH, f"{name}: row", far)
     norm = np.linalg.norm(poses[:, 3:], axis=1)
-    off = np.abs(norm - 1) > 1e-2
-    if off.any():
-        row = int(off.argmax())
-        raise UserError(f"{name}: row {row}: the quaternion's norm is {norm[row]:.4g}, not 1; columns 3-6 are x y z w")
+    refuse_row(np.abs(norm - 1) > 1e-2, f"{name}: row", ": the quaternion's norm is not 1; columns 3-6 are x y z w")
     return np.concatenate([poses[:, :3], canonical_quaternion(poses[:, 3:] / norm[:, None])], axis=1)
 
 

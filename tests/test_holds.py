@@ -23,7 +23,7 @@ NOISE = (2, 5, 10, 20)  # degrees
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("holds") / "root"
-    synthesize.main(["--out", str(root), *"--objects 28 --grasps 16 --workers 1 --quiet".split()])
+    synthesize.main(["--out", str(root), *"--objects 12 --grasps 12 --workers 1 --quiet".split()])
     return load_dataset(root, 64, quiet=True)
 
 
@@ -52,7 +52,7 @@ def outcomes(data):
 
 def test_recorded_grasps_hold_and_what_knows_nothing_of_the_object_seldom(data, outcomes):
     found = outcomes["recorded"]
-    assert len(found.holds) == 448 and found.free.all() and found.holds.mean() >= 0.95
+    assert len(found.holds) == 144 and found.free.all() and found.holds.mean() >= 0.95
     assert (found.touching[:, 0] & found.touching[:, 1:].any(1))[found.holds].all()
     moved = np.abs(found.closed - data.joints).reshape(-1, 4, 3).max(2)
     assert np.percentile(moved[found.touching], 95) < np.radians(1)  # they are closed already
@@ -128,7 +128,7 @@ def test_batch_and_order_do_not_matter(scene):
 def test_scenes_in_any_order(data):
     rows = np.random.default_rng(0).permutation(np.flatnonzero(data.scene < 12))[:40]
     found = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
-    for i in (0, 17, 39):
+    for i in (0, 10, 20):
         field, one = solid_field(*read_mesh(scene_mesh(data, data.scene[rows[i]]))), rows[i : i + 1]
         alone = grasp_outcomes(field, data.poses[one], data.joints[one, None])
         assert alone.holds == found.holds[i]

@@ -35,7 +35,7 @@ import splits
 import synthesize
 import train
 from files import cache
-from files.checkpoints import load_encoder, load_run, read_checkpoint
+from files.checkpoints import read_checkpoint
 from files.writing import locked
 from model import GraspModel, PointJEPA
 
@@ -135,9 +135,14 @@ def full_disk(path):
 
 FAULTS = {  # what happens: how, in a folder; exit code; what is said; step of the last checkpoint
     "Ctrl-C": (lambda _: after_step(9, press), 130, "--resume", 9),
-    "a NaN": (lambda _: in_forward(8, lambda found: (found[0] * np.nan, *found[1:])), 2, "not finite at step 7", 5),
+    "a NaN": (
+        lambda _: in_forward(8, lambda found: (found[0] * np.nan, *found[1:])),
+        2,
+        "not finite at step 7 (batch of ",
+        5,
+    ),
     # the loss is finite, but would poison the weights and so the next checkpoint
-    "an infinite gradient": (lambda _: in_forward(10, infinite_gradient), 2, "not finite at step 9", 5),
+    "an infinite gradient": (lambda _: in_forward(10, infinite_gradient), 2, "at step 9 (batch of ", 5),
     "no memory": (lambda _: in_forward(8, no_memory), 2, "out of memory; ", 5),
 }
 CASES = [
@@ -279,18 +284,6 @@ def test_a_broken_cache_is_made_again(three_boxes, tmp_path, planted):
     for content in broken:
         path.write_bytes(content)
         assert same(data.load_dataset(root, 32, quiet=True), three_boxes[1])
-
-
-def test_planted_code_beside_good_weights_never_runs(undisturbed, tmp_path, planted, capsys):
-    pickle.loads(pickle.dumps(Planted()))
-    assert planted.exists()  # the trap works
-    planted.unlink()
-    shutil.copytree(undisturbed / "run", tmp_path / "run")
-    for name, load in (("run/best.pt", lambda path: load_run(path.parent)), ("e.pt", load_encoder)):
-        torch.save(read_checkpoint(undisturbed / name) | {"callbacks": Planted()}, tmp_path / name)
-        capsys.readouterr()
-        load(tmp_path / name)
-        assert capsys.readouterr().err.count("\n") == 1  # one warning names what was left out
 
 
 # ---------------------------------------------------------------- kill -9, at random moments

@@ -9,7 +9,7 @@ from evaluate import constant_predictions, summarize
 from files.checkpoints import load_encoder
 from lab.encoders import calibrated_encoder, probe_row
 from lab.rows import METRICS, command_of, read_rows, write_rows
-from lab.runner import data_flags, encoder_file, encoder_tag, identify, open_data, plan_runs, random_encoder, run_all
+from lab.runner import data_flags, encoder_file, encoder_tag, open_data, plan_runs, random_encoder, run_all
 from lab.tables import configurations_table, markdown
 from model import LENGTH, PRESETS
 
@@ -53,7 +53,7 @@ def nearest_row(command, flags, points):
     low, high = nearest["interval_95"].get("top_logit_rmse", ("", ""))
     return {"command": command} | {metric: nearest[metric] for metric in METRICS} | {
         "low_95": low, "high_95": high, "training_mean": mean["top_logit_rmse"],
-        "train_objects": len(split.suites["train"]), "fingerprint": data.fingerprint, "dataset": identify(data).name,
+        "train_objects": len(split.suites["train"]), "dataset": data.fingerprint,
     }  # fmt: skip
 
 

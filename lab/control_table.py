@@ -5,7 +5,6 @@ would help. The oracle, an encoder that saw all labels of the training pool, tel
 place between random (0) and oracle (1) is its share of what labels would give.
 """
 
-import functools
 import itertools
 
 import numpy as np
@@ -56,7 +55,7 @@ def run_controls(names, given, args):
         arms["oracle"]["--jepa-ckpt"] = str(train_oracle(given, args) / "best.pt")
     trials = run_first(plan_trials(arms, given, args), args.out / "trials.csv", args)
     planned = plan_arms(arms, best_rates(trials, place_of), given, args)
-    return run_all(planned, args.out / "rows.csv", args, SUITES, [functools.partial(keep_errors, args.out)])
+    return run_all(planned, args.out / "rows.csv", args, SUITES, [keep_errors])
 
 
 def train_oracle(given, args):

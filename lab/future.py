@@ -5,7 +5,6 @@ they are missing, all equally short, and so is one with the default's patches, t
 """
 
 import concurrent.futures
-import functools
 import shlex
 import subprocess
 import sys
@@ -44,8 +43,7 @@ def run_future(names, given, args):
     """Make the encoders that are missing, then run every variant on every suite; -> rows."""
     planned = plan_future(names, given, args)
     pretrain_missing(planned, args)
-    keep = [functools.partial(keep_errors, args.out)]
-    return run_all(planned, args.out / "rows.csv", args, SUITES, keep)
+    return run_all(planned, args.out / "rows.csv", args, SUITES, [keep_errors])
 
 
 def short_encoder(flags, given, args):

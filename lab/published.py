@@ -105,7 +105,7 @@ def run_published(names, given, args):
     return run_all(planned, args.out / "rows.csv", args, keep=[remove], kind=PublishedRun)
 
 
-def remove(run):
+def remove(out, run):
     """Remove a run's folder: its config.json names a pack, but the split was another one."""
     shutil.rmtree(run.folder)
 

@@ -1,7 +1,8 @@
 """Rows of runs: a sweep keeps one row per run in a CSV file, and the run's command is the row's identity.
 
-A row also has what its command does not say: the dataset that lay under --data, the precision that `auto` was, and in
-`commit` the version of the code, where that is not this one. No sweep goes on with rows of another commit.
+A row also has what its command does not say: the fingerprint of the dataset under --data, the precision that `auto`
+was, and in `commit` the version of the code, where that is not this one: no sweep goes on with such rows. Of those the
+dataset is named by what generated it, which processors rounded differently then: they have fingerprints besides.
 """
 
 import collections

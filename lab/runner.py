@@ -17,14 +17,13 @@ import sys
 import time
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 import evaluate
 import train
-from benchmark.roots import ensure_root, recorded
+from benchmark.roots import ensure_root
 from cli.errors import refuse
 from data import load_dataset
 from files.checkpoints import save_checkpoint, shipped_encoder
@@ -131,30 +130,6 @@ def open_data(flags, points=None):
     return data, make_split(data, settings.pack, settings.budget, settings.held_out)
 
 
-class Dataset(NamedTuple):
-    """What lies under --data, now."""
-
-    name: str  # its identity, the same on every machine
-    fingerprint: str  # of the files as they are here
-
-
-UNSEEN = Dataset("", "")  # a default root that is not there, and that nothing needs
-
-
-def identify(data):
-    """The `Dataset` of a `GraspData`.
-
-    A generated root is known by what it was generated with, since processors round differently; one from the user's
-    own meshes, or of any other origin, by its fingerprint.
-    """
-    origin = recorded(Path(data.root))
-    settings = origin.get("settings", {})
-    if not origin.get("complete") or settings.get("meshes"):
-        return Dataset(f"fingerprint {data.fingerprint}", data.fingerprint)
-    shown = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None and value is not False)
-    return Dataset(f"generator {origin['version']}: {shown}", data.fingerprint)
-
-
 # ---------------------------------------------------------------- planned runs
 
 
@@ -168,7 +143,7 @@ class PlannedRun:
     flags: dict
     runs: str
     encoder: str = ""  # its tag
-    dataset: Dataset = UNSEEN
+    dataset: str = ""  # fingerprint of what lies under --data; "" where that is not there, and nothing needs it
 
     @property
     def command(self):
@@ -183,7 +158,7 @@ class PlannedRun:
     def folder(self):
         """Its flags, shortened, and a hash of them and of what the run starts from: files change, flags do not."""
         name = "_".join(f"{flag[2:]}-{Path(value).name}" for flag, value in self.flags.items())
-        identity = self.command + self.encoder + "".join(self.dataset)
+        identity = self.command + self.encoder + self.dataset
         return Path(self.runs) / f"{name[:100]}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
     @property
@@ -219,19 +194,17 @@ def with_origins(planned, path, args, kind=PlannedRun):
         key = tuple(run.flags.get(flag) for flag in ("--data", "--min-score", "--cache-dir"))
         if key not in datasets:
             there = Path(run.flags.get("--data", DEFAULTS["--data"])).exists()
-            datasets[key] = identify(open_data(run.settings)[0]) if there or needed else UNSEEN
+            datasets[key] = open_data(run.settings)[0].fingerprint if there or needed else ""
         found.append(dataclasses.replace(run, encoder=encoder_tag(run.flags), dataset=datasets[key]))
     return found
 
 
 def check_origins(run, row, path):
     """A row that was found must start from what is there now, or results of two things would stand in one table."""
-    for what, old, new in (
-        ("encoder", row.get("encoder"), run.encoder), ("dataset", row.get("dataset"), run.dataset.name),
-    ):  # fmt: skip
+    for what, new in {"encoder": run.encoder, "dataset": run.dataset}.items():
         refuse(
-            old and new and old != new,
-            f"{path}: '{run.command}' was run with another {what} ({old}) than the one that is there now ({new}); "
+            row[what] and new and row[what] != new,
+            f"{path}: '{run.command}' was run with another {what} ({row[what]}) than the one that is there now ({new}); "
             "give another --out, or move the file away",
         )
 
@@ -255,9 +228,7 @@ def finished_row(run, suites):
     row |= {name: result.get(name, "") for name in COSTS}
     row["training_mean"] = result["training_mean"]["top_logit_rmse"]
     row |= {name: result[name] for name in ("best_step", "train_objects", "seconds", "device", "threads")}
-    fingerprint = read_json(run.folder / "config.json")["fingerprint"]
-    row |= {"encoder": run.encoder, "fingerprint": fingerprint, "failed": "", "dataset": run.dataset.name}
-    return row | {"precision": result["precision"]}
+    return row | {"precision": result["precision"], "encoder": run.encoder, "dataset": run.dataset, "failed": ""}
 
 
 def failed_row(run, code):
@@ -266,7 +237,7 @@ def failed_row(run, code):
     refuse("is not finite" not in last, f"{run.log}: a run ended with code {code}: {last}")
     row = {"command": run.command} | dict.fromkeys(METRICS, "")
     failed = "diverged: " + last.partition("; ")[0]
-    return row | {"encoder": run.encoder, "failed": failed, "dataset": run.dataset.name}
+    return row | {"encoder": run.encoder, "dataset": run.dataset, "failed": failed}
 
 
 def last_line(log):
@@ -279,7 +250,7 @@ def take_into_rows(run, code, path, order, suites, keep):
     with locked(Path(run.runs) / "rows.lock", wait=True):  # one sweep at a time reads, adds and writes
         if code == 0:
             for keep_more in keep:
-                keep_more(run)
+                keep_more(path.parent, run)
         rows = {old["command"]: old for old in read_rows(path)}  # read again: another sweep may have written meanwhile
         rows[row["command"]] = row
         write_rows(path, sorted(rows.values(), key=lambda row: order.get(row["command"], -1)))
@@ -393,8 +364,8 @@ def ended_runs(waiting, path, jobs, suites):
 def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
     """Run what the CSV file `path` lacks of the planned runs and write a row as each ends; -> all its rows.
 
-    planned: flags of each run, of the given kind; suites: evaluated for each besides val; keep: functions of a run
-    that are called before its row is written.
+    planned: flags of each run, of the given kind; suites: evaluated for each besides val; keep: functions of
+    the folder of rows and a run that are called before its row is written.
     """
     rows = {row["command"]: row for row in read_rows(path)}
     of_old = any(row.get("commit") for row in rows.values())

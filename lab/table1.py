@@ -4,7 +4,6 @@ Learning rates are the paper's and the best of an initialisation's own trials, w
 Every run's best step on val is evaluated once on the test suites.
 """
 
-import functools
 from pathlib import Path
 
 from cli.errors import refuse
@@ -32,8 +31,7 @@ def run_table1(names, given, args):
     """Run trials of rates, then all arms on every suite; -> rows."""
     path, planned = args.out / "rows.csv", plan_table1(given, rates_of_table1(given, args), args)
     check_alike([*read_rows(path), *({"command": command_of(flags)} for flags in planned)], path)
-    keep = [functools.partial(hook, args.out) for hook in (keep_curve, keep_errors)]
-    return run_all(planned, path, args, SUITES, keep)
+    return run_all(planned, path, args, SUITES, [keep_curve, keep_errors])
 
 
 def rates_of_table1(given, args):

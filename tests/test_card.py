@@ -31,20 +31,12 @@ def test_mesh_with_a_hole_has_no_inside():
     np.testing.assert_allclose(gaps, 0.04)
 
 
-@pytest.mark.parametrize("drawn", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_card(made_root, tmp_path, monkeypatch, drawn):
-    sheets, histograms = [], []
-    if not drawn:
-        monkeypatch.setattr(card, "draw_grasps", lambda grasps, path: sheets.append(grasps))
-        monkeypatch.setattr(card, "draw_histograms", lambda scenes, path: histograms.append(scenes))
+@pytest.mark.slow
+def test_card(made_root, tmp_path):
     card.write_card(made_root, tmp_path / "card", seed=0, sample=8, mixed=16)
     written = json.loads((tmp_path / "card/card.json").read_text())
     assert written["grasps_measured"] == 8 and written["kept_grasps"] == 32
     assert written["penetration_mm"]["max"] < 3
     assert written["share_three_links_touch"] == 1 == written["share_thumb_and_finger_touch"]
     assert written["score_spearman_with_hull"] > 0.8
-    if drawn:
-        pictures = [tmp_path / "card" / name for name in ("grasps.png", "histograms.png")]
-        assert all(path.stat().st_size > 10000 for path in pictures)
-    else:
-        assert len(sheets[0]) == 12 and len(histograms[0]) == 8  # scenes
+    assert all((tmp_path / "card" / name).stat().st_size > 10000 for name in ("grasps.png", "histograms.png"))

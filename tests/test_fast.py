@@ -62,11 +62,19 @@ def test_a_network_with_fast_layers_is_the_plain_one(pool):
 needs_onednn = pytest.mark.skipif(not fast.ONEDNN, reason="this PyTorch is built without oneDNN")
 
 
+@pytest.fixture(autouse=True)
+def own_library():
+    """Tests may choose another library for products; in the end it is the process's own."""
+    own = fast.library
+    yield
+    fast.use_library(own)
+
+
 @needs_onednn
 @pytest.mark.parametrize("shape", [(9, 6), (2, 5, 6), (2500, 6)])  # the last one's gradient is made in pieces
-def test_linear_by_onednn(shape, monkeypatch):
+def test_linear_by_onednn(shape):
     """float32 is all that it does: compared with float64, to float32's precision."""
-    monkeypatch.setattr(fast, "library", "onednn")
+    fast.use_library("onednn")
     torch.manual_seed(0)
     wide = torch.randn(4, 12)
     inputs = [torch.randn(shape), wide[:, 6:], torch.randn(4)]  # half of a weight, as the tokenizer uses it
@@ -114,7 +122,7 @@ def made_in_float32(function, *inputs):
 def test_linear_without_bf16_rounds_as_autocast_does(library, dtype, monkeypatch):
     """Values and gradients; so a run in bf16 is of the same kind on every processor."""
     monkeypatch.setattr(fast, "BF16", False)
-    monkeypatch.setattr(fast, "library", library)
+    fast.use_library(library)
     torch.manual_seed(0)
     inputs = [torch.randn(40, 9).to(dtype), torch.randn(8, 9), torch.randn(8)]
     with torch.autocast("cpu", torch.bfloat16):
@@ -155,37 +163,26 @@ PROCESSORS = {
 }
 
 
-def test_library_is_a_matter_of_the_processor(monkeypatch):
+@needs_onednn
+def test_library_is_a_matter_of_the_processor_unless_told():
     """Of what the system says of it, and of nothing else."""
-    monkeypatch.setattr(fast, "ONEDNN", True)
     assert [fast.product_library(processor) for processor in PROCESSORS] == list(PROCESSORS.values())
-    monkeypatch.setattr(fast, "ONEDNN", False)
-    assert {fast.product_library(processor) for processor in PROCESSORS} == {"plain"}
-
-
-def test_library_is_chosen_or_told(monkeypatch):
-    monkeypatch.setattr(fast, "ONEDNN", True)
-    monkeypatch.setattr(fast, "this_processor", lambda: AMD)
-    monkeypatch.setattr(fast, "library", None)  # puts the process's own back in the end
-    for told, chosen in ((None, "onednn"), ("plain", "plain"), (None, "onednn"), ("onednn", "onednn")):
-        assert fast.use_library(told) == fast.library == chosen
-    fast.use_library("plain")
-    set_up_torch("cpu")
-    assert fast.library == "onednn"  # every command starts with what suits the processor
+    here = fast.use_library()
+    for told in ("plain", "onednn"):
+        assert fast.use_library(told) == fast.library == told
+        set_up_torch("cpu")
+        assert fast.library == here  # every command starts with what suits the processor
     with pytest.raises(UserError, match="'mkl'"):
         fast.use_library("mkl")
-    monkeypatch.setattr(fast, "ONEDNN", False)
-    with pytest.raises(UserError, match="without it"):
-        fast.use_library("onednn")
 
 
 @needs_onednn
-def test_both_libraries_agree(monkeypatch):
+def test_both_libraries_agree():
     """On joints and logits of a network and on its gradients; not to the bit, so the choice is part of a run."""
     network, batch = network_of()
     found = []
     for name in ("onednn", "plain"):
-        monkeypatch.setattr(fast, "library", name)
+        fast.use_library(name)
         found.append(joints_and_gradients(fast.speed_up(copy.deepcopy(network)), batch))
     assert_same(*found, atol=1e-5, rtol=1e-5)
 

@@ -247,6 +247,7 @@ def test_one_signal_stops_two_jobs_and_the_same_command_goes_on(box_root, tmp_pa
 # ---------------------------------------------------------------- kinds with stages of their own
 
 
+@pytest.mark.slow
 def test_encoders_and_their_cards(box_root, tmp_path):
     path, config = tmp_path / "mine.pt", PRESETS["tiny"]
     save_checkpoint(path, {"config": vars(config), "encoder": PointEncoder(config).state_dict()})
@@ -349,6 +350,7 @@ def test_future(box_root, tmp_path):
     assert sweep.main(argv) == rows
 
 
+@pytest.mark.slow
 def test_published(box_root, tmp_path, capsys):
     """All arms of two draws; stopped half way the rest is run, nothing twice, and no run stays."""
     words = ("--pack", "A", "--budget", "1", "--lr-backbone", "1e-4", "--lr-head", "2e-3")

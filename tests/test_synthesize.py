@@ -3,10 +3,6 @@
 import collections
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -65,26 +61,6 @@ def test_workers_and_resuming_change_no_byte(made_root, tmp_path, capsys):
     run("--out", killed, *FLAGS, "--workers", 2)
     assert tree(killed) == tree(made_root) and (killed / "dataset.json").exists()
     assert not (killed / "progress.jsonl").exists()
-
-
-@pytest.mark.slow
-def test_stopped_by_signals_and_resumed(tmp_path):
-    flags = ["--objects", "40", "--grasps", "30", "--workers", "2"]
-    run("--out", tmp_path / "straight", *flags)
-    words = [sys.executable, synthesize.__file__, "--out", str(tmp_path / "stopped"), *flags]
-    log, done = tmp_path / "stopped/progress.jsonl", 0
-    for stop, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        process = subprocess.Popen(words, stderr=subprocess.PIPE)
-        while not log.exists() or log.read_bytes().count(b"\n") < done + 4:
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(stop)
-        assert process.wait(60) == code
-        assert b"Traceback" not in process.stderr.read()
-        assert not (tmp_path / "stopped/dataset.json").exists()
-        done = log.read_bytes().count(b"\n")
-    run("--out", tmp_path / "stopped", *flags)
-    assert tree(tmp_path / "stopped") == tree(tmp_path / "straight")
 
 
 def test_category_sizes():

@@ -175,7 +175,9 @@ def run(tmp_path_factory):
     return train_tiny(tmp_path_factory.mktemp("named"), JOINT_NAMES)
 
 
-@pytest.mark.parametrize("pool, loss", [("attention", "wta"), ("mean", "wta"), ("surface", "hedged")])
+@pytest.mark.parametrize(
+    "pool, loss", [("attention", "wta"), pytest.param("surface", "hedged", marks=pytest.mark.slow)]
+)
 def test_a_run(pool, loss, run, walk, tmp_path):
     torch.manual_seed(0)
     model = with_statistics(GraspModel(dataclasses.replace(load_run(run).config, pool=pool, loss=loss)))

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import variants  # noqa: F401 - its poolings
 from cli.errors import UserError
 from loop import fast
 from loop.machine import set_up_torch

@@ -1,7 +1,4 @@
-"""The card of a dataset: penetration, contacts and scores by code of its own, histograms, pictures.
-
-python -m benchmark.card data/full --out results/benchmark
-"""
+"""The card of a dataset: penetration, contacts and scores by code of its own, histograms, pictures."""
 
 import collections
 import json
@@ -12,6 +9,7 @@ from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from benchmark.grasps import PALM_RADII
+from benchmark.progress import recorded
 from cli.errors import UserError, refuse
 from data import sample_surface
 from files.reading import read_mesh, read_npz
@@ -101,6 +99,11 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     """
     from scipy.stats import spearmanr  # slow to import, and needed here only
 
+    refuse(
+        recorded(root).get("settings", {}).get("shipped"),
+        f"{root}: ships without the grasps that were rejected, which the card looks at, too; take a root that "
+        "synthesize.py --out made",
+    )
     scenes = read_grasps(root)
     rows = [(*scene, row) for scene in scenes for row in range(len(scene[2]))]
     rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]

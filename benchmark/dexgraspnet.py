@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from benchmark.meshes import read_surface
 from cli.errors import UserError, refuse
-from data import sample_surface
-from files.reading import ANY_LENGTH, MAX_LENGTH, is_hidden, read_bytes, read_mesh, refuse_row, stamp
+from files.reading import MAX_LENGTH, is_hidden, read_bytes, refuse_row, stamp
 from files.recordings import MAX_ANGLE, normal_poses
 
 POSITION = ("WRJTx", "WRJTy", "WRJTz")
@@ -88,17 +88,12 @@ def read_object_mesh(path):
     folder = path.parent.parent / "meshdata"
     mesh = folder / path.stem / "coacd" / "decomposed.obj"
     stamp(mesh, folder)
-    vertices, faces = read_mesh(mesh, ANY_LENGTH)
-    used, faces = np.unique(faces, return_inverse=True)
-    vertices, faces = vertices[used], faces.reshape(-1, 3)
-    try:
-        sample_surface(vertices, faces, 1, 0)
-    except UserError as error:
-        raise UserError(f"{mesh}: {error}") from None
-    return vertices, faces
+    return read_surface(mesh)
 
 
 # ---------------------------------------------------------------- entries, checked
+
+
 def names_of_joints(entry, name):
     """The joints' names in an entry: all that `qpos` holds besides the wrist, in alphabetical order."""
     qpos = entry.get("qpos")
@@ -127,6 +122,8 @@ def number_in(values, key, name):
 
 
 # ---------------------------------------------------------------- a pickle, read without running what it names
+
+
 def read_entries(path):
     """The dicts in an .npy file of pickled ones; whatever code the file names, none is run."""
     content = read_bytes(path)

@@ -40,21 +40,31 @@ def named_objects(found):
     return named
 
 
+def read_surface(path):
+    """Vertices (V, 3), faces (F, 3) of a mesh file in any unit, without stray vertices, which must not count as size.
+
+    Raises `UserError` where it has no area.
+    """
+    vertices, faces = read_mesh(path, ANY_LENGTH)
+    used, faces = np.unique(faces, return_inverse=True)
+    vertices, faces = vertices[used], faces.reshape(-1, 3)
+    try:
+        sample_surface(vertices / (np.ptp(vertices, axis=0).max() or 1), faces, 1, 0)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return vertices, faces
+
+
 def usable_mesh(path, settings):
     """A mesh file as vertices (V, 3) m, z up on z = 0, and faces; and the factor by which --rescale changed its size.
 
     `UserError` says why it cannot be used.
     """
-    vertices, faces = read_mesh(path, ANY_LENGTH)
-    used, faces = np.unique(faces, return_inverse=True)  # stray vertices must not count as size
-    vertices, faces = vertices[used] * settings.get("mesh-scale", 1), faces.reshape(-1, 3)
+    vertices, faces = read_surface(path)
+    vertices = vertices * settings.get("mesh-scale", 1)
     if settings["up"] == "y":
         vertices = vertices[:, [0, 2, 1]] * (1, -1, 1)
     _, middle, longest = np.sort(np.ptp(vertices, axis=0))
-    try:
-        sample_surface(vertices / (longest or 1), faces, 1, 0)  # complains where there is no area
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     if settings["rescale"]:
         vertices = scale_to_hand(vertices, longest)
         return vertices, faces, float(f"{np.ptp(vertices, axis=0).max() / longest:.6g}")

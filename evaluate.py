@@ -24,6 +24,7 @@ from benchmark.roots import ensure_root
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from data import load_dataset
+from files.categories import named
 from files.checkpoints import check_run, load_run
 from files.predictions import NUMBERS, read_predictions, save_predictions
 from files.recordings import numbered_joints
@@ -32,7 +33,8 @@ from hand.kinematics import is_modelled
 from hand.scenes import close_some
 from loop.fast import exact_products
 from loop.machine import set_up_torch
-from loop.runs import cost_lines
+from loop.report import bracket, how_to_read, metrics_table, run_rows
+from loop.runs import finished_result
 from pictures.draw import draw_beside
 from pictures.page import page_beside
 from splits import SUITES, Split, make_split
@@ -111,38 +113,6 @@ def summarize(predictions, seed=0):
             means = {name: value[rows].mean().item() for name, value in statistics.items()}
             result["synsets"][str(synset)] = from_means(means) | {"num_grasps": int(rows.sum())}
     return result
-
-
-def bracket(result, metric):
-    """The interval of a metric of a `summarize`, as text; "" where there is none."""
-    found = result.get("interval_95", {}).get(metric)
-    return f"[{found[0]:.3f}, {found[1]:.3f}]" if found else ""
-
-
-def metrics_table(results):
-    """Aligned rows of results, name -> `summarize`: rad and shares, 100 columns where names have 21 or fewer."""
-    width = max(18, *map(len, results))
-    header = f"{'':<{width}} grasps  top-logit RMSE (rad)  best-of-K    gap cov@10°   15°   20°"
-    lines = [header + "  free holds" * any("holds" in result for result in results.values())]
-    for name, r in results.items():
-        errors = f"{r['top_logit_rmse']:.4f} {bracket(r, 'top_logit_rmse'):<14}{r['best_of_k_rmse']:10.4f}"
-        cover = f"{r['coverage_10']:8.3f}{r['coverage_15']:6.3f}{r['coverage_20']:6.3f}"
-        closed = f"{r['free']:6.3f}{r['holds']:6.3f}" if "holds" in r else ""
-        lines.append(f"{name:<{width}}{r['num_grasps']:7d}  {errors}{r['selection_gap']:7.4f}{cover}{closed}")
-    return "\n".join(lines)
-
-
-def print_run(result, folder, pack, baseline=None):
-    """The table of a finished run (what result.json holds), `baseline` in it if there is one, and how to read it."""
-    mean, own = result["training_mean"], result["suites"]["val"]
-    rows = {"training mean": mean} | ({"pose and size only": baseline} if baseline else {})
-    print("\n" + metrics_table(rows | {f"this run, step {result['best_step']}": own, "recorded": result["recorded"]}))
-    print(f"\nval of pack {pack}; brackets: 95 % over objects. Saved in {folder}")
-    print("\n".join(cost_lines(result)))
-    if "holds" in own:
-        print(f"holds: the hand, closed from the prediction, would hold the object; of {own['grasps_closed']} grasps")
-    if own["top_logit_rmse"] > mean["top_logit_rmse"]:
-        print("The mean's RMSE is hard to beat: a squared error rewards averages of grasps, which seldom hold.")
 
 
 # ---------------------------------------------------------------- predictions
@@ -256,15 +226,15 @@ def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0):
     return results, predictions
 
 
-def draw_predictions(model, data, rows, device, args):
-    """Fig. 1 for six objects of the grasps `rows`, each as recorded and as predicted: --picture, --page or both."""
-    rng, objects = np.random.default_rng(args.seed), data.object_of_grasp[rows]
+def draw_predictions(model, data, rows, device, seed=0, picture=None, page=None, run=""):
+    """Fig. 1 for six objects of the grasps `rows`, recorded and predicted: a picture, a page about `run`, or both."""
+    rng, objects = np.random.default_rng(seed), data.object_of_grasp[rows]
     rows = np.sort([rng.choice(rows[objects == name]) for name in rng.permutation(np.unique(objects))[:6]])
     found = predict_grasps(model, data, rows, device)
-    if args.picture:
-        draw_beside(data, rows, found["joints_pred"][np.arange(len(rows)), found["logits"].argmax(1)], args.picture)
-    if args.page:
-        page_beside(args.run, data, rows, found["joints_pred"], found["logits"], args.page)
+    if picture:
+        draw_beside(data, rows, found["joints_pred"][np.arange(len(rows)), found["logits"].argmax(1)], picture)
+    if page:
+        page_beside(run, data, rows, found["joints_pred"], found["logits"], page)
 
 
 # ---------------------------------------------------------------- command line
@@ -338,19 +308,27 @@ def evaluate_run(args):
     refuse((args.holds or args.picture) and not is_modelled(data.joint_names), f"--holds and --picture: {only}")
     suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)
     refuse(not suites, f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
-    means = {}
+    means, shown = {}, {}
+    finished = finished_result(args.run, data.fingerprint) if args.checkpoint == "best" else {}
     for suite, own in suites.items():
         found = compare(model, data, split.rows[suite], own, predictions[suite], args.holds, args.quiet, args.seed)
         means[suite] = found["training mean"]
-        rows = {"training mean": means[suite], "this run": own}
-        rows |= {"recorded": found["recorded"]} if args.holds else {}
-        print(f"{suite}\n{metrics_table(rows | own['synsets'])}")
+        if suite == "val" and finished:  # the table that train.py printed
+            rows = run_rows(finished, found)
+        else:
+            rows = {"training mean": means[suite], "this run": own}
+            rows |= {"recorded": found["recorded"]} if args.holds else {}
+        rows |= {named(synset): result for synset, result in own["synsets"].items()}
+        print(f"{suite}{f' of pack {split.pack}' * bool(split.pack)}\n{metrics_table(rows)}")
         for share in ("free", "holds") if args.holds else ():
             print(f"{share:<6}{holds_line(own, share)}")
+        shown |= rows
+    print("", *how_to_read(shown), sep="\n")
     if args.save_predictions:
         save_predictions(args.save_predictions, predictions)
     if args.picture or args.page:
-        draw_predictions(model, data, split.rows[next(iter(suites))], device, args)
+        rows = split.rows[next(iter(suites))]
+        draw_predictions(model, data, rows, device, args.seed, args.picture, args.page, args.run)
     return {"run": args.run, "checkpoint": args.checkpoint, "suites": suites, "training_mean": means}
 
 

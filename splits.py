@@ -21,6 +21,7 @@ from benchmark.roots import ensure_root
 from cli.errors import command, refuse
 from cli.flags import Parser, number
 from data import add_data_flags, load_dataset
+from files.categories import named
 from files.writing import write_json
 
 HELD_OUT = ("03948459", "02954340")  # pistol and cap, as in the published code: categories that never train
@@ -189,11 +190,13 @@ def counts_table(split):
     """Aligned counts of objects per synset and suite, then grasps per suite."""
     suites = list(split.suites)
     counts = {suite: collections.Counter(map(synset_of, split.suites[suite])) for suite in suites}
-    lines = ["objects     " + "".join(f"{suite:>15}" for suite in suites)]
+    lines = [f"{'objects':<20}" + "".join(f"{suite:>15}" for suite in suites)]
     for synset in sorted(set().union(*counts.values())):
-        lines.append(f"{synset:<12}" + "".join(f"{counts[suite][synset]:>15}" for suite in suites))
-    lines.append(f"{'all':<12}" + "".join(f"{len(split.suites[suite]):>15}" for suite in suites))
-    lines.append("grasps      " + "  ".join(f"{suite} {len(split.rows[suite])}" for suite in SUITES))
+        lines.append(f"{named(synset):<20}" + "".join(f"{counts[suite][synset]:>15}" for suite in suites))
+    lines.append(f"{'all':<20}" + "".join(f"{len(split.suites[suite]):>15}" for suite in suites))
+    lines.append(f"{'grasps':<20}" + "".join(f"{len(split.rows[suite]):>15}" for suite in suites))
+    held_back = ", ".join(f"{suite} {len(split.rows[suite])}" for suite in SUITES if suite not in suites)
+    lines.append(f"{'grasps held back':<20}  {held_back}")
     for names in split.duplicates:
         lines.append("same mesh or object, kept on one side: " + " ".join(names))
     return "\n".join(lines)
@@ -223,6 +226,7 @@ def main(argv=None):
     if args.json:
         written = ("pack", "budget", "fingerprint", "suites", "test_grasp")
         write_json(args.json, {name: getattr(split, name) for name in written})
+        print(f"saved {args.json}")
 
 
 if __name__ == "__main__":

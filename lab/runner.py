@@ -174,7 +174,7 @@ class PlannedRun:
     def words(self):
         """The arguments of train.py that make this run, or go on with it; the sweep has its own baselines."""
         place = ["--runs", str(self.folder.parent), "--name", self.folder.name]
-        return [*as_words(self.settings), *place, "--resume", "--no-baseline"]
+        return [*as_words(self.settings), *place, "--resume", "--no-baseline", "--no-pictures"]
 
     def train(self):
         train.main(self.words)

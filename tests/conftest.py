@@ -129,7 +129,7 @@ def tiny_run(box_root, tmp_path_factory):
     from files.checkpoints import save_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
-    flags = "--name run --preset tiny --steps 2 --keep-last --no-baseline --quiet --threads 1"
+    flags = "--name run --preset tiny --steps 2 --keep-last --no-baseline --no-pictures --quiet --threads 1"
     train.main(["--data", str(box_root), "--runs", str(folder), *flags.split()])
     config = model.PRESETS["tiny"]
     torch.manual_seed(0)

@@ -14,9 +14,8 @@ from model import PRESETS, GraspModel
 
 def flags(box_root, runs, *more):
     """Flags of a tiny training."""
-    return f"--data {box_root} --preset tiny --steps 8 --eval-every 4 --runs {runs} --quiet --no-baseline".split() + [
-        str(flag) for flag in more
-    ]
+    own = "--preset tiny --steps 8 --eval-every 4 --quiet --no-baseline --no-pictures"
+    return [*f"--data {box_root} --runs {runs} {own}".split(), *map(str, more)]
 
 
 def parsed(*more):

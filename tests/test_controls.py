@@ -20,7 +20,7 @@ TINY = model.PRESETS["tiny"]
 
 
 def flags(box_root, runs, *more):
-    own = "--preset tiny --steps 8 --eval-every 4 --quiet --no-baseline --threads 1".split()
+    own = "--preset tiny --steps 8 --eval-every 4 --quiet --no-baseline --no-pictures --threads 1".split()
     return [*own, "--data", str(box_root), "--runs", str(runs), *map(str, more)]
 
 

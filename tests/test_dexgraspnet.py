@@ -95,7 +95,7 @@ def test_training_from_end_to_end(tmp_path):
         size = rng.uniform(0.6, 1.6, 3)
         write_object(tmp_path / "in", f"core-mug-{i}", entries_of(rng, 30, size=size), size)
     bring(tmp_path / "in", tmp_path / "out")
-    flags = "--name run --preset tiny --steps 2 --no-baseline --quiet --threads 1"
+    flags = "--name run --preset tiny --steps 2 --no-baseline --no-pictures --quiet --threads 1"
     train.main(["--data", str(tmp_path / "out"), "--runs", str(tmp_path), *flags.split()])
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["network"]["joints"] == len(JOINTS)

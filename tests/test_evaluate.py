@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import numpy as np
@@ -15,6 +16,7 @@ import train
 from hand import kinematics
 from pictures import draw
 
+SHORT = "--preset tiny --steps 12 --objects-per-batch 4 --threads 1 --quiet".split()  # a run
 ARRAYS = ("joints_pred", "logits", "joints_true")
 
 
@@ -76,8 +78,7 @@ def run(tmp_path_factory):
     """A run on boxes whose joints have the names of the hand that pictures show."""
     folder = tmp_path_factory.mktemp("runs")
     root = write_root(folder / "root", OBJECTS, names=kinematics.JOINT_NAMES)
-    flags = "--preset tiny --steps 12 --objects-per-batch 4 --name run --no-baseline --quiet"
-    train.main(["--data", str(root), "--runs", str(folder), *flags.split()])
+    train.main([*f"--data {root} --runs {folder} --name run --no-baseline --no-pictures".split(), *SHORT])
     return folder / "run"
 
 
@@ -160,12 +161,36 @@ def test_the_table_fits_a_terminal_and_the_picture_has_pairs(run, tmp_path, monk
     evaluate.main([str(run), "--suite", "val", "test_category", "--holds", "--picture", str(tmp_path / "picture.png")])
     ((sheet, path),), told = drawn, capsys.readouterr().out.splitlines()
     assert f"saved {path}" in told and max(map(len, told[:-1])) <= 100
-    for name in ("training mean", "this run", "recorded", "03797390", "holds top logit"):
+    for name in ("training mean", "this run", "recorded", "mug 03797390", "holds top logit", "holds: "):
         assert any(line.startswith(name) for line in told), name
     assert len(sheet) == 6  # three val objects, recorded and predicted
     for (_, _, recorded, _), (_, _, predicted, title) in zip(sheet[::2], sheet[1::2]):
         assert np.array_equal(recorded[:7], predicted[:7])
         assert f"{math.degrees(np.sqrt(np.mean((recorded[7:] - predicted[7:]) ** 2))):.1f}°" in title
+
+
+def test_the_same_command_again_prints_the_same_and_evaluate_its_table(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path: path.write_bytes(b"a picture"))
+    printed, argv = [], [*f"--data {run.parent}/root --runs {tmp_path} --name again".split(), *SHORT]
+    for _ in range(2):
+        train.main(argv)
+        printed.append([line for line in capsys.readouterr().out.splitlines() if "since this command" not in line])
+    first, second = printed
+    start, again = (lines.index("val of pack A") for lines in printed)
+    assert first[start:] == second[again:] and "finished before" in second[0] and "finished" not in first[0]
+    assert max(len(line.replace(str(tmp_path), "runs")) for line in first) <= 100
+    for name, line in zip(("best.pt", "grasps.png", "curve.png"), first[-3:]):
+        assert line.startswith(f"saved {tmp_path / 'again'}") and name in line and (tmp_path / "again" / name).exists()
+    evaluate.main([str(tmp_path / "again"), "--suite", "test", "val"])
+    told = capsys.readouterr().out.splitlines()
+    table = first[start : start + 6]
+    assert told[told.index("val of pack A") :][:6] == table and table[3].startswith("pose and size only")
+    assert "free holds" in table[1]
+    os.utime(tmp_path / "again" / "best.pt", (0, 0))
+    assert "other settings (k)" in fails(train.main, [*argv, "--k", "2"], capsys)
+    train.main([*argv, "--overwrite", "--no-pictures"])
+    assert (tmp_path / "again" / "best.pt").stat().st_mtime > 0
+    assert "curve.png" not in capsys.readouterr().out  # an old picture beside a new run would lie
 
 
 def test_what_does_not_go_together(run, tmp_path, capsys):

@@ -31,7 +31,7 @@ from variants import surface_distances
 
 def small_run(root, runs, *flags):
     """Flags of a short training on the GPU."""
-    own = ["--data", root, "--preset", "tiny", "--runs", runs, "--quiet", "--no-baseline", "--device", "cuda"]
+    own = ["--data", root, "--runs", runs, *"--preset tiny --quiet --no-baseline --no-pictures --device cuda".split()]
     return [str(flag) for flag in (*own, *flags)]
 
 

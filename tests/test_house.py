@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "evaluate": "splits pictures hand benchmark.roots data model files loop cli",
     "predict": "pictures hand data model files loop cli",
     "pretrain_jepa": "benchmark data model loop files cli",
-    "train": "evaluate splits benchmark.roots data controls variants model loop files cli",
+    "train": "evaluate splits pictures benchmark.roots data controls variants model loop files cli",
     "walkthrough": "evaluate splits pictures hand benchmark data controls variants model files cli",
     "lab": "lab train pretrain_jepa predict evaluate splits benchmark pictures hand data controls variants model loop "
     "files cli",

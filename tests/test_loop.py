@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from samples import TINY
 
 from cli.errors import UserError
-from loop import fast, flags, machine, pace
+from loop import fast, flags, machine, pace, report
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -124,3 +124,46 @@ def test_flags_must_agree_with_a_checkpoint():
     flags.check_network_flags({}, "tiny", dataclasses.replace(TINY, patches=4), "x.pt")  # no part of its size
     with pytest.raises(UserError, match="x.pt: is not of --preset small"):
         flags.check_network_flags({}, "small", TINY, "x.pt")
+
+
+# ---------------------------------------------------------------- what a curve says
+FLAT = [0.30] * 8
+CURVES = {  # name -> top-logit RMSE, best-of-K at eight validations, and how each sentence begins
+    "it flattens": ([0.45, 0.40, 0.36, 0.34, 0.32, 0.31, 0.31, 0.31], FLAT, []),
+    "still falling": ([0.45, 0.40, 0.36, 0.34, 0.33, 0.32, 0.31, 0.30], FLAT, ["Still falling: the last quarter"]),
+    "fell by less than 1 %": ([0.45, 0.40, 0.36, 0.34, 0.33, 0.32, 0.319, 0.318], FLAT, []),
+    "top logit overfits": ([0.40, 0.36, 0.34, 0.35, 0.36, 0.36, 0.37, 0.37], FLAT,
+                           ["Overfitted: top-logit RMSE was lowest at step 30 and ended 9 % higher"]),
+    "best of K overfits, as the top logit gets better": (
+        [0.45, 0.40, 0.36, 0.34, 0.33, 0.32, 0.31, 0.30], [0.21, 0.20, 0.20, 0.20, 0.21, 0.21, 0.22, 0.22],
+        ["Still falling", "Overfitted: best-of-K was lowest at step 20 and ended 10 % higher"]),
+    "both": ([0.40, 0.36, 0.34, 0.35, 0.36, 0.36, 0.37, 0.37], [0.21, 0.20, 0.20, 0.20, 0.21, 0.21, 0.22, 0.22],
+             ["Overfitted: top-logit", "Overfitted: best-of-K"]),
+    "worse in the second half only": ([0.40, 0.36, 0.34, 0.33, 0.32, 0.34, 0.35, 0.36], FLAT, []),
+    "worse by less than 2 %": ([0.40, 0.36, 0.34, 0.34, 0.345, 0.345, 0.345, 0.345], FLAT, []),
+    "one validation": ([0.4], [0.3], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_what_a_curve_says(name):
+    top, best, expected = CURVES[name]
+    said = report.remarks(curve_of(top, best))
+    assert len(said) == len(expected) and all(line.startswith(begin) for line, begin in zip(said, expected)), said
+    assert all(len(line) <= 100 for line in said)
+
+
+def curve_of(top, best, loss=None):
+    """Rows of a metrics.csv at steps 10, 20, …; the loss falls where none is given."""
+    steps = range(10, 10 * len(top) + 1, 10)
+    names = ("step", "val_top_logit_rmse", "val_best_of_k_rmse", "train_loss")
+    return [dict(zip(names, row)) for row in zip(steps, top, best, loss or [1 / step for step in steps])]
+
+
+def test_a_network_that_was_best_at_the_mean_is_short_and_a_loss_that_rises_is_no_overfitting():
+    away, near = [0.37] + [0.5] * 9, [0.32, 0.29, 0.25, 0.23] + [0.21] * 6
+    (said,) = report.remarks(curve_of(away, near))
+    assert said.startswith("Short: top-logit RMSE was lowest at step 10") and len(said) <= 100
+    (said,) = report.remarks(curve_of(away, [0.32] * 10))  # K = 1, or no hypothesis that learnt anything
+    assert said.startswith("Overfitted")
+    assert report.remarks(curve_of(away, near, loss=[1.0] * 10)) == []

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     """A run on boxes with the joints of the hand that is modelled, `run`, and a box, box.obj."""
     folder = tmp_path_factory.mktemp("predict")
     root = write_root(folder / "root", OBJECTS, names=JOINT_NAMES)
-    flags = "--preset tiny --points 256 --steps 12 --objects-per-batch 4 --name run --no-baseline --quiet"
+    flags = "--preset tiny --points 256 --steps 12 --objects-per-batch 4 --name run --no-baseline --no-pictures --quiet"
     train.main(["--data", str(root), "--runs", str(folder), *flags.split()])
     write_box(folder / "box.obj", SIZE)
     return folder

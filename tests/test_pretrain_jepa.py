@@ -65,7 +65,8 @@ def test_checkpoint_card_and_fine_tuning(pretrained, box_root, tmp_path):
     assert card["shapes"] == 26 and card["clouds_seen"] == STEPS * 6 and card["settings"]["seed"] == 0 and card["curve"]
     assert set(torch.load(pretrained, weights_only=True)) == {"config", "encoder", "step"}
     assert not pretrained.with_suffix(".last.pt").exists()
-    argv = f"--data {box_root} --runs {tmp_path} --init jepa --jepa-ckpt {pretrained} --steps 2 --no-baseline --quiet"
+    own = f"--init jepa --jepa-ckpt {pretrained} --steps 2 --no-baseline --no-pictures --quiet"
+    argv = f"--data {box_root} --runs {tmp_path} {own}"
     assert np.isfinite(train.main(argv.split())["suites"]["val"]["top_logit_rmse"])
 
 
@@ -117,7 +118,7 @@ def test_up_and_normalize_travel_with_the_checkpoint(shapes, box_root, tmp_path)
     pretrain_jepa.main(arguments(shapes, out, *flags))
     config = load_encoder(out).config
     assert (config.up, config.normalize, config.patches, config.width, config.depth) == ("y", "metric", 10, 24, 1)
-    flags = f"--init jepa --jepa-ckpt {out} --steps 2 --no-baseline --quiet"
+    flags = f"--init jepa --jepa-ckpt {out} --steps 2 --no-baseline --no-pictures --quiet"
     train.main(f"--data {box_root} --runs {tmp_path} --name run {flags}".split())
     assert load_run(tmp_path / "run").config == dataclasses.replace(config, **model.FINE_TUNING)
 

@@ -164,7 +164,7 @@ def test_objects_of_ones_own(walk, tmp_path):
 
 def train_tiny(folder, names=None):
     root = write_root(folder / "root", {"03797390": 5}, names=names)
-    base = f"--data {root} --preset tiny --steps 2 --objects-per-batch 4 --k 3 --quiet --no-baseline"
+    base = f"--data {root} --preset tiny --steps 2 --objects-per-batch 4 --k 3 --quiet --no-baseline --no-pictures"
     train.main([*base.split(), "--runs", str(folder), "--name", "run"])
     return folder / "run"
 

@@ -253,7 +253,7 @@ def spoilt_arrays(good):
     yield "planted code", np.array([Planted()], dtype=object)
 
 
-RESUME = "--name unfinished --keep-last --no-baseline --resume"
+RESUME = "--name unfinished --keep-last --no-baseline --no-pictures --resume"
 ALONE = ("config", "missing", "a dangling")  # a run goes on with its own settings, from the start without last.pt
 READERS = [  # a file, who reads it, with which words, and which of the above are fine there
     ("encoder.pt", "train", f"{WORDS['train']} --init jepa --jepa-ckpt {{good}}/encoder.pt", ()),
@@ -291,7 +291,9 @@ def test_bad_files(place, planted, capsys, problems, file, command, words, fine)
 
 def train_on(root, runs, *more):
     """A run of two steps; -> its result."""
-    return train.main(["--data", str(root), "--runs", str(runs), *TINY.split(), "--no-baseline", *map(str, more)])
+    return train.main(
+        ["--data", str(root), "--runs", str(runs), *TINY.split(), "--no-baseline", "--no-pictures", *map(str, more)]
+    )
 
 
 def test_names_with_spaces_and_unicode(tmp_path, capsys):

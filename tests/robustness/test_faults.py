@@ -50,7 +50,7 @@ needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/fu
 def training(root, runs, *more):
     """train.py's arguments for a run of 12 steps."""
     flags = "--name run --preset tiny --steps 12 --objects-per-batch 4 --grasps-per-object 3 --k 1 --lr-backbone 1e-3"
-    rhythm = "--lr-head 3e-3 --eval-every 6 --save-every 5 --keep-last --no-baseline --quiet --threads 1"
+    rhythm = "--lr-head 3e-3 --eval-every 6 --save-every 5 --keep-last --no-baseline --no-pictures --quiet --threads 1"
     return [*f"--data {root} --runs {runs} {flags} {rhythm}".split(), *map(str, more)]
 
 

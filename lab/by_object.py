@@ -6,6 +6,7 @@ import math
 import numpy as np
 import torch
 
+from cli.errors import refuse
 from evaluate import MIN_OBJECTS, read_predictions, resample, sample_statistics
 from files.reading import read_npz
 from files.writing import atomic, stable_seed
@@ -59,6 +60,7 @@ def read_errors(out):
     if not path.exists():
         return errors
     arrays = read_npz(path, "restore it, or give another --out")
+    refuse("squared_error" not in arrays, f"{path}: not what a sweep wrote; restore it, or give another --out")
     for run, suite in sorted(set(zip(arrays["run"].tolist(), arrays["suite"].tolist()))):
         rows = (arrays["run"] == run) & (arrays["suite"] == suite)
         columns = (arrays[name][rows] for name in ("object", "grasps", "squared_error"))

@@ -204,8 +204,8 @@ def check_origins(run, row, path):
     for what, new in {"encoder": run.encoder, "dataset": run.dataset}.items():
         refuse(
             row[what] and new and row[what] != new,
-            f"{path}: '{run.command}' was run with another {what} ({row[what]}) than the one that is there now ({new}); "
-            "give another --out, or move the file away",
+            f"{path}: '{run.command}' was run with another {what} ({row[what]}) than the one that is there now "
+            f"({new}); give another --out, or move the file away",
         )
 
 

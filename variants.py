@@ -162,8 +162,6 @@ POOLS |= {"hand": HandPool, "attention_surface": AttentionSurfacePool, "surface"
 
 
 # ---------------------------------------------------------------- losses
-
-
 class MixtureLoss(nn.Module):
     """mixture density: negative log-likelihood per joint of K Gaussians around the hypotheses, without alpha
 

@@ -26,7 +26,7 @@ from files.checkpoints import check_run, load_run, shipped_encoder
 from files.predictor import load_with_predictor
 from files.reading import read_array, read_mesh
 from files.writing import read_json, stable_seed
-from hand.kinematics import JOINT_NAMES
+from hand.kinematics import is_modelled
 from hand.scenes import scene_mesh
 from model import PointEncoder, from_z_up, gather_points, normalize_clouds, sequence_patches, to_z_up
 from pictures import sheet
@@ -42,8 +42,6 @@ def say(stage, name, shape, sentence):
 
 
 # ---------------------------------------------------------------- the object
-
-
 class Thing(NamedTuple):
     """One object, and what the network gets of it."""
 
@@ -77,8 +75,6 @@ def walk_object(thing):
 
 
 # ---------------------------------------------------------------- the encoder
-
-
 class Seen(NamedTuple):
     """What the encoder makes of a cloud on its way."""
 
@@ -116,8 +112,6 @@ def walk_encoder(encoder, cloud):
 
 
 # ---------------------------------------------------------------- how it is pretrained
-
-
 class Guess(NamedTuple):
     """What pretraining hides of a cloud, and how it is predicted."""
 
@@ -151,8 +145,6 @@ def walk_pretraining(jepa, seen, seed):
 
 
 # ---------------------------------------------------------------- a grasp
-
-
 class Grasp(NamedTuple):
     """What the run makes of one recorded wrist pose."""
 
@@ -219,8 +211,6 @@ def open_grasp(folder, seed):
 
 
 # ---------------------------------------------------------------- command line
-
-
 def build_parser():
     parser = Parser(__doc__)
     flag = parser.add_argument
@@ -254,7 +244,7 @@ def walk_alone(args):
 def walk_run(args):
     """An object of a run and a grasp of it; -> panels of the sheet."""
     run, alpha, thing, pose, joints, joint_names = open_grasp(args.run, args.seed)
-    has_hand = joint_names == list(JOINT_NAMES)
+    has_hand = is_modelled(joint_names)
     surface = sheet.surface_of(thing.vertices, thing.faces)
     view = view_of_hand(surface, pose[0], joints[0]) if has_hand else sheet.VIEW
     walk_object(thing)

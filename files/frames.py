@@ -50,30 +50,20 @@ def frame_figures(clouds, poses, scene):
 
 def frame_warnings(figures, num_grasps, root):
     """Lines that say what does not fit, [] where all does."""
-    lines = []
-    if figures["inside"] > MANY:
-        lines.append(
-            f"{root}: {figures['inside']:.0%} of the wrists lie inside the bounding box of their object; are meshes "
-            "and positions in one frame and unit (metres), or is the meshes' scale kept elsewhere?"
-        )
-    if figures["far"] > MANY:
-        lines.append(
-            f"{root}: {figures['far']:.0%} of the wrists are over {FAR:g} m from their object; are meshes and "
-            "positions in one frame and unit (metres)?"
-        )
-    if num_grasps >= MIN_GRASPS and figures["wxyz"] - figures["xyzw"] >= ORDER_GAIN:
-        lines.append(
-            f"{root}: quaternions fit far better as w x y z (mean direction to the object {figures['wxyz']:.2f} long "
-            f"instead of {figures['xyzw']:.2f}); columns 3-6 must be x y z w"
-        )
-    if figures["standing"] < 1 - MANY and figures["points"] >= MIN_POINTS:
-        lines.append(
-            f"{root}: {1 - figures['standing']:.0%} of the meshes do not stand on z = 0 (lowest points from "
-            f"{figures['lowest']:.3f} to {figures['highest']:.3f} m); is z up, and the table plane z = 0?"
-        )
-    if figures["small"]:
-        lines.append(f"{root}: {figures['small']} meshes are shorter than {SMALL:g} m; are they in metres?")
-    return lines
+    inside, far, standing, small = (figures[name] for name in ("inside", "far", "standing", "small"))
+    one_frame = "are meshes and positions in one frame and unit (metres)"
+    lengths = f"(mean direction to the object {figures['wxyz']:.2f} long instead of {figures['xyzw']:.2f})"
+    turned = num_grasps >= MIN_GRASPS and figures["wxyz"] - figures["xyzw"] >= ORDER_GAIN
+    heights = f"(lowest points from {figures['lowest']:.3f} to {figures['highest']:.3f} m)"
+    floating = standing < 1 - MANY and figures["points"] >= MIN_POINTS
+    doubts = {
+        f"{inside:.0%} of the wrists lie inside the bounding box of their object; {one_frame}?": inside > MANY,
+        f"{far:.0%} of the wrists are over {FAR:g} m from their object; {one_frame}?": far > MANY,
+        f"quaternions fit far better as w x y z {lengths}; columns 3-6 must be x y z w": turned,
+        f"{1 - standing:.0%} of the meshes do not stand on z = 0 {heights}; is z up, and the table there?": floating,
+        f"{small} meshes are shorter than {SMALL:g} m; are they in metres?": small > 0,
+    }
+    return [f"{root}: {doubt}" for doubt, holds in doubts.items() if holds]
 
 
 def describe_frames(figures):

@@ -149,11 +149,6 @@ def read_mesh(path, longest=MAX_LENGTH):
     return parse_mesh(read_bytes(path), str(path), longest)
 
 
-def mesh_in(folder):
-    """Path of the mesh in a scene's folder."""
-    return next(path for name in MESH_NAMES if (path := Path(folder) / name).exists())
-
-
 def read_array(path, width):
     """A finite numeric (n, width) float64 array from an .npy file; raises `UserError`."""
     content = read_bytes(path)

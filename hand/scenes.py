@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from files.reading import mesh_in, read_mesh
+from files.reading import MESH_NAMES, read_mesh
 from hand.holds import Outcomes, grasp_outcomes, solid_field
 
 SCENES, PER_SCENE = 100, 10  # of so many grasps of a suite it is seen whether they hold: some 12 s
@@ -21,10 +21,8 @@ def close_some(data, rows, predictions, quiet=False, threads=1):
     part = rows_to_close(data, rows)
     joints = {}
     for key, found in predictions.items():
-        for suffix, its_joints in candidate_joints(
-            found["joints_pred"][part], found["logits"][part], data.joints[rows[part]]
-        ):
-            joints[key, suffix] = its_joints
+        candidates = candidate_joints(found["joints_pred"][part], found["logits"][part], data.joints[rows[part]])
+        joints |= {(key, suffix): its_joints for suffix, its_joints in candidates.items()}
     outcomes = outcomes_in_scenes(data, rows[part], np.stack(list(joints.values()), axis=1), quiet, threads)
     return part, {name: Outcomes(*(values[:, i] for values in outcomes)) for i, name in enumerate(joints)}
 
@@ -57,7 +55,8 @@ def kept_field(path, changed, threads):
 
 def scene_mesh(data, scene):
     """Path of the mesh of scene number `scene` of a `GraspData`."""
-    return mesh_in(Path(data.root) / data.scenes[scene])
+    folder = Path(data.root) / data.scenes[scene]
+    return next(folder / name for name in MESH_NAMES if (folder / name).exists())
 
 
 def rows_to_close(data, rows, scenes=SCENES, per_scene=PER_SCENE):
@@ -69,13 +68,13 @@ def rows_to_close(data, rows, scenes=SCENES, per_scene=PER_SCENE):
 
 
 def candidate_joints(joints_hat, logits, joints):
-    """[(suffix, joints (n, J))] of K hypotheses (n, K, J): top logit, best of K, average; the only one where K is 1."""
+    """Suffix -> joints (n, J) of K hypotheses (n, K, J): top logit, best of K, average; the only one where K is 1."""
     each = np.arange(len(joints))
-    found = [("", joints_hat[each, logits.argmax(1)])]
+    found = {"": joints_hat[each, logits.argmax(1)]}
     if joints_hat.shape[1] > 1:
         probabilities = np.exp(logits - logits.max(1, keepdims=True))
         probabilities /= probabilities.sum(1, keepdims=True)
         best = ((joints_hat - joints[:, None]) ** 2).mean(2).argmin(1)
         average = (joints_hat * probabilities[:, :, None]).sum(1)
-        found += [("_best_of_k", joints_hat[each, best]), ("_average", average)]
+        found |= {"_best_of_k": joints_hat[each, best], "_average": average}
     return found

@@ -33,15 +33,12 @@ def check_oracle(args, fingerprint, held_out):
     """
     folder = Path(args.jepa_ckpt).parent
     config = read_json(folder / "config.json", "settings")
-    theirs, wanted = config["settings"], {name: getattr(args, name) for name in ("pack", "held_out", "min_score")}
-    for name, value in ({"budget": 1.0} | wanted).items():
-        pair = theirs.get(name), value
-        if name == "held_out":
-            pair = tuple(sorted(held_out if synsets is None else synsets) for synsets in pair)
-        other = f"an oracle's {name} must be {value}, not {theirs.get(name)}; give another run"
-        refuse(pair[0] != pair[1], f"{folder}: {other}")
-    frozen = theirs.get("lr_backbone") == 0 and not theirs.get("lora")
-    refuse(frozen, f"{folder}: this run left its encoder as it was; give one that trained it")
+    theirs = config["settings"]
+    away = [sorted(held_out if synsets is None else synsets) for synsets in (theirs.get("held_out"), args.held_out)]
+    for name, found, wanted in (
+        ("budget", theirs.get("budget"), 1.0), ("pack", theirs.get("pack"), args.pack), ("held_out", *away),
+    ):  # fmt: skip
+        refuse(found != wanted, f"{folder}: an oracle's {name} must be {wanted}, not {found}; give another run")
     unfinished = not (folder / "result.json").exists()
     refuse(unfinished, f"{folder}: this run has not finished; go on with it by --resume first")
     refuse(config.get("fingerprint") != fingerprint, f"{folder}: was trained on other data; give another run")

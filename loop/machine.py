@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cli.errors import UserError
+from cli.errors import refuse
 from loop import fast
 
 WIDE = 384  # width D of the preset `paper`: from here on bf16 pays on a GPU
@@ -20,9 +20,9 @@ def set_up_torch(device="auto", threads=None):
     fast.use_library()
     keep_freed_memory()
     torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device here; use --device cpu or auto")
-    found = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    has_cuda = torch.cuda.is_available()
+    refuse(device == "cuda" and not has_cuda, "--device cuda: no CUDA device here; use --device cpu or auto")
+    found = torch.device("cuda" if device != "cpu" and has_cuda else "cpu")
     # of a GPU's fused forms of attention one stays: cuDNN's plans anew for every length of a sequence, which in
     # pretraining changes with every step, and FlashAttention is slower at a few dozen tokens: 1.3 ms, not 0.9, at
     # 2,048 x 34. On a CPU that second switch is the one of its only fused form, so there it stays on
@@ -35,14 +35,11 @@ def set_precision(precision, device, fastest="tf32"):
     """Set how products are computed and resolve "auto": on CUDA `fastest`; -> "fp32", "tf32" or "bf16"."""
     if precision == "auto":
         precision = "fp32" if device.type == "cpu" else fastest
-    if precision == "tf32" and device.type == "cpu":
-        raise UserError("--precision tf32: only a CUDA device has it; take fp32 or auto")
-    if precision == "bf16" and not computes_bf16(device):
-        print(
-            "warning: --precision bf16: this processor has no instructions for bfloat16; values are rounded to it, "
-            "but that saves no time; leave the flag out for fp32",
-            file=sys.stderr,
-        )
+    on_cpu = device.type == "cpu"
+    refuse(precision == "tf32" and on_cpu, "--precision tf32: only a CUDA device has it; take fp32 or auto")
+    if precision == "bf16" and on_cpu and not fast.BF16:
+        slow = "this processor has no instructions for bfloat16; that saves no time; leave the flag out for fp32"
+        print(f"warning: --precision bf16: {slow}", file=sys.stderr)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     return precision
 
@@ -74,11 +71,6 @@ def peak_memory(device):
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
-
-
-def computes_bf16(device):
-    """Whether `device` has instructions for bfloat16."""
-    return device.type == "cuda" or fast.BF16
 
 
 def autocast(device, precision):

@@ -130,19 +130,13 @@ def solid_points(lit):
 
 
 # ---------------------------------------------------------------- a sheet
-def same_place(entry):
-    """What grasps of one mesh at one wrist pose have in common."""
-    vertices, _, grasp, _ = entry
-    return vertices.tobytes(), grasp[:7].tobytes()
-
-
 def draw_grasps(grasps, path):
     """A sheet of grasps [(mesh vertices, faces, grasp (19,), title)], four in a row, and whether they hold.
 
     Neighbours of one mesh and wrist pose share their view and its middle, a row shares its scale.
     """
-    panels, groups = [], [list(group) for _, group in itertools.groupby(grasps, same_place)]
-    for group in tqdm(groups, "drawing", unit="object", disable=None, delay=2):
+    panels, groups = [], itertools.groupby(grasps, lambda grasp: (grasp[0].tobytes(), grasp[2][:7].tobytes()))
+    for group in tqdm([list(group) for _, group in groups], "drawing", unit="object", disable=None, delay=2):
         panels += group_panels(group)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_sheet(panels, path)

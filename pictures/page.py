@@ -47,7 +47,9 @@ def write_page(title, shown, joint_names, path):
     """Write the page of a list of `Shown`; joint_names: J strings, which tell whether there is a model of the hand."""
     scene = trimesh.Scene()
     for index, entry in enumerate(shown):
-        scene.add_geometry(solid_of(entry), node_name=f"object_{index}")
+        vertices, faces = entry.vertices, entry.faces
+        solid = trimesh.PointCloud(vertices) if faces is None else trimesh.Trimesh(vertices, faces, process=False)
+        scene.add_geometry(solid, node_name=f"object_{index}")
     content = {
         "title": title, "joints": list(joint_names),
         "objects": [describe(entry, is_modelled(joint_names)) for entry in shown],
@@ -57,13 +59,6 @@ def write_page(title, shown, joint_names, path):
     page = scene_to_html(scene).replace("<title>trimesh: threejs viewer</title>", "<title>Grasps</title>")
     with atomic(path) as temporary:
         temporary.write_text(page.replace("</body>", ours + "</body>"), encoding="utf-8")
-
-
-def solid_of(entry):
-    """The object as trimesh has it."""
-    if entry.faces is None:
-        return trimesh.PointCloud(entry.vertices)
-    return trimesh.Trimesh(entry.vertices, entry.faces, process=False)
 
 
 def describe(entry, has_model):

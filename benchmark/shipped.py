@@ -41,7 +41,7 @@ from hand.score import MIN_SCORE
 
 FILE = Path(__file__).with_name("grasps.npz")
 SETTINGS = {"objects": 1500, "grasps": 240, "scenes": 2, "seed": 0, "shipped": True}
-NUM_POINTS = 1024  # per cloud, as train.py has it: of these the cache is written at once
+NUM_POINTS = 512  # per cloud, as the default preset has it: the cache of these is written at once
 
 # By column of `high` and `low`: m, quaternion components, rad, score. The rounding is off by half a step at most; the
 # component that is left out by three times as much. Powers of two lose nothing more in float32.

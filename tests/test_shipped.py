@@ -18,6 +18,7 @@ from benchmark.shapes import pose_scene
 from cli.errors import UserError
 from data import load_dataset
 from hand import kinematics
+from model import PRESETS
 
 REDRAWN = "03624134/knife_0023"  # the hand found next to nothing on this knife's first shape
 
@@ -71,12 +72,13 @@ def test_unpacked_is_what_was_made_rounded(packed, tmp_path):
 
 def test_ready_to_train_on(packed, tmp_path):
     """The cache is that of a first reading, and nothing is read again."""
-    root, cache = tmp_path / "root", tmp_path / "root/.cache/points-1024.npz"
+    root, cache = tmp_path / "root", tmp_path / "root/.cache/points-512.npz"
     shipped.unpack(root, workers=2, quiet=True, file=packed[1])
     written = cache.stat().st_mtime_ns
-    cached = load_dataset(root, 1024, quiet=True)
+    assert PRESETS["small"].points == shipped.NUM_POINTS  # train.py's default
+    cached = load_dataset(root, 512, quiet=True)
     assert cache.stat().st_mtime_ns == written
-    read = load_dataset(root, 1024, cache_dir=tmp_path / "elsewhere", quiet=True)
+    read = load_dataset(root, 512, cache_dir=tmp_path / "elsewhere", quiet=True)
     assert cached.fingerprint == read.fingerprint
     for name in ("clouds", "poses", "joints", "scores", "scene", "row"):
         np.testing.assert_array_equal(getattr(cached, name), getattr(read, name))
@@ -158,6 +160,6 @@ def test_the_whole_benchmark_is_one_on_all_processors(tmp_path, monkeypatch):
     words = [sys.executable, synthesize.__file__, "--quiet"]
     subprocess.run(words, cwd=tmp_path, env=os.environ | older, check=True, stderr=subprocess.DEVNULL)
     monkeypatch.chdir(tmp_path)
-    found = load_dataset(ensure_root("data/synthetic"), 1024, quiet=True)
+    found = load_dataset(ensure_root("data/synthetic"), 512, quiet=True)
     assert (len(found.scenes), len(found.scene)) == (3000, 353628) and found.fingerprint == "602efc528f12ccbf"
-    assert (tmp_path / "data/synthetic/.cache/points-1024.npz").exists()
+    assert (tmp_path / "data/synthetic/.cache/points-512.npz").exists()

@@ -55,18 +55,29 @@ def test_names_and_limits():
     assert degrees[1::3].tolist() == [[-30, 30], [-30, 10], [-30, 30], [-10, 30]]
 
 
-def test_forward_kinematics_is_the_chain_of_matrices(joints):
-    frames = kinematics.forward_kinematics(joints)
-    assert frames.shape == (40, 4, 4, 4, 4)
-    for n, row in enumerate(np.degrees(joints)):
-        for finger in range(4):
-            expected = np.stack([scaled(f) for f in oracle(finger, *row[3 * finger : 3 * finger + 3])])
-            assert np.abs(frames[n, finger] - expected).max() < 1e-6
+AT_ORIGIN = np.array([0, 0, 0, 0, 0, 0, 1.0])
+
+
+def bones_of(row):
+    """Base, far ends of links 1 and 2, tip of the fingers with joints (12,) rad, (4 fingers, 4, 3) m, as drawn."""
+    return kinematics.hand_drawing(AT_ORIGIN, row)[2].reshape(4, 4, 2, 3)[:, :, 1]
+
+
+def frames_of(row):
+    """The frames (4 fingers, 4, 4, 4) of joints (12,) rad by the chain of matrices, in m of the hand's frame."""
+    return np.array([[scaled(f) for f in oracle(i, *np.degrees(row[3 * i : 3 * i + 3]))] for i in range(4)])
+
+
+def test_bones_are_the_chain_of_matrices(joints):
+    for row in joints:
+        frames = frames_of(row)
+        expected = frames[:, :, :3, 3].copy()
+        expected[:, 3] += 25 * 0.85e-3 * frames[:, 3, :3, 2]
+        assert np.abs(bones_of(row) - expected).max() < 1e-6
 
 
 def test_published_points_at_rest():
-    frames = kinematics.forward_kinematics(np.zeros((1, 12)))[0]
-    third = frames[:, 2, :3, 3] @ HAND_FROM_PALM[:3, :3] / kinematics.SCALE  # back to palm mm
+    third = bones_of(np.zeros(12))[:, 2] @ HAND_FROM_PALM[:3, :3] / kinematics.SCALE  # back to palm mm
     np.testing.assert_allclose(third[2], (0, 274.85, 0), atol=0.06)
     np.testing.assert_allclose(third[0], (-184.9, 26.5, 19.85), atol=0.06)
 
@@ -74,7 +85,7 @@ def test_published_points_at_rest():
 def test_spheres_sit_on_their_links(joints):
     centers, radii = kinematics.finger_spheres(joints)
     assert centers.shape == (40, 4, 8, 3) and radii.shape == (8,)
-    frames = kinematics.forward_kinematics(joints)
+    frames = np.array([frames_of(row) for row in joints])
     along = [(1, 0, -82), (1, 0, -60), (1, 0, -38), (1, 0, -16), (2, 0, -30), (2, 0, -12), (3, 2, 6), (3, 2, 20)]
     for sphere, (row, axis, offset) in enumerate(along):
         expected = frames[:, :, row, :3, 3] + offset * 0.85e-3 * frames[:, :, row, :3, axis]

@@ -92,8 +92,6 @@ def read_object_mesh(path):
 
 
 # ---------------------------------------------------------------- entries, checked
-
-
 def names_of_joints(entry, name):
     """The joints' names in an entry: all that `qpos` holds besides the wrist, in alphabetical order."""
     qpos = entry.get("qpos")
@@ -122,8 +120,6 @@ def number_in(values, key, name):
 
 
 # ---------------------------------------------------------------- a pickle, read without running what it names
-
-
 def read_entries(path):
     """The dicts in an .npy file of pickled ones; whatever code the file names, none is run."""
     content = read_bytes(path)

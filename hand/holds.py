@@ -44,7 +44,7 @@ class Outcomes(NamedTuple):
     scores: np.ndarray  # (...): as in grasps.py, closed; -1 where there is no grasp to score
 
 
-def solid_field(vertices, faces, density=DENSITY, seed=0, threads=1):
+def solid_field(vertices, faces, density=DENSITY, threads=1):
     """Signed distance field of a scene, vertices (V, 3) m, faces (F, 3): negative inside.
 
     Inside is what a flood from the border does not reach: overlapping parts and wrong windings do not matter.
@@ -52,7 +52,7 @@ def solid_field(vertices, faces, density=DENSITY, seed=0, threads=1):
     a, b, c = vertices[faces].transpose(1, 0, 2)
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
     count = min(int(np.ceil(area * density)), MAX_SAMPLES)
-    points, _ = surface_normals(vertices, faces, count, np.random.default_rng(seed))
+    points, _ = surface_normals(vertices, faces, count, np.random.default_rng(0))
     field = DistanceField(points, threads)
     distance = field.values.reshape(field.shape)
     room, _ = label(distance > WALL)  # connected regions, numbered; 0 is within WALL of the surface
@@ -61,7 +61,7 @@ def solid_field(vertices, faces, density=DENSITY, seed=0, threads=1):
     return field
 
 
-def grasp_outcomes(field, poses, joints, travel=TRAVEL, near=CONTACT, depth=FREE_DEPTH, min_score=MIN_SCORE):
+def grasp_outcomes(field, poses, joints):
     """`Outcomes` of joints (n, ..., 12) rad at wrist poses (n, 7): several sets of joints may share a pose."""
     shape, sets = joints.shape[:-1], int(np.prod(joints.shape[1:-1]))
     matrix = np.repeat(kinematics.pose_to_matrix(poses), sets, axis=0).astype(np.float32)  # (m, 4, 4), m = n x sets
@@ -71,30 +71,30 @@ def grasp_outcomes(field, poses, joints, travel=TRAVEL, near=CONTACT, depth=FREE
     bases, origins = bases.reshape(-1, 3, 3), origins.reshape(-1, 3)  # a finger each: (4 m, 3, 3), (4 m, 3)
     q = joints.reshape(-1, 3)
     before = finger_gaps(q, bases, origins, field).min(0).reshape(-1, 4)
-    q, _ = flex(q, bases, origins, field, -1, travel)
-    q, gaps = flex(q, bases, origins, field, 1, travel)
+    q, _ = flex(q, bases, origins, field, -1)
+    q, gaps = flex(q, bases, origins, field, 1)
     closed, gaps = q.reshape(-1, 12), gaps.T.reshape(-1, 4, 8)
-    links = link_gaps(gaps)[0] < near  # (m, 4, 3)
+    links = link_gaps(gaps)[0] < CONTACT  # (m, 4, 3)
     touching = links.any(2)
     local = kinematics.finger_spheres(closed)[0].astype(np.float32)  # (m, 4, 8, 3)
     centers = (local.reshape(-1, 32, 3) @ rotation.transpose(0, 2, 1) + position[:, None]).reshape(local.shape)
     grasping = touching[:, 0] & touching[:, 1:].any(1) & (links.sum((1, 2)) >= 3)
-    grasping &= gaps.min((1, 2)) > -depth
+    grasping &= gaps.min((1, 2)) > -FREE_DEPTH
     grasping &= ~kinematics.fingers_collide(local)
     scores = np.full(len(closed), -1, dtype=np.float32)
-    scores[grasping] = score(centers[grasping], gaps[grasping], field, near)
-    found = Outcomes(before.min(1) > -depth, scores >= min_score, touching, before, closed, scores)
+    scores[grasping] = score(centers[grasping], gaps[grasping], field)
+    found = Outcomes(before.min(1) > -FREE_DEPTH, scores >= MIN_SCORE, touching, before, closed, scores)
     return Outcomes(*(values.reshape(*shape, *values.shape[1:]) for values in found))
 
 
-def flex(q, rotation, position, field, direction, travel):
+def flex(q, rotation, position, field, direction):
     """Turn the flexion of fingers q (m, 3) rad: direction -1 until each is out of the object, 1 until each touches.
 
-    At most `travel` rad, within the hand's limits. Returns q (m, 3) and the spheres' gaps (8, m) m at its end. Steps
+    At most TRAVEL, within the hand's limits. Returns q (m, 3) and the spheres' gaps (8, m) m at its end. Steps
     are as long as the gaps allow (conservative advancement), so that nothing is passed through.
     """
     q, gaps, lever = q.copy(), np.empty((8, len(q)), dtype=np.float32), LEVERS[0, :, None]
-    end = np.clip(q[:, 0] + direction * travel, *kinematics.LIMITS[0]).astype(np.float32)
+    end = np.clip(q[:, 0] + direction * TRAVEL, *kinematics.LIMITS[0]).astype(np.float32)
     active = np.arange(len(q))
     while len(active):
         gap = gaps[:, active] = finger_gaps(q[active], rotation[active], position[active], field)

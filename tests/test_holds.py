@@ -109,8 +109,8 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
 
     frames = np.tile(np.eye(4), (3, 1, 1))
     frames[:, :3, :3], frames[:, :3, 3] = rotation, position
-    opened, _ = flex(start, bases[:, 2], origins[:, 2], field, -1, TRAVEL)
-    closed, gaps = flex(opened, bases[:, 2], origins[:, 2], field, 1, TRAVEL)
+    opened, _ = flex(start, bases[:, 2], origins[:, 2], field, -1)
+    closed, gaps = flex(opened, bases[:, 2], origins[:, 2], field, 1)
     assert lowest(start)[0] > CONTACT and lowest(start)[2] < -0.005
     assert np.array_equal(opened[:2], start[:2])  # nothing to open
     assert abs(lowest(closed)[0]) < CONTACT  # near: touches

@@ -166,7 +166,8 @@ def publish(rows, args):
     SWEEPS[args.kind].draw(rows, args)
     with atomic(args.out / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
-    print(text)
+    figures_drawn = sorted(path.name for path in args.out.glob("*.png"))
+    print(f"{text}\nsaved {args.out}: {', '.join(['rows.csv', 'table.md', *figures_drawn])}")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from pictures.photo import Lit, axes_of_view, frame, photograph, sample_lit, sho
 PALM_COLOUR = (0.75, 0.75, 0.78)
 FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))  # as in kinematics.FINGERS
 AXIS_COLOURS = ((0.9, 0, 0), (0, 0.6, 0), (0, 0, 0.9))  # of the wrist's x, y, z
-AXIS_LENGTH, AXIS_RADIUS, BONE_RADIUS = 0.06, 0.003, 0.007  # m
+AXIS_LENGTH, AXIS_RADIUS, BONE_RADIUS = 0.08, 0.003, 0.007  # m
 OBJECT_COLOUR, TABLE_COLOUR, INSIDE_COLOUR = (0.9, 0.8, 0.55), (0.85, 0.85, 0.87), (0.1, 0.1, 0.1)
 SURFACE_POINTS, HAND_POINTS = 400_000, 150_000  # that a photograph paints
 LINE_STEP = 0.02  # m between the lines on the table

@@ -51,7 +51,7 @@ def places(box_root, tiny_run, tmp_path_factory):
     names = {
         "ROOT": box_root, "RUN": tiny_run / "run", "mug.obj": tiny_run / "box.obj", "MESHES": folder / "meshes",
         "my_encoder.pt": tiny_run / "encoder.pt", OFFICIAL: folder / OFFICIAL, "FOLDER": folder / "clouds",
-        "FILE.png": folder / "picture.png",
+        "FILE.png": folder / "picture.png", "FILE.html": folder / "page.html",
     }  # fmt: skip
     return {name: str(path) for name, path in names.items()}
 

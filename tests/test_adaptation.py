@@ -81,7 +81,7 @@ def test_layerwise_rates_fall_from_block_to_block():
     train.set_learning_rates(optimizer, 0, args)
     head, lowest, first, last = rates(optimizer)
     assert (first / last, lowest / last) == pytest.approx((variants.LAYER_DECAY, variants.LAYER_DECAY**2))
-    assert last / head == pytest.approx(0.1)
+    assert last / head == pytest.approx(args.lr_backbone / args.lr_head)
     counted = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(counted) == sorted(map(id, model.parameters()))  # each once
 

@@ -147,7 +147,9 @@ def test_verify_can_fail(box_root):
 
 def test_command(box_root, tmp_path, capsys):
     splits.main(["--data", str(box_root), "--pack", "A", "--budget", "0.1", "--json", str(tmp_path / "split.json")])
-    assert "verified" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("bottle 02876657") for line in told) and max(map(len, told[1:-1])) <= 100
+    assert told[-2].startswith("verified") and told[-1] == f"saved {tmp_path / 'split.json'}"
     saved = json.loads((tmp_path / "split.json").read_text())
     assert set(saved) == {"pack", "budget", "fingerprint", "suites", "test_grasp"}
     assert set(saved["suites"]) == {"train", "val", "test", "test_category"} and saved["budget"] == 0.1

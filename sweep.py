@@ -54,12 +54,13 @@ GRIDS = {  # of the sweeps that are one grid: flag -> its values
     "budget": {"--init": "jepa", "--budget": "0.01,0.1,0.25,1"},
     "init": {"--budget": "0.1", "--init": "scratch,jepa"},
 }
+SHORT = {"--steps": "500", "--eval-every": "250"}
 QUICK = {  # what --quick makes of a grid: fewer values and steps, so that two cores take one to three minutes
-    "k": {"--k": "1,5,16", "--steps": "500"},
-    "pool": {"--pool": "none,mean,attention,hand,surface", "--steps": "500"},
-    "loss": {"--loss": "wta,mdn,hedged", "--steps": "500"},
-    "budget": {"--budget": "0.01,0.1,1", "--steps": "500"},
-    "init": {"--init": "scratch,jepa", "--steps": "500"},
+    "k": SHORT | {"--k": "1,5,16"},
+    "pool": SHORT | {"--pool": "none,mean,attention,hand,surface"},
+    "loss": SHORT | {"--loss": "wta,mdn,hedged"},
+    "budget": SHORT | {"--budget": "0.01,0.1,1"},
+    "init": SHORT | {"--init": "scratch,jepa"},
 }
 
 

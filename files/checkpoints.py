@@ -291,7 +291,10 @@ def jepa_from(content, path):
         weights, step = content["jepa"], content.get("step", 0)
     else:
         raise UserError(f"{path}: holds no predictor; give a pretraining's .last.pt or the official file")
-    jepa.step = int(step)
+    try:
+        jepa.step = int(step)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # a tensor of several values is a RuntimeError
+        raise UserError(f"{path}: its step is not a number; fetch or make it again") from None
     return load_strictly(jepa, weights, path)
 
 

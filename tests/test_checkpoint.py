@@ -322,6 +322,7 @@ def test_official_file_errors_name_what_is_wrong(tmp_path):
         ("missing student.norm.weight", {**whole, "student.norm.weight": torch.tensor(1.0)}, {}),
         ("not a dict of tensors", {**whole, 3: torch.zeros(3)}, {}),
         ("not a dict of tensors", [1], {}),
+        ("step is not a number", {**whole, "teacher.step": torch.zeros(2)}, {}),
         ("hyper_parameters are a list", whole, [1]),
         ("predictor_depth = 6 contradicts", whole, {"predictor_depth": 6}),
         ("encoder_depth = 12 contradicts", whole, {"encoder_depth": 12}),

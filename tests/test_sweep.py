@@ -336,8 +336,9 @@ def test_controls(box_root, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_future(box_root, tmp_path):
+def test_future(box_root, tmp_path, monkeypatch):
     """Pretrainings that are missing, trainings, all suites, the table; then nothing is made again."""
+    monkeypatch.chdir(tmp_path)  # shapes to pretrain on are kept in data/
     argv = ["future", "curvature", "lora", "--jobs", "2", *arguments(box_root, tmp_path)[1:]]
     rows = sweep.main(argv)
     assert len(rows) == 3 + 2 + 2

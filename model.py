@@ -10,7 +10,7 @@
     O  clouds in a batch        G  patches = tokens            J  joint angles, rad
     M  target blocks            S  points per patch            D, H  width, heads
     T  tokens per target block  C  context tokens              P  pose (7): xyz m, quaternion xyzw
-    F  features of a point (3)  Q  probes of the surface       D' predictor's width
+    F  features of a point (3)  E  what the head sees          D' predictor's width
 
 Where only clouds are in play (encoder, pretraining) their number is written B as well. Clouds and
 poses are in metres in the frame of the mesh, z up; the encoder itself sees normalised clouds.
@@ -149,22 +149,22 @@ def farthest_point_sample(clouds, count, generator=None, weights=None):
 
 
 def gather_points(points, index):
-    """Rows of `points` (B, N, C) named by `index` (B, ...) -> (B, ..., C)."""
-    rows = index.flatten(1)[..., None].expand(-1, -1, points.shape[-1])  # (B, Q, C)
+    """Rows of `points` (B, N, F) named by `index` (B, ...) -> (B, ..., F)."""
+    rows = index.flatten(1)[..., None].expand(-1, -1, points.shape[-1])  # (B, ·, F)
     return points.gather(1, rows).view(*index.shape, -1)
 
 
 def squared_distances(left, right):
-    """left (B, Q, 3), right (B, R, 3) -> (B, Q, R); by differences, since products cancel where these are small."""
+    """left (B, L, 3), right (B, R, 3) -> (B, L, R); by differences, since products cancel where these are small."""
     left, right = (points.transpose(1, 2).contiguous() for points in (left, right))  # (B, 3, ·): long rows are faster
-    total = (left[:, 0, :, None] - right[:, 0, None]).square_()  # (B, Q, R)
+    total = (left[:, 0, :, None] - right[:, 0, None]).square_()  # (B, L, R)
     for axis in (1, 2):
         total += (left[:, axis, :, None] - right[:, axis, None]).square_()
     return total
 
 
 class Nearest(nn.Module):
-    """Index of the `count` smallest distances, in any order: (..., N) -> (..., count)."""
+    """Index of the `count` smallest distances, in any order: (..., N) -> (..., count); a layer for loop/fast.py."""
 
     def forward(self, distances, count):
         return distances.topk(count, largest=False, sorted=False).indices
@@ -446,7 +446,7 @@ class GraspModel(nn.Module):
         self.loss = loss(config) if isinstance(loss, type) else loss
 
     def encode(self, clouds, generator=None):
-        """clouds (O, N, 3) m -> `Encoded`; patches start at random points if a generator is given."""
+        """clouds (O, N, 3) m -> `Encoded`; generator: see `start_points`; without, patches start at point 0."""
         units, centroid, radius = normalize_clouds(clouds, self.config)
         up = self.config.up
         tokens, centers = self.encoder(from_z_up(units, up), generator)  # (O, G, D), (O, G, 3)

@@ -221,7 +221,7 @@ def draw_table1(rows, args):
                     found = {budget: groups.get((pack, budget, *kind), []) for budget in budgets}
                     values = {100 * budget: values_of(group, column) for budget, group in found.items()}
                     series.append(Series(values, arm_style(*kind) | {"marker": "o", "markersize": 4}))
-                panels[-1].append(Panel(series, label, f"pack {pack}"))
+                panels[-1].append(Panel(series, label, f"{label.split()[0]}, pack {pack}: mean and SD over seeds"))
         ticks = [100 * budget for budget in budgets]
         draw_lines(panels, "share of the training objects (%)", args.out / name, title, ticks)
     curves = {}

@@ -149,8 +149,8 @@ def pretraining_panels(photo, surface, seen, guess):
     targets, predictions = np.split(feature_colours(pairs), 2)  # like features have like colours in both
     errors = F.smooth_l1_loss(guess.predictions, guess.targets, beta=2.0, reduction="none").mean(3).flatten()
     return [
-        ("10  sequence, black to white: on to the\nnearest center left (dotted: far side)", sequence),
-        ("11  context and targets to predict\n(of overlapping ones: the last)", blocks),
+        ("10  sequence, from black dot to white, blue\nto red: on to the nearest center left", sequence),
+        ("11  context and targets to predict\n(where these overlap: the last)", blocks),
         ("12  targets: what the copy that\nsees all makes of the hidden", of_hidden(targets)),
         ("14  predictions from the context\n(like targets: well guessed)", of_hidden(predictions)),
         ("15  where the loss is (bright: large;\n" + f"mean {errors.mean():.3f}, largest {errors.max():.3f})",

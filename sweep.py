@@ -37,7 +37,7 @@ from lab.published import published_text, run_published
 from lab.rows import DEFAULTS, notes, read_rows
 from lab.runner import plan_runs, run_all
 from lab.table1 import TRIALS, run_table1, table1_text
-from lab.tables import columns_table, configurations_table
+from lab.tables import columns_table, configurations_table, short_table
 from loop.machine import set_precision, set_up_torch
 from loop.runs import NOT_SETTINGS
 from model import POOLS
@@ -161,14 +161,16 @@ def parse(argv):
 
 
 def publish(rows, args):
-    """Write and print the table, and draw the figures, from rows alone."""
+    """Write the table and draw the figures, from rows alone; print what fits a terminal, and where the rest is."""
     runs = read_rows(args.out / "runs.csv") or rows  # of encoders, whose rows are not runs
     text = "\n\n".join([*notes(runs), SWEEPS[args.kind].text(rows, args)])
     SWEEPS[args.kind].draw(rows, args)
     with atomic(args.out / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     figures_drawn = sorted(path.name for path in args.out.glob("*.png"))
-    print(f"{text}\nsaved {args.out}: {', '.join(['rows.csv', 'table.md', *figures_drawn])}")
+    shown = [short_table(rows)] if SWEEPS[args.kind].text is Sweep().text else []
+    files = ", ".join(["rows.csv", "table.md", *figures_drawn])
+    print("\n\n".join([*notes(runs), *shown, f"saved {args.out}: {files}"]))
 
 
 @contextlib.contextmanager

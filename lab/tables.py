@@ -104,6 +104,17 @@ def configurations_table(rows):
     return "\n\n".join([f"All runs: `{shared}`"] * bool(shared) + [markdown(header, lines)])
 
 
+def short_table(rows):
+    """The columns of `configurations_table` that fit a terminal, aligned: at most 100 characters a line."""
+    columns = {"top_logit_rmse": "RMSE (rad)", "best_of_k_rmse": "best-of-K", "coverage_15": "cov@15°", "holds": "holds"}
+    lines = [["", "seeds", *columns.values()]]
+    lines += [[name.strip("()"), "", mean, "", "", ""] for name, _, mean, *_ in mean_lines(rows)]
+    for name, group in by_configuration(rows)[0].items():
+        lines.append([name.replace("`", "")[:28], str(len(group)), *(mean_cell(group, column) for column in columns)])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
 def columns_table(rows, hidden=()):
     """Markdown: all columns of rows as they are, but for the hidden ones."""
     shown = [name for name in rows[0] if name not in hidden]

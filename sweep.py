@@ -45,12 +45,13 @@ from model import POOLS
 ERRORS = "results/table1_long"  # errors by object, whose scatter `published` looks at
 TABLES = "runs/tables"  # of all tables that no --out places elsewhere; the committed ones lie in results/
 TENTH = {"--budget": "0.1", "--init": "jepa"}
+SELDOM = {"--eval-every": "500"}  # twenty validations take a third of such a run
 GRIDS = {  # of the sweeps that are one grid: flag -> its values
     "grid": {},
     "lr-grid": TRIALS,
-    "k": TENTH | {"--k": "1,2,3,5,8,16"},
-    "pool": TENTH | {"--pool": ",".join(POOLS)},
-    "loss": TENTH | {"--loss": "wta,mdn,hedged"},
+    "k": TENTH | SELDOM | {"--k": "1,2,3,5,8,16"},
+    "pool": TENTH | SELDOM | {"--pool": ",".join(POOLS)},
+    "loss": TENTH | SELDOM | {"--loss": "wta,mdn,hedged"},
     "budget": {"--init": "jepa", "--budget": "0.01,0.1,0.25,1"},
     "init": {"--budget": "0.1", "--init": "scratch,jepa"},
 }

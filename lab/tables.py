@@ -106,7 +106,8 @@ def configurations_table(rows):
 
 def short_table(rows):
     """The columns of `configurations_table` that fit a terminal, aligned: at most 100 characters a line."""
-    columns = {"top_logit_rmse": "RMSE (rad)", "best_of_k_rmse": "best-of-K", "coverage_15": "cov@15°", "holds": "holds"}
+    columns = {"top_logit_rmse": "RMSE (rad)", "best_of_k_rmse": "best-of-K", "coverage_15": "cov@15°"}
+    columns |= {"holds": "holds"}
     lines = [["", "seeds", *columns.values()]]
     lines += [[name.strip("()"), "", mean, "", "", ""] for name, _, mean, *_ in mean_lines(rows)]
     for name, group in by_configuration(rows)[0].items():

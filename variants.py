@@ -286,7 +286,7 @@ def smallest_eigenpair(matrices):
 
 def center_weights(variation):
     """Weights (B, N) of squared distances in farthest point sampling: 1 where flat, BENT² where a cloud bends most."""
-    return (1 + (BENT - 1) * variation / variation.amax(1, keepdim=True).clamp(min=1e-9)).square()
+    return (1 + (BENT - 1) * variation / variation.amax(1, keepdim=True).clamp(min=1e-5)).square()
 
 
 def thinned_neighbours(distances, size, spreads):

@@ -186,11 +186,14 @@ def check_keys(expected, state, path):
 
 
 def load_strictly(module, state, path):
-    """Load weights into `module` and put it in eval mode; a wrong key or shape is an error that names it."""
+    """Load weights into `module` and put it in eval mode; a wrong key, shape or number is an error that names it."""
     expected = module.state_dict()
     check_keys(expected, state, path)
     wrong = [f"{name} {tuple(state[name].shape)}" for name in expected if state[name].shape != expected[name].shape]
     refuse(wrong, f"{path}: shapes contradict its settings: {listed(wrong)}; fetch or make it again")
+    wild = [name for name, values in state.items() if not torch.isfinite(values).all()]
+    wild += [name for name, values in state.items() if name.endswith("running_var") and (values < 0).any()]
+    refuse(wild, f"{path}: numbers that are not finite, or negative variances: {listed(wild)}; fetch or make it again")
     module.load_state_dict(state)
     return module.eval()
 

@@ -124,6 +124,10 @@ def test_load_errors_name_the_file_and_the_key(tmp_path):
         "missing keys: position.0.bias": {"encoder": missing},
         "leftover keys: extra": {"encoder": {**weights, "extra": torch.zeros(1)}},
         "shapes contradict": {"config": wider},
+        "not finite, .*: position.0.bias": {"encoder": {**weights, "position.0.bias": torch.full((128,), math.nan)}},
+        "negative variances: embed.first.1.running_var": {
+            "encoder": {**weights, "embed.first.1.running_var": torch.full((16,), -1.0)}
+        },
         "unknown fields: colour": {"config": {**wider, "colour": 1}},
         "group must be one of": {"config": {**wider, "group": "box"}},
         "patches must be": {"config": {**wider, "patches": 0}},

@@ -13,6 +13,7 @@ from conftest import OBJECTS, fails, write_root
 
 import data
 import splits
+from cli.errors import UserError
 
 
 def names_of(counts):
@@ -141,7 +142,7 @@ def test_duplicates_go_together(tmp_path):
 def test_verify_can_fail(box_root):
     split = splits.make_split(load(box_root), "A", 1.0)
     split.suites["val"].append(split.suites["test"][0])
-    with pytest.raises(AssertionError, match="share"):
+    with pytest.raises(UserError, match="share"):
         splits.verify(split)
 
 

@@ -1,17 +1,9 @@
-"""How fast a training step is on this machine, part by part.
+"""How fast a training step is on this machine: medians of the very step of the training loops, on random clouds.
 
     python -m lab.speed train --preset paper        flags as of train.py
     python -m lab.speed pretrain --batch 16         flags as of pretrain_jepa.py; --json FILE keeps the figures
 
-The very step of the training loop is timed, on random clouds, and hooks watch its parts from outside:
-
-    batch, data         up to the network: gathering or augmenting what the step needs
-    grouping            normalisation, centers, patches; in pretraining their sequence and the masks too
-    tokenizer, encoder, targets, predictor, pooling + head    as in model.py
-    backward            the loss of fine-tuning, gradients, their norm
-    optimiser           AdamW; in pretraining the moving average too
-
-On a GPU it is timed operation by operation ("eager") and as one CUDA graph, which has no parts. Times are medians.
+On a GPU it is timed operation by operation ("eager") and as one CUDA graph. Where the time goes tells torch.profiler.
 """
 
 import argparse
@@ -21,7 +13,6 @@ import shlex
 import statistics
 import sys
 import time
-from itertools import count, pairwise
 from pathlib import Path
 
 import cli  # noqa: F401 - before torch, which reads the environment that it sets
@@ -44,53 +35,6 @@ from splits import Split
 SECONDS = 12  # of steps that are timed
 LEAST = 20  # steps, whatever time they take
 TAU = 0.999  # EMA momentum in pretraining; its value costs nothing
-
-
-class Stopwatch:
-    """Gives the seconds since `start` to parts: `lap(part)` ends a part, which may have several laps.
-
-    On a GPU laps are marks in its stream of work, which it passes when it gets there; nothing waits for them.
-    """
-
-    def __init__(self, device):
-        self.on_gpu, self.laps = device.type == "cuda", []
-
-    def mark(self):
-        if not self.on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def start(self):
-        if self.on_gpu:
-            torch.cuda.synchronize()
-        self.laps = [("start", self.mark())]
-
-    def lap(self, part):
-        self.laps.append((part, self.mark()))
-
-    def seconds(self):
-        """Part -> seconds, in the order of the laps."""
-        if self.on_gpu:
-            torch.cuda.synchronize()
-        total = {}
-        for (_, begin), (part, end) in pairwise(self.laps):
-            took = begin.elapsed_time(end) / 1e3 if self.on_gpu else end - begin
-            total[part] = total.get(part, 0.0) + took
-        return total
-
-    def until(self, module, part):
-        """A lap whenever `module` begins."""
-        module.register_forward_pre_hook(lambda *_: self.lap(part))
-
-    def within(self, module, part):
-        """A lap whenever `module` ends."""
-        module.register_forward_hook(lambda *_: self.lap(part))
-
-    def until_optimizer(self, optimizer, part):
-        """A lap whenever `optimizer` begins."""
-        optimizer.register_step_pre_hook(lambda *_: self.lap(part))
 
 
 # ---------------------------------------------------------------- fine-tuning
@@ -120,17 +64,9 @@ def random_run(args, config, device, graph=False):
     return train.make_run(args, Path(), device, config, None, data, split)
 
 
-def training_steps(run, watch):
-    """A function that takes a step as the training loop does, with laps at its parts; -> the grasps that it saw."""
+def training_steps(run):
+    """A function that takes a step as the training loop does; -> the grasps that it saw."""
     args, model = run.args, run.model
-    if not run.graph:
-        watch.until(model, "batch")
-        if train.sees_tokens(args.pool):
-            watch.until(model.encoder.embed, "grouping")
-            watch.within(model.encoder.embed, "tokenizer")
-            watch.within(model.encoder.transformer, "encoder")
-        watch.within(model, "pooling + head")
-        watch.until_optimizer(run.optimizer, "backward")
     train.set_learning_rates(run.optimizer, 0, args)
     train.training_mode(model, args)
     step = Graphs(functools.partial(train.training_step, run), run.graph)
@@ -155,17 +91,8 @@ def random_pretraining(args, jepa, device, graph=False):
     return pretrain_jepa.make_run(args, device, jepa, clouds)
 
 
-def pretraining_steps(run, watch):
-    """A function that takes a step as the pretraining loop does, with laps at its parts; -> the clouds that it saw."""
-    jepa = run.jepa
-    if not run.graph:
-        watch.until(jepa, "data")
-        watch.until(jepa.encoder.embed, "grouping")
-        watch.within(jepa.encoder.embed, "tokenizer")
-        watch.until(jepa.encoder.transformer, "targets")
-        watch.within(jepa.encoder.transformer, "encoder")
-        watch.within(jepa, "predictor")
-        watch.until_optimizer(run.optimizer, "backward")
+def pretraining_steps(run):
+    """A function that takes a step as the pretraining loop does; -> the clouds that it saw."""
     set_rate(run.optimizer.param_groups[0], run.args.lr)
     step = Graphs(functools.partial(pretrain_jepa.pretraining_step, run), run.graph)
     batches = pretrain_jepa.cloud_batches(len(run.clouds), run.args, 0)
@@ -184,23 +111,18 @@ def pretraining_steps(run, watch):
 # ---------------------------------------------------------------- the command
 
 
-def time_steps(take, watch, last_part, unit):
-    """Median time and rate of the steps that `take` takes, and shares of the parts; the first one does not count."""
+def time_steps(take, unit, device):
+    """Median time and rate of the steps that `take` takes; the first one does not count."""
     steps, started = [], time.perf_counter()
-    for taken in count():
-        if taken > LEAST and time.perf_counter() - started > SECONDS:
-            break
-        watch.start()
-        seen = take()
-        watch.lap(last_part)
-        steps.append((seen, watch.seconds()))
-    seconds = [sum(parts.values()) for _, parts in steps[1:]]
+    while len(steps) <= LEAST or time.perf_counter() - started < SECONDS:
+        begun, seen = time.perf_counter(), take()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        steps.append((seen, time.perf_counter() - begun))
     return {
-        "ms_per_step": 1e3 * statistics.median(seconds),
-        f"{unit}_per_s": statistics.median(seen / took for (seen, _), took in zip(steps[1:], seconds)),
-        "steps": len(seconds),
-        "shares": {part: sum(parts[part] for _, parts in steps[1:]) / sum(seconds) for part in steps[1][1]},
-    }
+        "ms_per_step": 1e3 * statistics.median(took for _, took in steps[1:]),
+        f"{unit}_per_s": statistics.median(seen / took for seen, took in steps[1:]), "steps": len(steps) - 1,
+    }  # fmt: skip
 
 
 @command
@@ -223,16 +145,14 @@ def main(argv=None):
     reset_peak_memory(device)
     rows = []
     for graph in (False, True) if device.type == "cuda" and not args.no_graph else (False,):
-        run, watch = make_run(device, graph), Stopwatch(device)
-        take = steps_of(run, watch)
+        run = make_run(device, graph)
+        take = steps_of(run)
         for _ in range((WARM + 1) * graph):  # until it is captured
             take()
         mode = {"step": "graph" if graph else "eager", "precision": run.precision}
-        rows.append(mode | time_steps(take, watch, "graph" if graph else "optimiser", unit))
+        rows.append(mode | time_steps(take, unit, device))
         print(f"{mode['step']}, {run.precision}: {rows[-1]['ms_per_step']:.1f} ms a step, "
               f"{rows[-1][f'{unit}_per_s']:.0f} {unit}/s")  # fmt: skip
-        if not graph:
-            print("   ", ", ".join(f"{part} {100 * share:.1f} %" for part, share in rows[-1]["shares"].items()))
     content = {
         "command": shlex.join(["python", "-m", "lab.speed", *argv]), "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

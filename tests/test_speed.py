@@ -1,4 +1,4 @@
-"""lab/speed.py: the stopwatch, steps that nothing changes, both commands; and how the threads of OpenMP wait."""
+"""lab/speed.py: both commands; and how the threads of OpenMP wait."""
 
 import json
 import os
@@ -7,44 +7,22 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import fails
 
-import model
 import train
 from lab import speed
 
-CPU = torch.device("cpu")
 TINY = "--preset tiny --quiet --precision fp32 --threads 1".split()
 
 
-def test_stopwatch_gives_every_second_to_one_part():
-    watch, layer = speed.Stopwatch(CPU), torch.nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    watch.until(layer, "before")
-    watch.within(layer, "layer")
-    watch.until_optimizer(optimizer, "between")
-    watch.start()
-    layer(layer(torch.zeros(1, 2))).sum().backward()
-    optimizer.step()
-    watch.lap("rest")
-    seconds, (_, begun), (_, ended) = watch.seconds(), watch.laps[0], watch.laps[-1]
-    assert list(seconds) == ["before", "layer", "between", "rest"]
-    assert sum(seconds.values()) == pytest.approx(ended - begun) and min(seconds.values()) > 0
-
-
-@pytest.mark.parametrize("words, unit, parts", [
-    ("train", "grasps", "batch, grouping, tokenizer, encoder, pooling + head, backward, optimiser"),
-    ("train --pool none", "grasps", "batch, pooling + head, backward, optimiser"),
-    ("pretrain --batch 4", "clouds", "data, grouping, tokenizer, targets, encoder, predictor, backward, optimiser"),
-])  # fmt: skip
-def test_a_step_is_timed_part_by_part(words, unit, parts, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("words, unit, seen", [("train", "grasps", 16 * 32), ("pretrain --batch 4", "clouds", 4)])
+def test_a_step_is_timed(words, unit, seen, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(speed, "SECONDS", 0.1)
     content = speed.main([*words.split(), *TINY, "--json", str(tmp_path / "speed.json")])
     assert content == json.loads((tmp_path / "speed.json").read_text())
     (row,) = content["rows"]
-    assert list(row["shares"]) == parts.split(", ") and sum(row["shares"].values()) == pytest.approx(1)
-    assert row["steps"] >= 20 and row[f"{unit}_per_s"] > 0 and content["peak_memory_mb"] > 50
+    assert row["steps"] >= 20 and content["peak_memory_mb"] > 50
+    assert 0.5 < row[f"{unit}_per_s"] * row["ms_per_step"] / 1000 / seen < 2
     assert f"{row['ms_per_step']:.1f} ms a step" in capsys.readouterr().out
 
 
@@ -53,20 +31,6 @@ def test_time_on_a_gpu(gpu, monkeypatch):
     for words in ("train", "pretrain --batch 4"):
         rows = speed.main([*words.split(), *"--device cuda --preset tiny --quiet --precision tf32".split()])["rows"]
         assert [row["step"] for row in rows] == ["eager", "graph"] and all(row["ms_per_step"] > 0 for row in rows)
-
-
-def test_watching_changes_no_bit():
-    args, states = train.parse(TINY), []
-    for watched in (False, True):
-        run = speed.random_run(args, model.PRESETS["tiny"], CPU)
-        take = speed.training_steps(run, speed.Stopwatch(CPU))
-        for part in run.model.modules() if not watched else ():
-            part._forward_hooks.clear()
-            part._forward_pre_hooks.clear()
-        torch.manual_seed(1)
-        assert [take() for _ in range(2)] == [args.objects_per_batch * args.grasps_per_object] * 2
-        states.append(run.model.state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_wrong_commands_are_one_line(capsys):

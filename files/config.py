@@ -9,7 +9,7 @@ from model import LOSSES, PATCHINGS, POOLS, ModelConfig
 
 CHOICES = {
     "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
-    "target_norm": ("instance", "layer"), "pool": tuple(POOLS), "loss": tuple(LOSSES),
+    "target_norm": ("instance", "layer"), "pool": POOLS, "loss": LOSSES,
     "patching": tuple(dict.fromkeys(patching for patching, _ in PATCHINGS)),
     "tokenizer": tuple(dict.fromkeys(tokenizer for _, tokenizer in PATCHINGS)),
 }  # fmt: skip

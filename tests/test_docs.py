@@ -51,7 +51,8 @@ def places(box_root, tiny_run, tmp_path_factory):
         np.save(folder / "clouds" / f"{i}.npy", np.random.default_rng(i).normal(size=(64, 3)))
     write_box(folder / "meshes" / "box.obj", np.array([0.06, 0.06, 0.12]))
     names = {
-        "ROOT": box_root, "my_root": box_root, "RUN": tiny_run / "run", "mug.obj": tiny_run / "box.obj", "MESHES": folder / "meshes",
+        "ROOT": box_root, "my_root": box_root, "RUN": tiny_run / "run",
+        "mug.obj": tiny_run / "box.obj", "MESHES": folder / "meshes",
         "my_encoder.pt": tiny_run / "encoder.pt", OFFICIAL: folder / OFFICIAL, "FOLDER": folder / "clouds",
         "FILE.png": folder / "picture.png", "FILE.html": folder / "page.html",
     }  # fmt: skip
@@ -199,7 +200,10 @@ def test_a_section_with_commands_has_a_finding():
         assert "**Finding.**" in section or "```" not in section, section
 
 
-@pytest.mark.parametrize("doc, most", list({"README.md": 2000, "EXERCISES.md": 1150, "DATA.md": 1400, "results/README.md": 5000}.items()))
+WORDS = {"README.md": 2000, "EXERCISES.md": 1150, "DATA.md": 1400, "results/README.md": 5000}
+
+
+@pytest.mark.parametrize("doc, most", WORDS.items())
 def test_words(doc, most):
     assert len(DOCS[doc].split()) <= most
 

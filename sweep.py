@@ -103,7 +103,6 @@ def build_parser():
     flag("kind", choices=tuple(SWEEPS), help="which sweep")
     seeds = "; ".join(f"{kind} {sweep.seeds}" for kind, sweep in SWEEPS.items() if sweep.seeds != "0")
     flag("--seeds", type=whole_numbers, metavar="N,N", help=f"training seeds (default: 0; {seeds})")
-    flag("--budgets", metavar="F,F", help="the same as --budget F,F")
     flag("--out", metavar="FOLDER", help=f"for rows, table and figures (default: {TABLES}/KIND, runs/smoke/KIND)")
     flag("--runs", default="runs/sweep", metavar="DIR", help="folder of the runs and their logs")
     flag("--jobs", type=number(int, 1), default=1, metavar="N", help="runs side by side, each a process if over 1")
@@ -144,10 +143,7 @@ def parse(argv):
     wants_none = args.against and kind not in ("table1", "published")
     refuse(wants_none, "--against goes with table1 and published; leave it out")
     refuse(args.seeds and kind == "published", "--seeds: published gives every draw a seed of its own; leave it out")
-    refuse(args.budgets and "--budget" in given, "--budgets is the same as --budget; give one of them")
     refuse(args.quick and kind not in QUICK, f"--quick goes with {', '.join(QUICK)}; leave it out")
-    if args.budgets:
-        given["--budget"] = args.budgets
     short = args.smoke or args.quick
     args.seeds = args.seeds or ("0" if short else SWEEPS[kind].seeds).split(",")
     args.against = args.against or (ERRORS if kind == "published" else None)

@@ -130,7 +130,7 @@ def test_errors(box_root, tmp_path, capsys):
     wrong = [
         ("--k", "pairs"), ("--k 0", "--k"), ("--seeds x", "--seeds"), ("--seed 1", "--seeds"), ("--from x", "--from"),
         ("--against x", "table1"), ("--init jepa --jepa-ckpt none.pt", "none.pt"), ("--quick", "--quick"),
-        ("--tables", "no rows"), ("--budgets 0.1 --budget 1", "same as --budget"), ("--rates x", "table1"),
+        ("--tables", "no rows"), ("--rates x", "table1"),
     ]  # fmt: skip
     for more, message in wrong:
         assert message in fails(sweep.main, arguments(box_root, tmp_path, *more.split()), capsys), more
@@ -259,7 +259,7 @@ def test_encoders_and_their_cards(box_root, tmp_path):
 
     def run(seeds):
         return sweep.main(
-            ["encoders", str(path), *arguments(box_root, tmp_path, "--seeds", seeds, "--budgets", "1")[1:]]
+            ["encoders", str(path), *arguments(box_root, tmp_path, "--seeds", seeds, "--budget", "1")[1:]]
         )
 
     rows = run("0,1")

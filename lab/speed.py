@@ -25,7 +25,6 @@ from cli.errors import command
 from cli.flags import Parser
 from data import GraspData
 from files.writing import write_json
-from loop import fast
 from loop.graphs import WARM, Graphs
 from loop.machine import peak_memory, reset_peak_memory, set_up_torch
 from loop.pace import set_rate
@@ -157,7 +156,7 @@ def main(argv=None):
         "command": shlex.join(["python", "-m", "lab.speed", *argv]), "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "product_library": fast.library, "peak_memory_mb": round(peak_memory(device) / 1e6),
+        "peak_memory_mb": round(peak_memory(device) / 1e6),
         "network": dataclasses.asdict(config), "rows": rows,
     }  # fmt: skip
     print(f"{content['device']}, {content['threads']} threads; peak memory {content['peak_memory_mb']} MB")

@@ -2,7 +2,7 @@
 
     speed_up(network)    puts these into a network, in place; weights and names stay:
 
-    nn.Linear            float32 products by the faster library
+    nn.Linear            bfloat16 where a CPU has no instructions for it
     nn.Dropout           16 random bits per value
     nn.LayerNorm         on a GPU bfloat16 stays what it is
     model.Attention      dropout for a few dozen tokens
@@ -17,59 +17,15 @@ Attention in float32, of values rounded as they would be.
 
 import contextlib
 import functools
-import platform
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cli.errors import UserError
 from model import Attention, Nearest, PatchEmbed, TakeRows
 
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
 # ---------------------------------------------------------------- products
-X86_BUT_INTEL = ("AuthenticAMD", "HygonGenuine", "CentaurHauls", "Shanghai")  # makers, as processors call themselves
-
-
-def product_library(processor):
-    """What makes float32 products on a processor: "onednn", or "plain" for what PyTorch takes, mostly Intel's MKL.
-
-    processor: what the system says of it, a text. Nothing is timed: the two differ in the last bits, and these must
-    not depend on how busy a machine was. A training step with oneDNN took 0.62 to 0.70 of the time on an AMD EPYC with
-    AVX-512, which MKL uses on Intel's own only. On one without AVX-512 it is MKL that took 0.82 to 0.93, and on an
-    Intel Xeon with AMX 0.93 on one thread and 0.75 to 0.9 on two.
-    """
-    gains = "avx512f" in processor and any(maker in processor for maker in X86_BUT_INTEL)
-    return "onednn" if ONEDNN and gains else "plain"
-
-
-def this_processor():
-    """What the system says of the processor here: on Linux a file, elsewhere a line."""
-    described = Path("/proc/cpuinfo")
-    return described.read_text() if described.exists() else platform.processor()
-
-
-def use_library(name=None):
-    """Make float32 products by "onednn" or "plain" from now on, by default what suits this processor; -> which.
-
-    A run that goes on takes the one that it was started with, or its bits would change.
-    """
-    if name not in (None, "onednn", "plain"):
-        raise UserError(f"product_library: onednn or plain, not {name!r}; restore the last.pt that the run wrote")
-    if name == "onednn" and not ONEDNN:
-        raise UserError("product_library onednn: this PyTorch is built without it; go on where the run was started")
-    global library
-    library = name or product_library(this_processor())
-    return library
-
-
-library = product_library(this_processor())  # of this process
-
-
 @contextlib.contextmanager
 def exact_products():
     """Products in exact float32 inside the block, whatever precision a training chose; predictions are always so."""
@@ -104,38 +60,8 @@ def by_rounding(product, *tensors):
         return product(*(x if x is None else x.bfloat16().float() for x in tensors)).bfloat16()
 
 
-def onednn_product(x, weight, bias=None):
-    """x (..., in), weight (out, in) -> x @ weight.T + bias (..., out), float32 on a CPU, by the library oneDNN."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight.contiguous(), bias, "none", [], "")
-
-
-class OneDnnLinear(torch.autograd.Function):
-    """F.linear with products by oneDNN, which PyTorch itself takes for bfloat16 only."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        return onednn_product(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        grad = grad.contiguous()
-        of_x = onednn_product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        grad, x = grad.flatten(0, -2), x.flatten(0, -2)
-        # both must be turned, which is cheap while they fit the processor's cache
-        pieces = zip(grad.split(1024), x.split(1024))
-        of_weight = sum(onednn_product(g.t().contiguous(), rows.t()) for g, rows in pieces)  # (out, in)
-        return of_x, of_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
-
-
 def linear(x, weight, bias=None):
-    if rounds(x):
-        return by_rounding(linear, x, weight, bias)
-    plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if plain or library != "onednn":
-        return F.linear(x, weight, bias)
-    return OneDnnLinear.apply(x, weight, bias)
+    return by_rounding(F.linear, x, weight, bias) if rounds(x) else F.linear(x, weight, bias)
 
 
 class FastLinear(nn.Linear):

@@ -17,7 +17,6 @@ def set_up_torch(device="auto", threads=None):
     """Choose the device ("auto" takes CUDA where there is one), set threads, flush denormals; -> torch.device."""
     if threads:
         torch.set_num_threads(threads)
-    fast.use_library()
     keep_freed_memory()
     torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
     has_cuda = torch.cuda.is_available()

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import variants  # noqa: F401 - its poolings
-from cli.errors import UserError
 from loop import fast
-from loop.machine import set_up_torch
 from model import PRESETS, GraspModel, Nearest, squared_distances, weighted_mean
 
 
@@ -60,34 +58,6 @@ def test_a_network_with_fast_layers_is_the_plain_one(pool):
 # ---------------------------------------------------------------- layers
 
 
-needs_onednn = pytest.mark.skipif(not fast.ONEDNN, reason="this PyTorch is built without oneDNN")
-
-
-@pytest.fixture(autouse=True)
-def own_library():
-    """Tests may choose another library for products; in the end it is the process's own."""
-    own = fast.library
-    yield
-    fast.use_library(own)
-
-
-@needs_onednn
-@pytest.mark.parametrize("shape", [(9, 6), (2, 5, 6), (2500, 6)])  # the last one's gradient is made in pieces
-def test_linear_by_onednn(shape):
-    """float32 is all that it does: compared with float64, to float32's precision."""
-    fast.use_library("onednn")
-    torch.manual_seed(0)
-    wide = torch.randn(4, 12)
-    inputs = [torch.randn(shape), wide[:, 6:], torch.randn(4)]  # half of a weight, as the tokenizer uses it
-    for own in (inputs, inputs[:2]):  # with and without bias
-        ours = with_gradients(fast.linear, *own)
-        theirs = with_gradients(F.linear, *(x.double() for x in own))
-        assert_same([x.double() for x in ours], theirs, atol=1e-4, rtol=1e-5)
-    x, weight, bias = (tensor.requires_grad_() for tensor in inputs)
-    assert type(fast.linear(x, weight, bias).grad_fn).__name__ == "OneDnnLinearBackward"
-    assert not type(fast.linear(x.double(), weight.double()).grad_fn).__name__.startswith("OneDnn")
-
-
 def test_gpu_layernorm_keeps_bfloat16(gpu):
     """To bfloat16's precision, of values of about one: three digits; gradients of the weights are sums of ten."""
     torch.manual_seed(0)
@@ -118,12 +88,10 @@ def made_in_float32(function, *inputs):
     return type(out.grad_fn).__name__ == "ToCopyBackward0"
 
 
-@pytest.mark.parametrize("library", ["plain", pytest.param("onednn", marks=needs_onednn)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_linear_without_bf16_rounds_as_autocast_does(library, dtype, monkeypatch):
+def test_linear_without_bf16_rounds_as_autocast_does(dtype, monkeypatch):
     """Values and gradients; so a run in bf16 is of the same kind on every processor."""
     monkeypatch.setattr(fast, "BF16", False)
-    fast.use_library(library)
     torch.manual_seed(0)
     inputs = [torch.randn(40, 9).to(dtype), torch.randn(8, 9), torch.randn(8)]
     with torch.autocast("cpu", torch.bfloat16):
@@ -147,45 +115,6 @@ def test_attention_without_bf16_rounds_as_autocast_does(monkeypatch):
             found.append(with_gradients(lambda q, k, v: ATTENTION.mix(q, k, v, 1e-9), *inputs))
             assert made_in_float32(lambda q, k, v: ATTENTION.mix(q, k, v, 1e-9), *inputs) != has
     close_in_bfloat16(*found)
-
-
-AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f\n"
-PROCESSORS = {
-    AMD: "onednn",
-    AMD.replace("AuthenticAMD", "HygonGenuine"): "onednn",
-    AMD.replace("AuthenticAMD", "  Shanghai  "): "onednn",
-    AMD.replace(" avx512f", ""): "plain",  # there MKL is as good as on Intel's
-    "AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD": "plain",  # Windows, which does not say
-    AMD.replace("AuthenticAMD", "GenuineIntel").replace("AMD EPYC", "Intel(R) Xeon(R)"): "plain",
-    "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel": "plain",
-    "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n": "plain",  # ARM
-    "arm": "plain",  # macOS
-    "": "plain",
-}
-
-
-@needs_onednn
-def test_library_is_a_matter_of_the_processor_unless_told():
-    """Of what the system says of it, and of nothing else."""
-    assert [fast.product_library(processor) for processor in PROCESSORS] == list(PROCESSORS.values())
-    here = fast.use_library()
-    for told in ("plain", "onednn"):
-        assert fast.use_library(told) == fast.library == told
-        set_up_torch("cpu")
-        assert fast.library == here  # every command starts with what suits the processor
-    with pytest.raises(UserError, match="'mkl'"):
-        fast.use_library("mkl")
-
-
-@needs_onednn
-def test_both_libraries_agree():
-    """On joints and logits of a network and on its gradients; not to the bit, so the choice is part of a run."""
-    network, batch = network_of()
-    found = []
-    for name in ("onednn", "plain"):
-        fast.use_library(name)
-        found.append(joints_and_gradients(fast.speed_up(copy.deepcopy(network)), batch))
-    assert_same(*found, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

@@ -16,7 +16,6 @@ import train
 from data import load_dataset
 from files.checkpoints import load_encoder, load_run, read_checkpoint, save_checkpoint
 from files.writing import read_json
-from loop import fast
 from splits import make_split
 
 BATCHES = "--objects-per-batch 4 --grasps-per-object 3"
@@ -64,7 +63,6 @@ def test_a_run_and_its_files(finished):
     assert result["training_mean"]["num_grasps"] == val["num_grasps"] and result["train_objects"] == 10
     config = read_json(finished / "config.json")
     assert config["settings"]["steps"] == 24 and config["network"]["width"] == 32 and config["fingerprint"]
-    assert config["product_library"] == fast.product_library(fast.this_processor())
     assert load_run(finished).joint_names == [f"joint_{i}" for i in range(12)]
     assert not (finished / "last.pt").exists()
 
@@ -142,21 +140,15 @@ def test_stopped_and_resumed_equals_undisturbed(box_root, finished, tmp_path, ca
 
 
 def test_a_run_that_goes_on_elsewhere_says_so(box_root, tmp_path, capsys):
-    """The products of the library that it was started with are made here too; others would have other bits."""
     argv, last = arguments(box_root, tmp_path, "--name", "run", "--steps", 2, "--keep-last"), tmp_path / "run/last.pt"
     train.main(argv)
-    content, here = read_checkpoint(last), fast.library
-    elsewhere = {"device": "cuda", "precision": "tf32", "product_library": "plain"}
-    try:
-        for change, warned in (({}, False), (elsewhere, True)):
-            save_checkpoint(last, content | change)
-            (tmp_path / "run" / "result.json").unlink()
-            capsys.readouterr()
-            train.main([*argv, "--resume"])
-            assert ("on cuda in tf32 and goes on on cpu in fp32" in capsys.readouterr().err) == warned
-            assert fast.library == ("plain" if warned else here)
-    finally:
-        fast.use_library(here)
+    content = read_checkpoint(last)
+    for change, warned in (({}, False), ({"device": "cuda", "precision": "tf32"}, True)):
+        save_checkpoint(last, content | change)
+        (tmp_path / "run" / "result.json").unlink()
+        capsys.readouterr()
+        train.main([*argv, "--resume"])
+        assert ("on cuda in tf32 and goes on on cpu in fp32" in capsys.readouterr().err) == warned
 
 
 def test_a_last_checkpoint_of_another_run_is_refused(box_root, tmp_path, capsys):

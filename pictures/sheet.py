@@ -192,7 +192,7 @@ def hand_panels(thing, surface, view, pose, joints, grasp):
         )
         return title, lambda ax: show(ax, photo, scene.colours)
 
-    title = "16  recorded grasp (pale: no contact;\nred, green, blue: the wrist's x, y, z)"
+    title = "16  recorded grasp (pale: off, black: in the\nobject; red, green, blue: the wrist's x, y, z)"
     return [(title, recorded), *map(hypothesis, order.tolist(), photos[1:], scenes[1:])]
 
 

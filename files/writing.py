@@ -80,7 +80,7 @@ def write_json(path, content):
 def write_csv(path, rows):
     """Write dicts of equal keys as a CSV table, atomically."""
     with atomic(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

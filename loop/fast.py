@@ -25,6 +25,7 @@ from torch import nn
 
 from model import Attention, Nearest, PatchEmbed, TakeRows
 
+
 # ---------------------------------------------------------------- products
 @contextlib.contextmanager
 def exact_products():

@@ -3,12 +3,15 @@
 import hashlib
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from cli import libraries
 from cli.errors import UserError, command
 from cli.flags import Parser, as_flags, number
 from cli.processes import map_in_processes
@@ -157,3 +160,22 @@ def test_poor_terminals_see_question_marks(encoding, tmp_path):
     done = subprocess.run(words, capture_output=True, env=environment)
     assert done.returncode == 2 and done.stdout.strip() == "15° α → ✓".encode(encoding, "replace")
     assert done.stderr.strip() == "error: größe ✗".encode(encoding, "replace")
+
+
+# ---------------------------------------------------------------- libraries
+def test_needed_libraries_are_those_of_requirements():
+    """The constraints name a version of each that is new enough."""
+    lines = re.findall(r"^(\w+)>=([\d.]+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), flags=re.M)
+    bounds = {name: tuple(map(int, bound.split("."))) for name, bound in reversed(lines)}  # numpy: the first line
+    assert bounds.items() >= libraries.NEEDED.items() and bounds.keys() - libraries.NEEDED == {"pytest", "matplotlib"}
+    pins = re.findall(r"^(\w+)==([\d.]+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.M)
+    assert dict(pins).keys() == bounds.keys()
+    assert all(tuple(map(int, pin.split("."))) >= bounds[name] for name, pin in pins)
+
+
+def test_a_missing_or_old_library_is_named(monkeypatch):
+    assert libraries.lacking() == ""
+    monkeypatch.setitem(libraries.NEEDED, "torch", (99, 1))
+    monkeypatch.setitem(libraries.NEEDED, "nowhere", (1,))
+    said = libraries.lacking()
+    assert f"torch {torch.__version__} is older than 99.1, nowhere is not installed; pip install" in said

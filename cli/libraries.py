@@ -1,0 +1,29 @@
+"""The libraries that everything here stands on: which of them are missing or too old."""
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+# as in requirements.txt, without those that only tests and figures need
+NEEDED = {"torch": (2, 6), "numpy": (1, 26), "scipy": (1, 11), "trimesh": (4, 6, 1), "tqdm": (4, 64)}
+
+
+def versions():
+    """What is installed of `NEEDED`: name -> version, "" where it is missing."""
+    found = {}
+    for name in NEEDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def lacking():
+    """What is wrong with the libraries, as a sentence; "" where nothing is."""
+    wrong = []
+    for name, found in versions().items():
+        if not found:
+            wrong.append(f"{name} is not installed")
+        elif tuple(map(int, re.findall(r"\d+", found)[:3])) < NEEDED[name]:
+            wrong.append(f"{name} {found} is older than {'.'.join(map(str, NEEDED[name]))}")
+    return f"{', '.join(wrong)}; pip install -r requirements.txt" if wrong else ""

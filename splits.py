@@ -12,7 +12,6 @@ import collections
 import dataclasses
 import hashlib
 import math
-import re
 import sys
 
 import numpy as np
@@ -22,14 +21,12 @@ from cli.errors import command, refuse
 from cli.flags import Parser, number
 from data import add_data_flags, load_dataset
 from files.categories import named
+from files.names import duplicate_groups
 from files.writing import write_json
 
 HELD_OUT = ("03948459", "02954340")  # pistol and cap, as in the published code: categories that never train
 SUITES = ("train", "val", "test", "test_category", "test_grasp", "test_grasp_train")
 SHARE = 0.1  # of the objects, for val and for test
-# words in a name that tell one mesh of an object from another mesh of it
-WORDS = "visuals?|vis|collisions?|col|(?:non)?textured|obj|stl|ply|off|glb"
-KIND_OF_MESH = re.compile(rf"(?:^|[_.-])(?:{WORDS})(?=$|[_.-])", re.IGNORECASE)
 
 
 @dataclasses.dataclass
@@ -53,32 +50,6 @@ def place(*parts):
 
 def synset_of(object_id):
     return object_id.split("/")[0]
-
-
-def without_kind(object_id):
-    """An object's id without the kind of its mesh: cups/cup0 of cups/cup0_visual."""
-    names = object_id.split("/")
-    return "/".join(KIND_OF_MESH.sub("", name).strip("_.-") if KIND_OF_MESH.search(name) else name for name in names)
-
-
-def duplicate_groups(objects, mesh_hashes):
-    """Object -> smallest id of its group: objects of the same mesh or the same `without_kind`, and what these share.
-
-    objects, mesh_hashes: one entry per scene.
-    """
-    leader = {name: name for name in objects}
-
-    def find(name):
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    first = {}
-    for name, digest in sorted(zip(objects, mesh_hashes)):
-        for shared in (digest, without_kind(name)):
-            a, b = find(first.setdefault(shared, name)), find(name)
-            leader[max(a, b)] = min(a, b)
-    return {name: find(name) for name in leader}
 
 
 def suite_sizes(counts):
@@ -162,7 +133,7 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
         test_grasp[data.scenes[data.scene[i]]].append(int(data.row[i]))
     duplicates = [names for names in groups.values() if len(names) > 1]
     if duplicates:
-        shared = f"{sum(map(len, duplicates))} objects share a mesh with another one, or a name but for 'visual'"
+        shared = f"{sum(map(len, duplicates))} objects share a mesh, or a name but for words such as 'visual'"
         print(f"warning: {data.root}: {shared}; those stay on one side (splits.py lists them)", file=sys.stderr)
     rows = suite_rows(data, suites, held_back)
     split = Split(pack, budget, data.fingerprint, suites, pool, dict(test_grasp), duplicates, rows)

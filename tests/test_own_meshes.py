@@ -127,18 +127,27 @@ def test_mesh_scale_and_rescale(tmp_path, capsys):
 # ---------------------------------------------------------------- one object, several meshes
 
 
-PAIRS = [
+ONE = [  # the meshes of one object each, without a category before them
     "visual collision", "cup0_visual cup0_collision", "cup0 cup0_collision", "visual_cup0 collision_cup0",
     "cup0-Visual cup0-COLLISION", "cup0_textured cup0_nontextured", "cup_visual_0 cup_collision_0", "cup0.vis cup0.col",
-    "tin tin_stl",
+    "tin tin_stl", "cup_lod0 cup_LOD1 cup_lod_2", "cup cup_simplified cup_10k cup-decimated cup_20k_faces",
+    "google_16k_textured google_512k_textured poisson_textured tsdf_textured", "cup cup_piece_0 cup_piece_12",
+    "cup_visual cup_collision_0 cup_collision_31", "cup_cup cup_coacd_cup_piece_1", "cup cup_decimated_0_5",
+    "cup_low_poly cup_highpoly cup_model", "obj_000001 obj_000001_eval", "visual hull_00 hull_01",
 ]  # fmt: skip
-OTHERS = ["cup0 cup1", "cup_visual_0 cup_visual_1", "visualise collision", "col1 col2", "Cup cup", "cup_ cup"]
+OTHERS = [
+    "cup0 cup1", "cup_visual_0 cup_visual_1", "visualise collision", "col1 col2", "Cup cup", "cup_ cup",
+    "chess_piece_1 chess_piece_2", "model_1 model_2 model_3", "obj_000001 obj_000002", "cup_2 cup_3 cup", "kit kit_b",
+]  # fmt: skip
 
 
-def test_visual_and_collision_mesh_are_one_group():
-    for pair in PAIRS + OTHERS:
-        names = sorted(f"cups/{name}" for name in pair.split())
-        leader = splits.duplicate_groups(names, ["1", "2"])
-        assert leader == dict.fromkeys(names, names[0]) if pair in PAIRS else leader == dict(zip(names, names)), pair
+@pytest.mark.parametrize("meshes", ONE + OTHERS)
+def test_meshes_of_one_object_are_one_group(meshes):
+    names = sorted(f"cups/{name}" for name in meshes.split())
+    leader = splits.duplicate_groups(names, map(str, range(len(names))))
+    assert leader == (dict.fromkeys(names, names[0]) if meshes in ONE else dict(zip(names, names)))
+
+
+def test_folders_may_tell_the_kind_of_mesh():
     names = ["collision/cup0", "cups/visual", "mugs/collision", "visual/cup0"]
     assert splits.duplicate_groups(names, "1234") == dict(zip(names, [names[0], names[1], names[2], names[0]]))

@@ -1,6 +1,7 @@
 """Controls that stand beside a comparison of initialisations. Skip it at a first reading.
 
     --init random     an encoder of random weights that stay, its BatchNorm calibrated; pooling and head train
+    --init shuffled   the numbers of each tensor of a pretrained encoder in random order: its spread, no knowledge
     --init oracle     what all labels would give: starts from the encoder of a run that saw them all
     --pool none       no object at all: the wrist pose alone
     --pool size       pose, centroid and radius
@@ -76,3 +77,16 @@ def calibrate(encoder, clouds, batch=16):
     for layer, momentum in zip(layers, momenta):
         layer.momentum = momentum
     return encoder.eval()
+
+
+@torch.no_grad()
+def shuffle(encoder, seed):
+    """Put the numbers of each tensor of an encoder, weights and BatchNorm statistics, in a random order; -> it.
+
+    What is left of pretraining is how widely the numbers of every tensor are spread.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in encoder.state_dict().values():
+        flat = tensor.view(-1)
+        flat.copy_(flat[torch.randperm(len(flat), generator=generator)])
+    return encoder

@@ -53,7 +53,7 @@ GRIDS = {  # of the sweeps that are one grid: flag -> its values
     "pool": TENTH | SELDOM | {"--pool": ",".join(POOLS)},
     "loss": TENTH | SELDOM | {"--loss": "wta,mdn,hedged"},
     "budget": {"--init": "jepa", "--budget": "0.01,0.1,0.25,1"},
-    "init": {"--budget": "0.1", "--init": "scratch,jepa"},
+    "init": {"--budget": "0.1", "--init": "scratch,jepa,shuffled"},
 }
 SHORT = {"--steps": "500", "--eval-every": "250"}
 QUICK = {  # what --quick makes of a grid: fewer values and steps, so that two cores take one to three minutes
@@ -61,7 +61,7 @@ QUICK = {  # what --quick makes of a grid: fewer values and steps, so that two c
     "pool": SHORT | {"--pool": "none,mean,attention,hand,surface"},
     "loss": SHORT | {"--loss": "wta,mdn,hedged"},
     "budget": SHORT | {"--budget": "0.01,0.1,1"},
-    "init": SHORT | {"--init": "scratch,jepa"},
+    "init": SHORT | {"--init": "scratch,jepa,shuffled"},
 }
 
 

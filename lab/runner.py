@@ -35,7 +35,6 @@ from splits import make_split
 
 SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--threads": "1"}
 DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
-PRETRAINED = ("jepa", "oracle")  # values of --init that start from a file
 INTERRUPTED, BUSY = 130, 75  # exit codes of a run: after Ctrl-C; another process has it
 PAUSE = 10  # s before a run is tried again that another process has
 
@@ -60,9 +59,9 @@ def plan_runs(grids, given, seeds, args):
     planned = []
     for grid in grids:
         for flags in expand(smoke | args.own | grid | given | smoke, args.smoke):
-            if args.smoke and flags.get("--init") == "jepa":
+            if args.smoke and flags.get("--init") in ("jepa", "shuffled"):
                 flags.setdefault("--jepa-ckpt", str(random_encoder(PRESETS["tiny"], args.runs)))
-            if flags.get("--init") not in PRETRAINED:
+            if flags.get("--init") not in train.STORED:
                 flags.pop("--jepa-ckpt", None)
             planned += [flags | {"--seed": seed} for seed in seeds]
     return planned
@@ -111,7 +110,7 @@ def file_tag(path):
 
 def encoder_tag(flags):
     """`file_tag` of the encoder that a run starts from; "" for scratch, and for poolings without an encoder."""
-    if flags.get("--init") not in PRETRAINED or not train.sees_tokens(flags.get("--pool", "attention")):
+    if flags.get("--init") not in train.STORED or not train.sees_tokens(flags.get("--pool", "attention")):
         return ""
     return file_tag(encoder_file(flags))
 

@@ -21,7 +21,7 @@ def check_start(init, path):
     """Stop where the encoder `path` saw labels and --init is jepa, or saw none and it is oracle."""
     labelled = kind_of(read_checkpoint(path), path) == "run"
     seen = f"{path}: this encoder was trained with labels; give --init oracle, or a pretrained one"
-    refuse(labelled and init == "jepa", seen)
+    refuse(labelled and init != "oracle", seen)
     unseen = f"{path}: this encoder saw no labels; give --init jepa, or best.pt of a run with all of them"
     refuse(not labelled and init == "oracle", unseen)
 

@@ -90,6 +90,25 @@ def test_a_random_encoder_stays_as_it_was_calibrated(box_root, boxes, tmp_path):
         assert torch.equal(weights, trained.state_dict()[name]), name
 
 
+# ---------------------------------------------------------------- shuffled
+
+
+def test_a_shuffled_encoder_keeps_its_numbers_and_nothing_else(box_root, tmp_path):
+    encoder = random_encoder()
+    path = tmp_path / "encoder.pt"
+    save_checkpoint(path, {"config": vars(TINY), "encoder": encoder.state_dict()})
+    starts = []
+    for seed in (0, 0, 1):
+        argv = flags(box_root, tmp_path, "--init", "shuffled", "--jepa-ckpt", path, "--seed", seed)
+        starts.append(train.resolve_network(train.parse(argv))[1].state_dict())
+    for name, weights in encoder.state_dict().items():
+        first, again, other = (start[name] for start in starts)
+        assert torch.equal(first, again)
+        assert torch.equal(first.flatten().sort().values, weights.flatten().sort().values)
+        if weights.numel() > 1 and weights.std() > 0:
+            assert not torch.equal(first, weights) and not torch.equal(first, other)
+
+
 # ---------------------------------------------------------------- oracle
 
 

@@ -163,7 +163,7 @@ def publish(rows, args):
     text = "\n\n".join([*notes(runs), SWEEPS[args.kind].text(rows, args)])
     SWEEPS[args.kind].draw(rows, args)
     with atomic(args.out / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     figures_drawn = sorted(path.name for path in args.out.glob("*.png"))
     shown = [short_table(rows)] if SWEEPS[args.kind].text is Sweep().text else []
     files = ", ".join(["rows.csv", "table.md", *figures_drawn])

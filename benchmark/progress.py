@@ -17,7 +17,7 @@ LOG = "progress.jsonl"  # first the settings, then a line per finished object; d
 
 def read_log(root):
     """The whole lines of the log of an unfinished root, [] where there are none."""
-    lines = (root / LOG).read_text().splitlines(keepends=True) if (root / LOG).exists() else []
+    lines = (root / LOG).read_text(encoding="utf-8").splitlines(keepends=True) if (root / LOG).exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
@@ -65,7 +65,8 @@ def open_log(root, settings):
     (root / LOG).touch()  # before the temporary file: a root with nothing but that would belong to nobody
     head, *records = read_log(root) or [{"version": VERSION, "settings": settings}]
     with atomic(root / LOG) as temporary:  # without the half line that a killed run may have left
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in (head, *records)))
+        text = "".join(json.dumps(line) + "\n" for line in (head, *records))
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return records
 
 
@@ -76,7 +77,10 @@ def fill(root, settings, sources, make, workers, quiet):
     """
     done = {record["object"]: record for record in open_log(root, settings)}
     todo = [source for name, source in sources.items() if name not in done]
-    with open(root / LOG, "a") as file, contextlib.closing(map_in_processes(make, todo, workers)) as made:
+    with (
+        open(root / LOG, "a", encoding="utf-8") as file,
+        contextlib.closing(map_in_processes(make, todo, workers)) as made,
+    ):
         for record in progress_bar(made, root, len(sources), quiet, len(done)):
             done[record["object"]] = record
             file.write(json.dumps(record) + "\n")

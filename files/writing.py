@@ -51,7 +51,7 @@ def locked(path, wait=False):
     nothing. It binds only those who ask for it, and within one process too.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         while not (mine := try_lock(file)) and wait:
             time.sleep(0.05)
         yield mine
@@ -74,12 +74,12 @@ def try_lock(file):
 def write_json(path, content):
     """Write `content` as readable JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def write_csv(path, rows):
     """Write dicts of equal keys as a CSV table, atomically."""
-    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -72,7 +72,7 @@ def read_rows(path):
     """The rows of a CSV file that a sweep wrote; [] where there is none."""
     if not Path(path).exists():
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if rows and next(iter(rows[0])) not in KEYS:
         raise UserError(f"{path}: not a table that this sweep wrote (no column 'command'); give another --out")

@@ -240,7 +240,7 @@ def failed_row(run, code):
 
 
 def last_line(log):
-    return (log.read_text().strip().splitlines() or ["nothing in it"])[-1]
+    return (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing in it"])[-1]
 
 
 def take_into_rows(run, code, path, order, suites, keep):
@@ -267,7 +267,11 @@ def run_one(run, suites):
     with locked(run.log) as mine:
         if not mine:
             raise SystemExit(BUSY)
-        with open(run.log, "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        with (
+            open(run.log, "a", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
             try:
                 if not run.finished:
                     run.train()

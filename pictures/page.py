@@ -58,7 +58,7 @@ def write_page(title, shown, joint_names, path):
     ours = Path(__file__).with_suffix(".html").read_text(encoding="utf-8").replace("$DATA", data)
     page = scene_to_html(scene).replace("<title>trimesh: threejs viewer</title>", "<title>Grasps</title>")
     with atomic(path) as temporary:
-        temporary.write_text(page.replace("</body>", ours + "</body>"), encoding="utf-8")
+        temporary.write_text(page.replace("</body>", ours + "</body>"), encoding="utf-8", newline="\n")
 
 
 def describe(entry, has_model):

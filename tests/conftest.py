@@ -67,7 +67,7 @@ def write_box(path, size):
     """An .obj box of `size` (3,) m standing on z = 0."""
     corners = np.array([[x, y, z] for z in (0, 1) for y in (-0.5, 0.5) for x in (-0.5, 0.5)]) * size
     lines = ["v %.6f %.6f %.6f" % tuple(v) for v in corners] + ["f %d %d %d" % tuple(f + 1) for f in BOX_FACES]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def random_grasps(rng, count, size, num_joints=12):

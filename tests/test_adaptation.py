@@ -58,7 +58,7 @@ def test_only_adapters_pooling_and_head_train_with_lora(box_root, tmp_path):
 
 def test_what_a_run_took_is_said(box_root, tmp_path, capsys):
     train.main(flags(box_root, tmp_path, "--lora", 2, "--name", "a"))
-    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    result = json.loads((tmp_path / "a" / "result.json").read_text(encoding="utf-8"))
     network = load_run(tmp_path / "a")
     head = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("encoder."))
     width, depth = network.config.width, network.config.depth

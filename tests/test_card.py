@@ -34,7 +34,7 @@ def test_mesh_with_a_hole_has_no_inside():
 @pytest.mark.slow
 def test_card(made_root, tmp_path):
     card.write_card(made_root, tmp_path / "card", seed=0, sample=8, mixed=16)
-    written = json.loads((tmp_path / "card/card.json").read_text())
+    written = json.loads((tmp_path / "card/card.json").read_text(encoding="utf-8"))
     assert written["grasps_measured"] == 8 and written["kept_grasps"] == 32
     assert written["penetration_mm"]["max"] < 3
     assert written["share_three_links_touch"] == 1 == written["share_thumb_and_finger_touch"]

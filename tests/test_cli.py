@@ -110,19 +110,19 @@ def test_whoever_stops_early_leaves_no_work_behind():
 def test_atomic_leaves_nothing_half_written(tmp_path):
     path = tmp_path / "a" / "file.txt"
     with atomic(path) as temporary:
-        temporary.write_text("old")
+        temporary.write_text("old", encoding="utf-8")
     with pytest.raises(RuntimeError):
         with atomic(path) as temporary:
-            temporary.write_text("half")
+            temporary.write_text("half", encoding="utf-8")
             raise RuntimeError
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(path.parent) == ["file.txt"]
 
 
 def test_json_round_trip_and_errors(tmp_path):
     write_json(tmp_path / "x.json", {"a": [1, None]})
     assert read_json(tmp_path / "x.json") == {"a": [1, None]}
-    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     for name in ("bad.json", "missing.json"):
         with pytest.raises(UserError, match=name):
             read_json(tmp_path / name)
@@ -139,7 +139,8 @@ def script(code, tmp_path, **environment):
     path = tmp_path / "script.py"
     path.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom cli.errors import UserError, command\n\n\n"
-        f"@command\ndef main(argv=None):\n    {code}\n\n\nmain()\n"
+        f"@command\ndef main(argv=None):\n    {code}\n\n\nmain()\n",
+        encoding="utf-8",
     )
     return [sys.executable, str(path)], os.environ | environment
 

@@ -146,9 +146,10 @@ def test_an_oracle_must_have_seen_all_labels_of_the_same_split(box_root, labelle
     save_checkpoint(tmp_path / "none" / "best.pt", content)
     assert "saw no labels" in refused(folder=tmp_path / "none")
     shutil.copytree(labelled, tmp_path / "other")
-    content = (tmp_path / "other" / "config.json").read_text()
+    content = (tmp_path / "other" / "config.json").read_text(encoding="utf-8")
     (tmp_path / "other" / "config.json").write_text(
-        content.replace(read_json(labelled / "config.json")["fingerprint"], "x")
+        content.replace(read_json(labelled / "config.json")["fingerprint"], "x"),
+        encoding="utf-8",
     )
     assert "other data" in refused(folder=tmp_path / "other")
 

@@ -131,7 +131,7 @@ def test_cache_elsewhere_or_nowhere(tmp_path):
     root = write_root(tmp_path / "root", {"03797390": 1})
     load(root, cache_dir=tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("root-*-points-64.npz"))) == 1 and not (root / ".cache").exists()
-    (root / ".cache").write_text("a file where the folder should be")
+    (root / ".cache").write_text("a file where the folder should be", encoding="utf-8")
     assert len(load(root).scenes) == 1
 
 

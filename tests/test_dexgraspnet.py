@@ -40,11 +40,11 @@ def write_object(folder, name, entries, size=(1, 1, 2)):
     mesh = folder / "meshdata" / name / "coacd/decomposed.obj"
     mesh.parent.mkdir(parents=True, exist_ok=True)
     write_box(mesh, np.array(size))
-    rows = [line.split() for line in mesh.read_text().splitlines()]
+    rows = [line.split() for line in mesh.read_text(encoding="utf-8").splitlines()]
     for row in rows:
         if row[0] == "v":
             row[3] = str(float(row[3]) - size[2] / 2)
-    mesh.write_text("\n".join(map(" ".join, rows)) + "\n")
+    mesh.write_text("\n".join(map(" ".join, rows)) + "\n", encoding="utf-8")
     np.save(folder / "dataset" / f"{name}.npy", np.array(entries, dtype=object), allow_pickle=True)
     return folder / "dataset" / f"{name}.npy"
 
@@ -97,7 +97,7 @@ def test_training_from_end_to_end(tmp_path):
     bring(tmp_path / "in", tmp_path / "out")
     flags = "--name run --preset tiny --steps 2 --no-baseline --no-pictures --quiet --threads 1"
     train.main(["--data", str(tmp_path / "out"), "--runs", str(tmp_path), *flags.split()])
-    config = json.loads((tmp_path / "run/config.json").read_text())
+    config = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
     assert config["network"]["joints"] == len(JOINTS)
 
 

@@ -19,7 +19,10 @@ from hand.closing import START, close_hands
 from hand.holds import grasp_outcomes, solid_field
 
 ROOT = Path(__file__).parents[1]
-DOCS = {name: (ROOT / name).read_text() for name in ("README.md", "EXERCISES.md", "DATA.md", "results/README.md")}
+DOCS = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "EXERCISES.md", "DATA.md", "results/README.md")
+}
 README, REPORT = DOCS["README.md"], DOCS["results/README.md"]
 OFFICIAL = "pretrain_pointjepa_epoch=499-step=40500.ckpt"
 FENCE = re.compile(r"```([^\n]*)\n(.*?)```", flags=re.S)
@@ -102,13 +105,15 @@ def test_command(name, arguments, places, tmp_path, request):
 
 
 def test_every_script_is_shown():
-    scripts = {path.stem for path in ROOT.glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
+    scripts = {
+        path.stem for path in ROOT.glob("*.py") if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
     assert scripts == {name for name, _ in commands()}
 
 
 def test_ci_runs_the_set_up_of_the_readme():
     for line in ("pip install", 'python -m pytest -m "not slow"'):
-        assert line in README and line in (ROOT / ".ci" / "run").read_text()
+        assert line in README and line in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 SNIPPETS = [code for text in DOCS.values() for fence, code in FENCE.findall(text) if fence == "python"]
@@ -165,7 +170,7 @@ def test_links_lead_somewhere(doc):
         path, _, anchor = link.partition("#")
         target = (ROOT / doc).parent / path if path else ROOT / doc
         assert target.exists(), link
-        assert not anchor or anchor in anchors(target.read_text()), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
 def test_names_in_the_table_of_sections_exist():
@@ -175,7 +180,9 @@ def test_names_in_the_table_of_sections_exist():
 
 
 def test_messages_that_the_readme_explains_exist():
-    source = "\n".join(path.read_text() for path in ROOT.rglob("*.py") if "tests" not in path.relative_to(ROOT).parts)
+    source = "\n".join(
+        path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py") if "tests" not in path.relative_to(ROOT).parts
+    )
     table = README[README.index("| what you see |") :].partition("\n\n")[0]
     for seen in re.findall(r"^\| (`.*`) \|", table, flags=re.M):
         for part in "…".join(re.findall(r"`([^`]+)`", seen)).split("…"):

@@ -88,7 +88,10 @@ def test_every_suite_twice_to_the_bit_and_from_saved_predictions(run, tmp_path):
         evaluate.main([str(run), *suites, "--json", f"{tmp_path}/json", "--save-predictions", f"{tmp_path}/{name}.npz"])
         for name in "ab"
     )
-    assert first == second == json.loads((tmp_path / "json").read_text()) and list(first["suites"]) == suites[1:]
+    assert (
+        first == second == json.loads((tmp_path / "json").read_text(encoding="utf-8"))
+        and list(first["suites"]) == suites[1:]
+    )
     a, b = (np.load(tmp_path / f"{name}.npz") for name in "ab")
     assert all(np.array_equal(a[name], b[name]) for name in a.files)
     again = evaluate.main(["--predictions", str(tmp_path / "a.npz")])
@@ -138,7 +141,7 @@ def test_joints_of_another_order_are_not_scored(run, tmp_path, capsys):
 
 def test_what_is_no_run_is_told_apart(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "file.pt").write_text("")
+    (tmp_path / "file.pt").write_text("", encoding="utf-8")
     for path in (tmp_path / "nowhere", tmp_path / "empty", tmp_path / "file.pt"):
         assert "no run" in fails(evaluate.main, [path], capsys)
     assert "holds 1 runs and is none" in fails(evaluate.main, [run.parent], capsys)
@@ -149,7 +152,7 @@ def test_what_is_no_run_is_told_apart(run, tmp_path, capsys):
 def test_all_objects_of_another_root(run, box_root, tmp_path, capsys):
     suites = evaluate.main([str(run), "--suite", "all", "--data", str(box_root)])["suites"]
     assert list(suites) == ["all"] and suites["all"]["num_objects"] == 18 and suites["all"]["num_grasps"] == 18 * 9
-    own = json.loads((run / "config.json").read_text())["settings"]["data"]
+    own = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]["data"]
     assert "was trained on it" in fails(evaluate.main, [run, "--suite", "all", "--data", own], capsys)
     one = write_root(tmp_path / "one", {"02876657": 1})  # cannot be split
     assert "--suite all" in fails(evaluate.main, [run, "--data", one], capsys)

@@ -37,7 +37,7 @@ def small_run(root, runs, *flags):
 
 def column(path, name):
     """A column of a .csv as floats."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [float(row[name]) for row in csv.DictReader(file)]
 
 

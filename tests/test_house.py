@@ -93,3 +93,18 @@ def test_lines_end_before_column_120():
         if len(line) > 120
     ]
     assert not long, long
+
+
+def test_text_is_read_and_written_in_one_encoding():
+    """Windows would take its own: every open() of text, read_text() and write_text() names one."""
+    bare = []
+    for path in [*SOURCES, *(ROOT / "tests").rglob("*.py")]:
+        for call in (
+            node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+        ):
+            mode = ast.unparse(call.args[1]) if len(call.args) > 1 else ""
+            opens = isinstance(call.func, ast.Name) and call.func.id == "open" and "b" not in mode
+            reads = isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text")
+            if (opens or reads) and "encoding" not in {keyword.arg for keyword in call.keywords}:
+                bare.append(f"{path.relative_to(ROOT)}:{call.lineno}")
+    assert not bare, bare

@@ -30,7 +30,7 @@ def words(folder, out, *flags):
 
 def make(folder, out, *flags):
     synthesize.main(words(folder, out, *flags))
-    return json.loads((out / "dataset.json").read_text())
+    return json.loads((out / "dataset.json").read_text(encoding="utf-8"))
 
 
 def objects_of(root):
@@ -59,7 +59,9 @@ def test_every_mesh_becomes_an_object(tmp_path):
 
 def test_nothing_usable_is_an_error_that_leaves_nothing(tmp_path, capsys):
     folder = write_meshes(tmp_path / "meshes", ["cups/a.obj", "cups/b.obj"], scale=100)
-    (folder / "cups/a.obj").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (folder / "cups/a.obj").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", encoding="utf-8"
+    )
     with pytest.raises(SystemExit) as stop:
         synthesize.main(words(folder, tmp_path / "out"))
     out, err = capsys.readouterr()
@@ -79,7 +81,7 @@ def test_broken_and_turned_meshes(tmp_path, capsys):
     faces = np.where(rng.random((len(tin.faces), 1)) < 0.5, tin.faces, tin.faces[:, ::-1])  # windings of both kinds
     faces = faces[rng.random(len(faces)) > 0.1]  # and holes
     trimesh.Trimesh(tin.vertices, faces, process=False).export(folder / "tins/broken tin.ply")
-    (folder / "nonsense.obj").write_text("not a mesh")
+    (folder / "nonsense.obj").write_text("not a mesh", encoding="utf-8")
     tin.export(tmp_path / "outside.obj")
     (folder / "linked.obj").symlink_to(tmp_path / "outside.obj")
     content = make(folder, tmp_path / "out", "--up", "y", "--scenes", 2, "--grasps", 6)

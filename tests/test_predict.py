@@ -43,7 +43,7 @@ def joints_of(result):
 def test_the_table_and_the_json_are_the_models(folder, tmp_path, capsys):
     found = predict.main(words(folder, "--json", tmp_path / "out.json"))
     told = capsys.readouterr()
-    assert json.loads((tmp_path / "out.json").read_text()) == found
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == found
     assert f"saved {tmp_path}/out.json" in told.out and told.err == ""
     hypotheses = found["predictions"][0]["hypotheses"]
     assert found["predictions"][0]["pose"] == ABOVE.tolist() and found["joint_names"] == list(JOINT_NAMES)
@@ -75,9 +75,11 @@ def test_json_alone_on_the_terminal_and_many_poses_of_a_cloud(folder, capsys):
 
 def test_up_is_turned_and_the_wrist_with_it(folder, capsys):
     """A y-up mesh and a pose in its frame give what the same things give when they stand on z = 0."""
-    lines = (folder / "box.obj").read_text().splitlines()
+    lines = (folder / "box.obj").read_text(encoding="utf-8").splitlines()
     corners = [TURN.apply([float(x) for x in line.split()[1:]]) for line in lines if line[0] == "v"]
-    (folder / "lying.obj").write_text("\n".join(["v %.6f %.6f %.6f" % tuple(v) for v in corners] + lines[8:]))
+    (folder / "lying.obj").write_text(
+        "\n".join(["v %.6f %.6f %.6f" % tuple(v) for v in corners] + lines[8:]), encoding="utf-8"
+    )
     turned = np.r_[TURN.apply(ABOVE[:3]), (TURN * Rotation.from_quat(ABOVE[3:])).as_quat()]
     upright = predict.main(words(folder))
     as_lying = predict.main(words(folder, "--up", "y", pose=turned, mesh="lying.obj"))

@@ -49,7 +49,7 @@ def pretrained(shapes, tmp_path_factory):
 
 def curve(out):
     """The rows of OUT's .csv."""
-    with open(out.with_suffix(".csv"), newline="") as file:
+    with open(out.with_suffix(".csv"), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -29,9 +29,9 @@ def test_every_format_gives_the_same_surface(tmp_path, extension):
 def test_materials_and_links_are_not_followed(tmp_path):
     root = write_root(tmp_path / "root", {"03797390": 1})
     scene = root / "03797390" / "object_000" / "scene_0"
-    text = (scene / "mesh.obj").read_text()
+    text = (scene / "mesh.obj").read_text(encoding="utf-8")
     os.mkfifo(scene / "trap.mtl")  # opening it would block for ever
-    (scene / "mesh.obj").write_text("mtllib trap.mtl\nusemtl a\n" + text)
+    (scene / "mesh.obj").write_text("mtllib trap.mtl\nusemtl a\n" + text, encoding="utf-8")
     assert len(load_dataset(root, 64, quiet=True).scenes) == 1
     outside = tmp_path / "outside.obj"
     shutil.move(scene / "mesh.obj", outside)

@@ -17,7 +17,7 @@ def claim(root, version=roots.VERSION, **settings):
     """Let a root say that it was made with these settings."""
     root.mkdir(parents=True, exist_ok=True)
     content = {"version": version, "complete": True, "settings": settings}
-    (root / "dataset.json").write_text(json.dumps(content))
+    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return root
 
 
@@ -51,7 +51,9 @@ def test_roots_that_are_not_there(tmp_path, monkeypatch):
     assert "data/full: mini and data/full are gone" in refused("data/full")
     assert "nothing: no such root; make it with: python synthesize.py --out nothing" in refused("nothing")
     root = claim(Path("made"), **OTHER)
-    head = (root / "dataset.json").read_text().replace("true", "false", 1)
+    head = (root / "dataset.json").read_text(encoding="utf-8").replace("true", "false", 1)
     (root / "dataset.json").unlink()
-    (root / roots.LOG).write_text(head + "\n" + json.dumps({"object": "a/b"}) + "\n" + '{"object": "a/')
+    (root / roots.LOG).write_text(
+        head + "\n" + json.dumps({"object": "a/b"}) + "\n" + '{"object": "a/', encoding="utf-8"
+    )
     assert "is unfinished; make it with: python synthesize.py --out made --objects 4 --rescale" in refused(root)

@@ -89,10 +89,10 @@ def test_resumed_and_checked(packed, tmp_path, monkeypatch):
     root, (_, file) = tmp_path / "root", packed
     shipped.unpack(root, workers=1, quiet=True, file=file)
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.glob("*/*/*/*")}
-    content = json.loads((root / "dataset.json").read_text())
+    content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
     (root / "dataset.json").unlink()
-    (root / LOG).write_text(json.dumps({"version": VERSION, "settings": content["settings"]}) + "\n")
-    (root / "03797390/mug_0000/0/mesh.obj").write_text("v 0 0 0\n")
+    (root / LOG).write_text(json.dumps({"version": VERSION, "settings": content["settings"]}) + "\n", encoding="utf-8")
+    (root / "03797390/mug_0000/0/mesh.obj").write_text("v 0 0 0\n", encoding="utf-8")
     (root / "03593526/jar_0000/1/recording.npz").unlink()
     shipped.unpack(root, workers=1, quiet=True, file=file)
     assert all(path.read_bytes() == content for path, (content, _) in files.items()) and len(files) == 16

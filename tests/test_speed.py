@@ -19,7 +19,7 @@ TINY = "--preset tiny --quiet --precision fp32 --threads 1".split()
 def test_a_step_is_timed(words, unit, seen, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(speed, "SECONDS", 0.1)
     content = speed.main([*words.split(), *TINY, "--json", str(tmp_path / "speed.json")])
-    assert content == json.loads((tmp_path / "speed.json").read_text())
+    assert content == json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
     (row,) = content["rows"]
     assert row["steps"] >= 20 and content["peak_memory_mb"] > 50
     assert 0.5 < row[f"{unit}_per_s"] * row["ms_per_step"] / 1000 / seen < 2

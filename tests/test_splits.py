@@ -151,7 +151,7 @@ def test_command(box_root, tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()
     assert any(line.startswith("bottle 02876657") for line in told) and max(map(len, told[1:-1])) <= 100
     assert told[-2].startswith("verified") and told[-1] == f"saved {tmp_path / 'split.json'}"
-    saved = json.loads((tmp_path / "split.json").read_text())
+    saved = json.loads((tmp_path / "split.json").read_text(encoding="utf-8"))
     assert set(saved) == {"pack", "budget", "fingerprint", "suites", "test_grasp"}
     assert set(saved["suites"]) == {"train", "val", "test", "test_category"} and saved["budget"] == 0.1
     for budget in ("0", "1.5", "nan", "-1"):

@@ -32,7 +32,7 @@ def arguments(box_root, tmp_path, *more, kind="grid"):
 
 
 def text_of(tmp_path):
-    return (tmp_path / "table" / "table.md").read_text()
+    return (tmp_path / "table" / "table.md").read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- which runs
@@ -81,7 +81,7 @@ def test_a_grid_goes_on_where_it_stopped(box_root, tmp_path, capsys):
     assert max(map(len, lines[:-1])) <= 100 and lines[-1].startswith("saved ") and "training mean" in said.out
     ends = [row["command"].split(" --k ")[1] for row in rows]
     assert ends == ["1 --seed 0", "1 --seed 1", "2 --seed 0", "2 --seed 1"]
-    saved = list(csv.DictReader(open(tmp_path / "table" / "rows.csv")))
+    saved = list(csv.DictReader(open(tmp_path / "table" / "rows.csv", encoding="utf-8")))
     assert saved == rows and all(0 < float(row["top_logit_rmse"]) < 10 and row["precision"] == "fp32" for row in rows)
     text = text_of(tmp_path)
     first, second = (float(row["top_logit_rmse"]) for row in saved[:2])
@@ -144,7 +144,7 @@ def test_errors(box_root, tmp_path, capsys):
         kind, *more = words.split()
         assert message in fails(sweep.main, [kind, *more, *arguments(box_root, tmp_path)[1:]], capsys), words
     (tmp_path / "table").mkdir(exist_ok=True)
-    (tmp_path / "table" / "rows.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "table" / "rows.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     assert "rows.csv" in fails(sweep.main, arguments(box_root, tmp_path), capsys)
 
 
@@ -242,7 +242,7 @@ def test_one_signal_stops_two_jobs_and_the_same_command_goes_on(box_root, tmp_pa
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGTERM)  # as SIGINT, which a shell may have had ignored
     assert "the same command goes on" in process.communicate(timeout=300)[1] and process.returncode == 130
-    logs = [path.read_text() for path in tmp_path.glob("runs/*.log")]
+    logs = [path.read_text(encoding="utf-8") for path in tmp_path.glob("runs/*.log")]
     assert len(logs) == 2 and all("stopped at step" in log for log in logs)  # the parent has waited for both
     assert not (tmp_path / "table" / "rows.csv").exists()
 
@@ -255,7 +255,7 @@ def test_encoders_and_their_cards(box_root, tmp_path):
     path, config = tmp_path / "mine.pt", PRESETS["tiny"]
     save_checkpoint(path, {"config": vars(config), "encoder": PointEncoder(config).state_dict()})
     card = '{"command": "python pretrain_jepa.py --out mine.pt", "seconds": 7, "clouds_seen": 100}'
-    path.with_suffix(".json").write_text(card)
+    path.with_suffix(".json").write_text(card, encoding="utf-8")
 
     def run(seeds):
         return sweep.main(

@@ -28,7 +28,7 @@ def tree(root):
 
 
 def test_root_layout(made_root):
-    content = json.loads((made_root / "dataset.json").read_text())
+    content = json.loads((made_root / "dataset.json").read_text(encoding="utf-8"))
     assert content["complete"] and content["version"] == roots.VERSION and content["objects"] == 4
     files = tree(made_root)
     assert len(files) == 16 and "03797390/mug_0000/1/recording.npz" in files
@@ -47,12 +47,14 @@ def test_workers_and_resuming_change_no_byte(made_root, tmp_path, capsys):
     """Killed: two objects logged, half a line, a third object half written; gone on with by two workers."""
     killed = tmp_path / "killed"
     shutil.copytree(made_root, killed)
-    content = json.loads((killed / "dataset.json").read_text())
+    content = json.loads((killed / "dataset.json").read_text(encoding="utf-8"))
     (killed / "dataset.json").unlink()
     lines = [{"version": roots.VERSION, "settings": content["settings"]}]
     for name in ("03797390/mug_0000", "02876657/bottle_0000"):
         lines.append({"object": name, "counts": {"kept": 8}})
-    (killed / "progress.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"object": "028')
+    (killed / "progress.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"object": "028', encoding="utf-8"
+    )
     shutil.rmtree(killed / "03593526")
     (killed / "02880940/bowl_0000/0/recording.npz").unlink()
     assert "with other settings" in fails(synthesize.main, ["--out", killed, "--objects", 5], capsys)

@@ -30,7 +30,7 @@ def arguments(box_root, runs, *more, baseline=False):
 
 def outcome(folder):
     """What must not change between equal runs: the curve and the result without times, the best weights."""
-    with open(folder / "metrics.csv") as file:
+    with open(folder / "metrics.csv", encoding="utf-8") as file:
         rows = [row | {"seconds": None} for row in csv.DictReader(file)]
     result = read_json(folder / "result.json") | dict.fromkeys(TIMED)
     weights = read_checkpoint(folder / "best.pt")["model"]
@@ -234,7 +234,7 @@ def test_jepa_settings_come_from_the_checkpoint(box_root, encoder, tmp_path, cap
 def test_a_flag_that_contradicts_the_file_of_from_is_told_with_it(finished, tmp_path, capsys):
     config = read_json(finished / "config.json")
     config["settings"] |= {"init": "jepa", "jepa_ckpt": "mine.pt"}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     told = fails(train.main, ["--from", tmp_path / "config.json", "--init", "scratch"], capsys)
     assert f"{tmp_path / 'config.json'}, or a flag beside it: --jepa-ckpt contradicts" in told
 

@@ -83,7 +83,7 @@ def test_shapes_and_loss_are_those_of_a_direct_forward(walk, tmp_path, capsys, m
     before = encoder.read_bytes()
     flags = "--shapes 4 --new-shapes 2 --steps 30 --batch 4 --log-every 10"
     predictor.main(["--encoder", str(encoder), *flags.split()])
-    card = json.loads((tmp_path / "tiny_predictor.json").read_text())
+    card = json.loads((tmp_path / "tiny_predictor.json").read_text(encoding="utf-8"))
     assert encoder.read_bytes() == before and card["curve"][-1]["step"] == 30
     assert card["loss_on_new_shapes"] < card["loss_of_guessing_the_average"]
     stages, text, titles, numbers = walk("--encoder", encoder, "--shape", "bottle", "--seed", 3)

@@ -225,7 +225,7 @@ def test_no_permission(three_boxes, tmp_path, capsys, monkeypatch, name):
 def bad_roots(folder):
     """(id, root, more flags, scripts that must refuse it, part of the message)."""
     everyone, late = ("data", "splits", "train"), ("splits", "train")
-    (folder / "file").write_text("")
+    (folder / "file").write_text("", encoding="utf-8")
     (folder / "dangling").symlink_to(folder / "nowhere")
     for name, inside in (("empty", ""), ("hidden", ".git/a/b"), ("deep1", "a"), ("deep2", "a/b"), ("deep3", "a/b/c")):
         (folder / name / inside).mkdir(parents=True)
@@ -250,7 +250,7 @@ def bad_roots(folder):
     yield "two hands", write_root(mixed, {"b": 2}, num_joints=9), "", everyone, "b/object_000"
     for name, content in (("version", json.dumps({"version": 99})), ("list", "[1]"), ("cut", '{"version": 1, "sett')):
         other = write_root(folder / f"other-{name}", {"a": 1})
-        (other / "dataset.json").write_text(content)
+        (other / "dataset.json").write_text(content, encoding="utf-8")
         yield f"dataset.json: {name}", other, "", late, other.name
 
 

@@ -195,7 +195,7 @@ def spoilt(path):
     elif path.suffix == ".json":
         lacking = json.dumps({"network": json.loads(good)["network"]})
         for text in ("{", "[]", "3", "null", '"text"', "{}", '{"settings": []}', "\x00", lacking):
-            yield f"JSON {text[:20]}", lambda target, text=text: target.write_text(text)
+            yield f"JSON {text[:20]}", lambda target, text=text: target.write_text(text, encoding="utf-8")
     elif path.suffix == ".npy":
         for name, array in spoilt_arrays(np.load(path)):
             yield name, lambda target, array=array: np.save(open(target, "wb"), array, allow_pickle=True)
@@ -302,7 +302,7 @@ def test_names_with_spaces_and_unicode(tmp_path, capsys):
     train_on(root, tmp_path / "rüns", "--name", "mein lauf")
     out = tmp_path / "aus gabe.json"
     evaluate.main([str(tmp_path / "rüns" / "mein lauf"), "--json", str(out), "--quiet"])
-    assert set(json.loads(out.read_text())["suites"]["val"]["synsets"]) == set(names)
+    assert set(json.loads(out.read_text(encoding="utf-8"))["suites"]["val"]["synsets"]) == set(names)
     capsys.readouterr()
     splits.main(["--data", str(root), "--json", str(tmp_path / "split é.json")])
     assert capsys.readouterr().err == ""
@@ -324,7 +324,7 @@ def test_one_category_only(tmp_path, capsys):
     assert result["train_objects"] == 1 and list(result["suites"]) == ["val"]
     flags = f"--suite val test test_category --json {tmp_path}/all.json --quiet"
     evaluate.main([str(tmp_path / "run"), *flags.split()])
-    assert set(json.loads((tmp_path / "all.json").read_text())["suites"]) == {"val", "test"}
+    assert set(json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["suites"]) == {"val", "test"}
     rejected(evaluate.main, [tmp_path / "run", "--suite", "test_category"], ("test_category",), capsys)
 
 

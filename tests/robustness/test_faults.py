@@ -66,10 +66,11 @@ def outcome(folder, which):
              "pretrain": ("e.csv", "e.json", "e.pt")}[which]  # fmt: skip
     curve, result, *weights = (folder / name for name in names)
     times = dict.fromkeys(("seconds", "ms_per_step", "memory_mb", "clouds_per_s", "command", "curve"))
-    rows = [row | times for row in csv.DictReader(curve.read_text().splitlines())]
+    rows = [row | times for row in csv.DictReader(curve.read_text(encoding="utf-8").splitlines())]
     contents = [read_checkpoint(path) for path in weights]
     tensors = [content.get("encoder", content.get("model")) for content in contents]
-    return rows, json.loads(result.read_text()) | times, [{k: v.tolist() for k, v in t.items()} for t in tensors]
+    tensors = [{k: v.tolist() for k, v in t.items()} for t in tensors]
+    return rows, json.loads(result.read_text(encoding="utf-8")) | times, tensors
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,8 @@ def undisturbed(learners, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     for main, argv, *_ in learners.values():
         main(argv(folder))
-    assert json.loads((folder / "run/result.json").read_text())["best_step"] == 12  # best.pt is written after the stop
+    result = json.loads((folder / "run/result.json").read_text(encoding="utf-8"))
+    assert result["best_step"] == 12  # best.pt is written after the stop
     return folder
 
 
@@ -184,7 +186,7 @@ def test_a_run_is_not_resumed_on_other_data(learners, tmp_path, box_root, capsys
     root = shutil.copytree(box_root, tmp_path / "root")
     with after_step(9, press):
         stopped(train.main, training(root, tmp_path))
-    next(root.rglob("mesh.obj")).write_text("v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nf 1 2 3\n")
+    next(root.rglob("mesh.obj")).write_text("v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nf 1 2 3\n", encoding="utf-8")
     before = contents(tmp_path / "run")
     assert "has changed" in fails(train.main, training(root, tmp_path, "--resume"), capsys)
     assert contents(tmp_path / "run") == before
@@ -227,9 +229,9 @@ def test_full_disk_elsewhere(box_root, undisturbed, tmp_path, name):
         assert f"{name}: No space left on device" in stopped(main, argv)[1]
     assert not contents(tmp_path)
     # neither can a folder be made where a file lies
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     argv = words.format(file=tmp_path / "file" / name, out=tmp_path / "file", **place).split()
-    assert "file" in stopped(main, argv)[1] and (tmp_path / "file").read_text() == ""
+    assert "file" in stopped(main, argv)[1] and (tmp_path / "file").read_text(encoding="utf-8") == ""
 
 
 # ---------------------------------------------------------------- folders and caches of no use
@@ -246,7 +248,7 @@ def test_no_room_for_a_cache(three_boxes, tmp_path):
 
 def test_read_only_roots(tmp_path, three_boxes, capsys):
     root = shutil.copytree(three_boxes[0], tmp_path / "root")
-    (root / ".cache").write_text("a file where the folder would be")
+    (root / ".cache").write_text("a file where the folder would be", encoding="utf-8")
     before = listing(root)
     for folder in (None, root / ".cache" / "x"):
         assert same(data.load_dataset(root, 32, quiet=True, cache_dir=folder), three_boxes[1])
@@ -297,7 +299,7 @@ def start(action, log):
     code = 99
     try:
         tqdm.set_lock(threading.RLock())  # its own is shared with forks: a child killed in it would lock out all others
-        sys.stdout = sys.stderr = open(log, "a", buffering=1)
+        sys.stdout = sys.stderr = open(log, "a", buffering=1, encoding="utf-8")
         action()
         code = 0
     except SystemExit as stop:
@@ -319,7 +321,7 @@ def kill_at_random(action, folder, finished, kills=6):
     A kill after `finished` is there, just before the child exits, does not count.
     """
     rng, log, began = np.random.default_rng(7), folder.with_suffix(".log"), time.perf_counter()
-    assert end(start(action, log)) == 0, log.read_text()  # how long it takes when undisturbed
+    assert end(start(action, log)) == 0, log.read_text(encoding="utf-8")  # how long it takes when undisturbed
     duration, done = time.perf_counter() - began, 0
     shutil.rmtree(folder)
     for _ in range(10 * kills):
@@ -327,7 +329,7 @@ def kill_at_random(action, folder, finished, kills=6):
         time.sleep(rng.uniform(0, 0.7 * duration))
         os.kill(child, signal.SIGKILL)
         code = end(child)
-        assert code in (0, -signal.SIGKILL), log.read_text()
+        assert code in (0, -signal.SIGKILL), log.read_text(encoding="utf-8")
         if code == 0 or (folder / finished).exists():
             shutil.rmtree(folder)  # begin anew
         else:
@@ -427,7 +429,7 @@ def test_workers_end_with_their_parent(tmp_path):
 @needs_fork
 def test_two_processes_make_one_root(made_root, tmp_path):
     children = [start(lambda: synthesis(tmp_path / "root"), tmp_path / "log") for _ in range(2)]
-    assert [end(child) for child in children] == [0, 0], (tmp_path / "log").read_text()
+    assert [end(child) for child in children] == [0, 0], (tmp_path / "log").read_text(encoding="utf-8")
     assert visible_files(tmp_path / "root") == visible_files(made_root)
 
 
@@ -441,7 +443,7 @@ def test_two_processes_make_one_cache(tmp_path):
 
     for _ in range(3):
         children = [start(load, tmp_path / "log") for _ in range(2)]
-        assert [end(child) for child in children] == [0, 0], (tmp_path / "log").read_text()
+        assert [end(child) for child in children] == [0, 0], (tmp_path / "log").read_text(encoding="utf-8")
         load()
         assert os.listdir(root / ".cache") == ["points-64.npz"]
         shutil.rmtree(root / ".cache")

@@ -621,14 +621,14 @@ def test_companions_are_left_out(tmp_path):
     companions = ("b/._cup.obj", "__MACOSX/b/cup.obj", ".git/x.obj", "b/.hidden.obj", "b/note.txt")
     for name in ("b/cup.OBJ", "a.ply", *companions):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text("", encoding="utf-8")
     assert files_under(tmp_path, (".obj", ".ply")) == [tmp_path / "a.ply", tmp_path / "b/cup.OBJ"]
 
 
 def test_a_folder_for_pretraining_with_bad_files(tmp_path, capsys):
     """Companions are left out, meshes of any unit used; a bad file is named, or with --skip-bad listed."""
     for name, scale in (("a.obj", 1), ("b.obj", 1000), ("c.obj", 1e-3)):
-        (tmp_path / name).write_text(scaled(scale))
+        (tmp_path / name).write_text(scaled(scale), encoding="utf-8")
     (tmp_path / "._a.obj").write_bytes(FOREIGN["macOS"])
     clouds = folder_clouds(tmp_path, 64)
     assert clouds.shape == (3, 64, 3) and not capsys.readouterr().err

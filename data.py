@@ -57,8 +57,11 @@ class GraspData:
 
 
 # ---------------------------------------------------------------- clouds
+FARTHEST = 1000  # lengths of an object from the origin: so far away, float32 still has a ten-thousandth of its length
+
+
 def sample_surface(vertices, faces, count, seed):
-    """`count` points (count, 3) float32 drawn uniformly by area from the surface as it is, never from its hull.
+    """`count` points (count, 3) drawn uniformly by area from the surface as it is, never from its hull.
 
     Raises `UserError` where the area is zero or not finite.
     """
@@ -73,7 +76,18 @@ def sample_surface(vertices, faces, count, seed):
     u, v = rng.random((2, count, 1))
     flip = u + v > 1  # reflect into the triangle: uniform over it
     u, v = np.where(flip, 1 - u, u), np.where(flip, 1 - v, v)
-    return (a[face] + u * (b[face] - a[face]) + v * (c[face] - a[face])).astype(np.float32)
+    return a[face] + u * (b[face] - a[face]) + v * (c[face] - a[face])
+
+
+def as_cloud(points, name):
+    """Points (N, 3) drawn from the file `name` as a cloud, float32; `UserError` where they show too little of it."""
+    offset, length, middle = np.abs(points).max(), np.ptp(points, axis=0).max(), np.median(points, axis=0)
+    far = f"{name}: lies at {' '.join(f'{x:.7g}' for x in middle)}, over {FARTHEST} times its length from the origin"
+    refuse(offset > FARTHEST * length > 0, f"{far}; subtract that from it, and from the grasps' positions")
+    alike = (points == middle).all(1).sum()  # a point that is more than half of all is their median
+    padded = f"{name}: {alike} of {len(points)} points drawn from it are one and the same; leave out what pads it"
+    refuse(alike > len(points) / 2, padded)
+    return points.astype(np.float32)
 
 
 def mesh_cloud(content, name, num_points, longest=MAX_LENGTH):
@@ -81,9 +95,10 @@ def mesh_cloud(content, name, num_points, longest=MAX_LENGTH):
     digest = hashlib.sha256(content).hexdigest()
     vertices, faces = parse_mesh(content, name, longest)
     try:
-        return sample_surface(vertices, faces, num_points, stable_seed("cloud", digest)), digest
+        points = sample_surface(vertices, faces, num_points, stable_seed("cloud", digest))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+    return as_cloud(points, name), digest
 
 
 def read_cloud(path, num_points, longest=MAX_LENGTH):
@@ -96,11 +111,10 @@ def read_cloud(path, num_points, longest=MAX_LENGTH):
     cloud = read_array(path, 3)
     refuse(len(cloud) < num_points, f"{path}: {len(cloud)} points; this run needs at least {num_points}")
     length = np.ptp(cloud, axis=0).max()
-    if not 0 < length <= longest:
-        hint = unit_hint(length) if length else "its points must differ"
-        raise UserError(f"{path}: {length:.4g} m long, the limit is {longest:g} m; {hint}")
+    if length > longest:
+        raise UserError(f"{path}: {length:.4g} m long, the limit is {longest:g} m; {unit_hint(length)}")
     seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
-    return cloud[np.random.default_rng(seed).permutation(len(cloud))[:num_points]].astype(np.float32)
+    return as_cloud(cloud[np.random.default_rng(seed).permutation(len(cloud))[:num_points]], path)
 
 
 # ---------------------------------------------------------------- a root
@@ -306,7 +320,7 @@ def describe(data):
 def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("root", metavar="ROOT", help="dataset folder")
-    parser.add_argument("--points", type=number(int, 1), default=1024, help="points per cloud")
+    parser.add_argument("--points", type=number(int, 2), default=1024, help="points per cloud")
     add_reading_flags(parser)
     args = parser.parse_args(argv)
     data = load_dataset(args.root, args.points, args.min_score, args.skip_bad, args.cache_dir)

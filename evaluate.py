@@ -248,7 +248,8 @@ def build_parser():
     flag("--suite", nargs="+", choices=(*SUITES, "all"), default=["val"], help="val to choose on; all: all of --data")
     flag("--checkpoint", choices=("best", "last"), default="best", help="best step on val, or the last one saved")
     flag("--data", metavar="ROOT", help="the dataset, where it has moved since the training, or another one")
-    flag("--holds", action="store_true", help="also see which grasps are free of the object, and which would hold it")
+    flag("--holds", action="store_true", help="also see which grasps are free of the object, and which would "
+         "hold it; joints outside the hand's limits are clipped to them first")  # fmt: skip
     flag("--save-predictions", metavar="FILE", help="joints_pred, logits, joints_true, object, synset, suite (.npz)")
     flag("--json", metavar="FILE", help="save the metrics")
     flag("--picture", metavar="FILE", help="draw six grasps of the first suite, recorded beside predicted (.png)")

@@ -10,6 +10,7 @@ from hand import kinematics
 
 # ---------------------------------------------------------------- the surface as a distance field
 CELL, FIELD_REACH = 0.004, 0.032  # m: grid spacing; distances are cut off here
+MAX_CELLS = 2e7  # 80 MB, and 1.3 GB while it is made; over 1 m in each direction cells grow, at 2 m to 7.6 mm
 SURFACE_SAMPLES = 12000
 
 
@@ -21,26 +22,27 @@ class DistanceField:
 
     def __init__(self, points, threads=1):
         self.center = points.mean(0)  # (3,) m: what torques are about
-        self.low = points.min(0) - FIELD_REACH - CELL
-        self.shape = shape = np.ceil((points.max(0) + FIELD_REACH + CELL - self.low) / CELL).astype(int) + 1
+        self.cell = cell = max(CELL, float(np.cbrt(np.prod(np.ptp(points, axis=0) + 2 * FIELD_REACH) / MAX_CELLS)))
+        self.low = points.min(0) - FIELD_REACH - cell
+        self.shape = shape = np.ceil((points.max(0) + FIELD_REACH + cell - self.low) / cell).astype(int) + 1
         self.low32, self.last = self.low.astype(np.float32)[:, None], (shape - 1.001).astype(np.float32)[:, None]
         self.strides = (int(shape[1] * shape[2]), int(shape[2]), 1)
         corners = list(itertools.product((0, 1), repeat=3)) @ np.array(self.strides)
         self.corners = corners[:, None]  # (8, 1): how far a cell's corners lie behind its first
         empty = np.ones(shape, dtype=bool)
-        empty[tuple(np.rint((points - self.low) / CELL).astype(int).T)] = False
+        empty[tuple(np.rint((points - self.low) / cell).astype(int).T)] = False
         # far away, a lower bound is enough: samples were moved by at most half a cell's diagonal
-        distance = distance_transform_edt(empty, sampling=CELL) - CELL * np.sqrt(0.75)
-        near = np.nonzero(distance < 0.02)  # more than the largest sphere's radius
+        distance = distance_transform_edt(empty, sampling=cell) - cell * np.sqrt(0.75)
+        near = np.nonzero(distance < 0.02 + 2 * (cell - CELL))  # more than the largest sphere's radius
         # the exact distance, where it matters; many samples are near a cell, so that large leaves are faster
         tree = cKDTree(points, leafsize=64, balanced_tree=False, compact_nodes=False)
-        distance[near] = tree.query(np.stack(near, -1) * CELL + self.low, workers=threads)[0]
+        distance[near] = tree.query(np.stack(near, -1) * cell + self.low, workers=threads)[0]
         self.values = np.minimum(distance, FIELD_REACH).astype(np.float32).ravel()
 
     def __call__(self, points):
         """Trilinear distance at points (..., 3), float32 m; outside the grid that of its border, FIELD_REACH."""
         at = np.ascontiguousarray(points.reshape(-1, 3).T)  # (3, n)
-        at = np.clip((at - self.low32) * np.float32(1 / CELL), 0, self.last)  # in cells
+        at = np.clip((at - self.low32) * np.float32(1 / self.cell), 0, self.last)  # in cells
         whole = at.astype(np.int32)
         corner = whole[0] * self.strides[0] + whole[1] * self.strides[1] + whole[2]
         value = self.values.take(corner + self.corners)  # (8, n)
@@ -51,7 +53,7 @@ class DistanceField:
 
     def direction(self, points):
         """Unit vectors (m, 3) from points (m, 3) towards the surface."""
-        step = np.float32(0.5 * CELL) * np.concatenate((np.eye(3), -np.eye(3))).astype(np.float32)
+        step = np.float32(0.5 * self.cell) * np.concatenate((np.eye(3), -np.eye(3))).astype(np.float32)
         values = self(points[:, None] + step)
         slope = values[:, 3:] - values[:, :3]
         return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-9)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import label
 
+from cli.errors import refuse
 from hand import kinematics
 from hand.closing import CONTACT, LEVERS, MIN_STEP, RADII, TOUCH, DistanceField, link_gaps, surface_normals
 from hand.score import MIN_SCORE, score
@@ -34,12 +35,12 @@ WALL = 0.005  # m: room farther than this from the surface is inside where no wa
 
 
 class Outcomes(NamedTuple):
-    """What became of grasps; (...) is the shape of their joints (..., 12)."""
+    """What became of grasps; (...) is the shape of their joints (..., 12), clipped to the hand's limits first."""
 
-    free: np.ndarray  # (...) bool: no link deeper than FREE_DEPTH in the object, as predicted
+    free: np.ndarray  # (...) bool: no link deeper than FREE_DEPTH in the object, before opening and closing
     holds: np.ndarray  # (...) bool: closed, what grasps.py would keep
     touching: np.ndarray  # (..., 4) bool: fingers that touch, closed
-    gaps: np.ndarray  # (..., 4) m: each finger's distance to the object as predicted, negative inside
+    gaps: np.ndarray  # (..., 4) m: each finger's distance to the object then, negative inside
     closed: np.ndarray  # (..., 12) rad: the joints after opening and closing
     scores: np.ndarray  # (...): as in grasps.py, closed; -1 where there is no grasp to score
 
@@ -55,14 +56,20 @@ def solid_field(vertices, faces, density=DENSITY, threads=1):
     points, _ = surface_normals(vertices, faces, count, np.random.default_rng(0))
     field = DistanceField(points, threads)
     distance = field.values.reshape(field.shape)
-    room, _ = label(distance > WALL)  # connected regions, numbered; 0 is within WALL of the surface
+    wall = max(WALL, 0.75 * field.cell)
+    room, _ = label(distance > wall)  # connected regions, numbered; 0 is within a wall of the surface
     inside = (room > 0) & (room != room[0, 0, 0])
     field.values = np.where(inside, -distance, distance).ravel()
     return field
 
 
 def grasp_outcomes(field, poses, joints):
-    """`Outcomes` of joints (n, ..., 12) rad at wrist poses (n, 7): several sets of joints may share a pose."""
+    """`Outcomes` of joints (n, ..., 12) rad at wrist poses (n, 7): several sets of joints may share a pose.
+
+    Raises `UserError` where one is not finite.
+    """
+    finite = np.isfinite(joints).all() and np.isfinite(poses).all()
+    refuse(not finite, "joints or wrist poses are not finite, so no hand can be closed; leave those grasps out")
     shape, sets = joints.shape[:-1], int(np.prod(joints.shape[1:-1]))
     matrix = np.repeat(kinematics.pose_to_matrix(poses), sets, axis=0).astype(np.float32)  # (m, 4, 4), m = n x sets
     rotation, position = matrix[:, :3, :3], matrix[:, :3, 3]

@@ -1,6 +1,5 @@
 """Which grasps of a dataset hold: the meshes of its scenes are read again, and hands closed on them (hand/holds.py)."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,8 @@ from files.reading import MESH_NAMES, read_mesh
 from hand.holds import Outcomes, grasp_outcomes, solid_field
 
 SCENES, PER_SCENE = 100, 10  # of so many grasps of a suite it is seen whether they hold: some 12 s
+KEPT_BYTES = 5e8  # of distance fields, the least lately used first to go; one of our objects has up to 1 MB
+_fields = {}  # (path, when it was written) -> field, the last one used at the end
 
 
 def close_some(data, rows, predictions, quiet=False, threads=1):
@@ -37,20 +38,20 @@ def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):
     parts = []
     pairs = zip(scenes, np.split(order, starts[1:]))
     for scene, part in tqdm(pairs, "closing hands", len(scenes), unit="scene", disable=quiet or None, delay=2):
-        path = scene_mesh(data, scene)
-        field = kept_field(path, path.stat().st_mtime_ns, threads)
+        field = kept_field(scene_mesh(data, scene), threads)
         parts.append(grasp_outcomes(field, data.poses[rows[part]], joints[part]))
     back = np.argsort(order)
     return Outcomes(*(np.concatenate(values)[back] for values in zip(*parts)))
 
 
-@functools.lru_cache(SCENES)
-def kept_field(path, changed, threads):
-    """`solid_field` of a mesh, some 0.1 s; kept, since a run and the row beside it close hands in the same scenes.
-
-    changed: when the file was written, so that another one at the same place is read again.
-    """
-    return solid_field(*read_mesh(path), threads=threads)
+def kept_field(path, threads):
+    """`solid_field` of a mesh, some 0.1 s; kept, since a run and the row beside it close hands in the same scenes."""
+    key = path, path.stat().st_mtime_ns  # another mesh at the same place is read again
+    field = _fields.pop(key, None) or solid_field(*read_mesh(path), threads=threads)
+    _fields[key] = field
+    while sum(kept.values.nbytes for kept in _fields.values()) > KEPT_BYTES:
+        del _fields[next(iter(_fields))]
+    return field
 
 
 def scene_mesh(data, scene):

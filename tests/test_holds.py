@@ -10,9 +10,10 @@ from scipy.spatial.transform import Rotation
 
 import synthesize
 from benchmark.card import sphere_gaps
+from cli.errors import UserError
 from data import load_dataset
 from files.reading import read_mesh
-from hand import kinematics
+from hand import closing, kinematics, scenes
 from hand.holds import CONTACT, TRAVEL, Outcomes, flex, grasp_outcomes, solid_field
 from hand.scenes import outcomes_in_scenes, scene_mesh
 
@@ -76,6 +77,39 @@ def test_a_hand_inside_the_object_is_neither_free_nor_holds():
     inside, outside = grasp_outcomes(field, pose, joints), grasp_outcomes(field, pose + [0, 0, 0.5, 0, 0, 0, 0], joints)
     assert inside.gaps.max() < -0.03 and not inside.free.any() and not inside.holds.any()
     assert outside.gaps.min() > 0.02 and outside.free.all() and not outside.holds.any()
+
+
+def test_the_field_of_a_large_object_is_bounded_and_still_right(monkeypatch):
+    """A box with as few cells as one of 2 m would have for its size: 7.6 mm wide."""
+    box = trimesh.creation.box((0.3, 0.3, 0.3))
+    mesh, rng = (np.asarray(box.vertices), np.asarray(box.faces)), np.random.default_rng(0)
+    points = rng.uniform(-0.2, 0.2, (4000, 3)).astype(np.float32)
+    beyond = np.abs(points) - 0.15
+    exact = np.linalg.norm(np.maximum(beyond, 0), axis=1) + np.minimum(beyond.max(1), 0)
+    for most, width in ((closing.MAX_CELLS, closing.CELL), (1.1e5, 0.0076)):
+        monkeypatch.setattr(closing, "MAX_CELLS", most)
+        field = solid_field(*mesh, density=2e5)
+        assert field.cell == pytest.approx(width, rel=0.02) and field.values.size < 1.3 * most
+        near, inside = (width < exact) & (exact < 0.015), exact < -0.02
+        assert np.abs(field(points) - exact)[near].max() < 0.002
+        assert near.any() and inside.any() and (field(points)[inside] < 0).all()
+
+
+def test_fields_are_kept_within_a_bound_of_bytes(data, monkeypatch):
+    rows = np.arange(len(data.joints))
+    kept = outcomes_in_scenes(data, rows, data.joints, quiet=True)
+    monkeypatch.setattr(scenes, "KEPT_BYTES", 2e6)
+    again = outcomes_in_scenes(data, rows, data.joints, quiet=True)
+    assert all(np.array_equal(*pair) for pair in zip(kept, again))
+
+
+@pytest.mark.parametrize("where", ["poses", "joints"])
+def test_hands_without_numbers_are_refused(scene, where):
+    field, _, poses, joints = scene
+    given = {"poses": poses.copy(), "joints": joints.copy()}
+    given[where][1, 3] = np.nan
+    with pytest.raises(UserError, match="not finite"):
+        grasp_outcomes(field, **given)
 
 
 def test_gaps_are_those_of_exact_geometry(scene):

@@ -70,7 +70,9 @@ def test_json_alone_on_the_terminal_and_many_poses_of_a_cloud(folder, capsys):
         [str(folder / word) for word in ("run", "cloud.npy")] + ["--poses", f"{folder}/poses.npy", "--json", "-"]
     )
     first, second = json.loads(capsys.readouterr().out)["predictions"]
-    assert first["hypotheses"] == second["hypotheses"] and first["pose"] != second["pose"]
+    # rows of one product may be added up in another order
+    np.testing.assert_allclose(*([h["joints"] for h in found["hypotheses"]] for found in (first, second)), atol=1e-6)
+    assert first["pose"] != second["pose"]
 
 
 def test_up_is_turned_and_the_wrist_with_it(folder, capsys):

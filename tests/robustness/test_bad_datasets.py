@@ -35,6 +35,7 @@ def bad_meshes():
             "repeated corners": (box, BOX_FACES[:, [0, 0, 0]], "area"), "not a number": (flawed, BOX_FACES, "finite"),
             "in millimetres": (box * 1000, BOX_FACES, "is it in millimetres? Scale it by 0.001"),
             "huge": (box * 1e30, BOX_FACES, "the limit is 2 m"), "a face beyond": (box, beyond, "vertex 8 of 8"),
+            "far from the origin": (box + (4096, 8192, 0), BOX_FACES, "lies at 40"),
         }  # fmt: skip
         for name, (vertices, faces, message) in made.items():
             if (extension, name) != (".stl", "a face beyond"):  # an STL has no indices

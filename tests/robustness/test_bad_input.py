@@ -199,6 +199,8 @@ def spoilt(path):
     elif path.suffix == ".npy":
         for name, array in spoilt_arrays(np.load(path)):
             yield name, lambda target, array=array: np.save(open(target, "wb"), array, allow_pickle=True)
+        for name, array in (("padded", np.pad(np.load(path), ((0, 6000), (0, 0)))), ("far away", np.load(path) + 4e5)):
+            yield name, lambda target, array=array: np.save(open(target, "wb"), array)
         yield "an archive", lambda target: np.savez(open(target, "wb"), a=np.zeros((2, 7)))
     elif path.suffix == ".npz":
         arrays = dict(np.load(path))

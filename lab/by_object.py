@@ -1,19 +1,19 @@
-"""Errors by object, which a sweep keeps of every run in OUT/objects.npz, and intervals that resample those objects."""
+"""Errors by object, which a sweep keeps of every run in OUT/objects.npz, and intervals over objects and seeds."""
 
-import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 
 from cli.errors import refuse
-from evaluate import MIN_OBJECTS, read_predictions, resample, sample_statistics
+from evaluate import MIN_OBJECTS, read_predictions, sample_statistics
 from files.reading import read_npz
-from files.writing import atomic, stable_seed
-from lab.rows import flags_of
+from files.writing import atomic
+from lab.rows import flags_of, seed_of
 
 SUITES = ("val", "test", "test_category")  # whose errors are kept
-DRAWS = 2000
 
 # ---------------------------------------------------------------- the file
 
@@ -68,51 +68,79 @@ def read_errors(out):
     return errors
 
 
-def averaged(errors, rows, suite):
-    """Objects, grasps and squared errors of some runs: averaged over seeds within a pack, then the packs in a row."""
-    packs = {}
-    for row in rows:
-        if (row["command"], suite) in errors:
-            packs.setdefault(flags_of(row)["--pack"], []).append(errors[row["command"], suite])
-    parts = []
-    for _, runs in sorted(packs.items()):
-        objects, grasps, _ = runs[0]
-        parts.append((objects, grasps, np.mean([squared for _, _, squared in runs], axis=0)))
-    return [np.concatenate(column) for column in zip(*parts)]
-
-
 # ---------------------------------------------------------------- intervals
 
 
-same_objects = functools.lru_cache(4)(resample)  # for every arm, so that what makes an object hard cancels
+class ArmErrors(NamedTuple):
+    """What the runs of one configuration were off by on one suite."""
+
+    objects: np.ndarray  # (O,) ids
+    grasps: np.ndarray  # (O,) of each
+    squared: np.ndarray  # (S, O) sums of squared errors by seed, rad²
 
 
-def resampled(objects, grasps, squared, draws=DRAWS, seeds_of=None):
-    """RMSE of an arm in rad, and of `draws` resamplings of its objects, the same for every arm: a float and (draws,).
+def arm_errors(errors, rows, suite):
+    """The `ArmErrors` of some runs, of seeds that all their packs have; None where no errors of theirs are kept.
 
-    objects (n,) ids, of which one that stands there twice, say in two packs, is drawn as one; grasps (n,) of each;
-    squared (S, n) mean squared errors by seed, rad². With `seeds_of`, an arm's name, its seeds are drawn too, each
-    arm's for itself; without, the interval leaves out training variance.
+    A seed's runs of two packs count as one run, and an object that is in both as one object.
     """
-    ids, index = np.unique(np.asarray(objects), return_inverse=True)
-    sums = np.stack([np.bincount(index, weights=grasps * errors) for errors in squared])  # (S, O)
-    counts = np.bincount(index, weights=grasps)  # (O,)
-    drawn = same_objects(len(ids), 0, draws)  # (draws, O)
-    seeds = 1.0 if seeds_of is None else resample(len(sums), stable_seed("seeds", seeds_of), draws)  # (draws, S)
-    by_seed = drawn @ sums.T / (drawn @ counts)[:, None]  # (draws, S)
-    return math.sqrt(sums.mean(0).sum() / counts.sum()), np.sqrt((by_seed * seeds).mean(1))
+    by_seed = {}  # seed -> its runs, one per pack
+    for row in sorted(rows, key=lambda row: flags_of(row).get("--pack", "")):
+        if (row["command"], suite) in errors:
+            by_seed.setdefault(seed_of(row), []).append(errors[row["command"], suite])
+    packs = max(map(len, by_seed.values()), default=0)
+    seeds = []
+    for runs in by_seed.values():
+        if len(runs) == packs:
+            objects, grasps, squared = (np.concatenate(column) for column in zip(*runs))
+            ids, index = np.unique(objects, return_inverse=True)
+            seeds.append((ids, np.bincount(index, grasps), np.bincount(index, grasps * squared)))
+    if not seeds:
+        return None
+    objects, grasps, squared = zip(*seeds)
+    unlike = any(not np.array_equal(ids, objects[0]) for ids in objects)
+    refuse(unlike, f"runs of one arm were scored on different objects ({suite}); give another --out")
+    return ArmErrors(objects[0], grasps[0], np.stack(squared))
+
+
+def rmse(arm, without=None):
+    """RMSE of an arm in rad; or (n,) of what remains without each of its seeds (`without` = 0) or objects (1)."""
+    squared, grasps = arm.squared, np.broadcast_to(arm.grasps, arm.squared.shape)
+    if without is None:
+        return math.sqrt(squared.sum() / grasps.sum())
+    squared, grasps = (array.sum() - array.sum(1 - without) for array in (squared, grasps))
+    return np.sqrt(squared / grasps)
 
 
 def improvement(new, old):
-    """By how many % `new` lowers the RMSE of `old`, both of `resampled`, and its 95 % interval: three floats."""
-    low, high = np.percentile(100 * (1 - new[1] / old[1]), (2.5, 97.5))
-    return 100 * (1 - new[0] / old[0]), float(low), float(high)
+    """By how many % `new` lowers the RMSE of `old`, both an `ArmErrors`, and its 95 % interval: three floats.
+
+    The variance is that over objects, which both arms share, plus that over the seeds of each, by leaving one out
+    (jackknife: Tukey 1958). Three seeds tell their scatter badly, so Student's t has the degrees of freedom of this
+    sum (Satterthwaite 1946). Of an arm with one seed training variance is left out.
+    """
+
+    def percent(new, old):
+        return 100 * (1 - new / old)
+
+    left = [percent(rmse(new, 1), rmse(old, 1))]
+    left += [percent(rmse(new, 0), rmse(old))] if len(new.squared) > 1 else []
+    left += [percent(rmse(new), rmse(old, 0))] if len(old.squared) > 1 else []
+    free = np.array([len(values) - 1 for values in left])
+    variances = free * list(map(np.var, left))
+    value, total = percent(rmse(new), rmse(old)), variances.sum()
+    half = student.ppf(0.975, total**2 / (variances**2 / free).sum()) * math.sqrt(total) if total else 0.0
+    return value, value - half, value + half
 
 
-def improvement_cells(new, old):
-    """The same of two results of `averaged`, as text: "7.1" and "5.2 to 9.0"; None if they are not comparable."""
-    if not new or not old or not np.array_equal(new[0], old[0]):
-        return None
-    percent = improvement(*(resampled(objects, grasps, squared[None]) for objects, grasps, squared in (new, old)))
-    gain, low, high = (f"{value:.1f}" for value in percent)
-    return [gain, f"{low} to {high}" if len(set(new[0])) >= MIN_OBJECTS else ""]
+def better_cell(new, old):
+    """The same as text, "7.1 (5.2 to 9.0)", without the interval for under 8 objects; "" if not comparable."""
+    if not new or not old or not np.array_equal(new.objects, old.objects):
+        return ""
+    gain, low, high = improvement(new, old)
+    return f"{gain:z.1f}" + f" ({end_of(low)} to {end_of(high)})" * (len(new.objects) >= MIN_OBJECTS)
+
+
+def end_of(value):
+    """An interval's end, with a second digit where one would not tell its sign."""
+    return f"{value:z.2f}" if abs(value) < 0.05 else f"{value:.1f}"

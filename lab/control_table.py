@@ -1,16 +1,13 @@
 """Initialisations between their controls: what no shape, bare centers, random features and all labels would give.
 
 A comparison of pretraining with random weights says something about pretraining only where features that know more
-would help. The oracle, an encoder that saw all labels of the training pool, tells whether they would: pretraining's
-place between random (0) and oracle (1) is its share of what labels would give.
+would help. The oracle, an encoder that saw all labels of the training pool, tells whether they would.
 """
 
 import itertools
 
-import numpy as np
-
 from cli.errors import refuse
-from lab.by_object import improvement, keep_errors, read_errors, resampled
+from lab.by_object import arm_errors, better_cell, keep_errors, read_errors, rmse
 from lab.rows import RATE_FLAGS, best_rates, check_one_setting, flags_of
 from lab.runner import choose, plan_runs, refuse_flags, run_all, run_first, seed_by_seed, with_origins
 from lab.tables import count_runs, markdown, mean_cell
@@ -33,8 +30,6 @@ ORACLE = {  # the run whose encoder is the oracle's
     "--lr-head": "2e-3",
 }  # fmt: skip
 SUITES = ("val", "test")
-SHARES_OF = ("jepa", "scratch")  # arms whose shares of the oracle's lead are told
-RESAMPLINGS = 20_000  # with 2,000 an end near zero may change its sign by chance
 VARIED = ("--budget", "--k", "--pool", "--init", "--jepa-ckpt", "--preset", "--schedule", *RATE_FLAGS)
 
 
@@ -105,33 +100,6 @@ def place_of(flags):
     return arm_of(flags), flags["--budget"]
 
 
-# ---------------------------------------------------------------- intervals
-
-
-def better_cell(random, other):
-    """By how much an arm beats random in %, with interval; both of `resampled`. -> a text, low and high end."""
-    gain, low, high = improvement(other, random)
-    return f"{gain:z.1f} ({end_of(low)} to {end_of(high)})", low, high
-
-
-def end_of(value):
-    """An interval's end, with a second digit where one would not tell its sign."""
-    return f"{value:.2f}" if abs(value) < 0.05 else f"{value:.1f}"
-
-
-def share_cell(random, oracle, pretrained):
-    """Pretraining's share of what the oracle is better than random by, with its interval; arguments: of `resampled`.
-
-    Left out unless the oracle's interval is above zero: else the benchmark cannot tell these two apart.
-    """
-    _, low, high = better_cell(random, oracle)
-    if low <= 0:
-        return "oracle is worse" if high < 0 else "cannot tell"
-    share = (random[0] - pretrained[0]) / (random[0] - oracle[0])
-    interval = np.percentile((random[1] - pretrained[1]) / (random[1] - oracle[1]), (2.5, 97.5))
-    return f"{share:z.2f} ({interval[0]:z.2f} to {interval[1]:z.2f})"
-
-
 # ---------------------------------------------------------------- the table
 
 
@@ -146,7 +114,7 @@ def grouped(rows):
 
 
 def controls_text(rows, args):
-    """Markdown: all arms on val and test, then what labels would give and pretraining's share of it."""
+    """Markdown: all arms on val and test, then by how much they are better than random weights."""
     check_one_setting(rows, VARIED, args.out / "rows.csv")
     groups, errors = grouped(rows), read_errors(args.out)
     sections = []
@@ -164,45 +132,21 @@ def controls_text(rows, args):
                 [f"{budget:g}", k, arm, count_runs(group), *(mean_cell(group, name) for name in columns), rates]
             )
         sections.append(f"## {suite}\n\n" + markdown(header, lines))
-    return "\n".join([*sections, shares_section(groups, errors)])
+    return "\n".join([*sections, gains_section(groups, errors)])
 
 
-def resampled_arms(groups, errors, suite, budget, k):
-    """Arm -> its `resampled` errors on a suite, of those that have runs at this budget and K."""
-    arms = {}
-    for name in ARMS:
-        commands = [row["command"] for row in groups.get((budget, k, name), ())]
-        found = [errors[command, suite] for command in commands if (command, suite) in errors]
-        if found:
-            objects, grasps, squared = zip(*found)
-            alike = all(np.array_equal(others, objects[0]) for others in objects)
-            refuse(not alike, f"controls: the runs of {name} were scored on different objects; give another --out")
-            arms[name] = resampled(objects[0], grasps[0], squared, RESAMPLINGS, seeds_of=name)
-    return arms
-
-
-def shares_section(groups, errors):
-    """Markdown: every arm over random weights, and the shares of pretraining and of scratch, on both suites."""
+def gains_section(groups, errors):
+    """Markdown: by how much every arm is better than random weights, on both suites; "" where none of those ran."""
     others = [name for name in ARMS if name != "random" and any(name == key[2] for key in groups)]
-    gains, shares = [], []
+    lines = []
     for suite, (budget, k) in itertools.product(SUITES, dict.fromkeys(key[:2] for key in groups)):
-        arms, place = resampled_arms(groups, errors, suite, budget, k), [suite, f"{budget:g}", k]
-        if "random" not in arms:
-            continue
-        random = arms["random"]
-        cells = [better_cell(random, arms[name])[0] if name in arms else "" for name in others]
-        gains.append([*place, f"{random[0]:.4f}", *cells])
-        if "oracle" in arms:
-            cells = [share_cell(random, arms["oracle"], arms[name]) if name in arms else "" for name in SHARES_OF]
-            shares.append([*place, *cells])
-    if not gains:
-        return ""
-    return "\n".join([
+        arms = {name: arm_errors(errors, groups.get((budget, k, name), []), suite) for name in ARMS}
+        if arms["random"]:
+            cells = [better_cell(arms[name], arms["random"]) for name in others]
+            lines.append([suite, f"{budget:g}", k, f"{rmse(arms['random']):.4f}", *cells])
+    title = (
         "## By how much an arm is better than random weights that stay as they are, % (95 %)\n\n"
-        "Intervals resample objects and seeds. Rates were chosen on val, so what val says of its own winners is a "
-        "little too good.\n",
-        markdown(["suite", "budget", "K", "random", *others], gains),
-        "## What labels would give, and pretraining's share of it (95 %)\n\n"
-        "Shares: 0 is random weights, 1 the oracle.\n",
-        markdown(["suite", "budget", "K", *SHARES_OF], shares),
-    ])  # fmt: skip
+        "Intervals are over objects and seeds. Rates were chosen on val, so what val says of its own winners is a "
+        "little too good.\n\n"
+    )
+    return (title + markdown(["suite", "budget", "K", "random", *others], lines)) * bool(lines)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from cli.errors import refuse
-from lab.by_object import averaged, improvement_cells, keep_errors, read_errors
+from lab.by_object import arm_errors, better_cell, keep_errors, read_errors
 from lab.rows import as_words, check_one_setting, flags_of, seed_of
 from lab.runner import choose, plan_runs, refuse_flags, run_all, seed_by_seed
 from lab.tables import count_runs, markdown, mean_cell
@@ -128,9 +128,8 @@ def better_than_default(groups, errors, suite, key):
         for place in (key, (key[0], "default"))
     )
     both = sorted(runs.keys() & others.keys())
-    new, old = (averaged(errors, [found[seed] for seed in both], suite) for found in (runs, others))
-    cells = improvement_cells(new, old)
-    return f"{cells[0]} ({cells[1]})" if cells and key[1] != "default" else ""
+    new, old = (arm_errors(errors, [found[seed] for seed in both], suite) for found in (runs, others))
+    return better_cell(new, old) if key[1] != "default" else ""
 
 
 def section(title, groups, columns):
@@ -155,7 +154,7 @@ def future_text(rows, args):
 
     val = {
         "seeds": lambda key, group: count_runs(group), "top-logit RMSE (rad)": mean("top_logit_rmse"),
-        "better than the default, % (95 % over objects)": better("val"), "best-of-K": mean("best_of_k_rmse"),
+        "better than the default, % (95 % over objects and seeds)": better("val"), "best-of-K": mean("best_of_k_rmse"),
         "gap": mean("selection_gap"), "diversity (rad)": mean("diversity"), "coverage@15°": mean("coverage_15"),
         "top logit within 15°": mean("top_coverage_15"), "holds": mean("holds"),
     }  # fmt: skip

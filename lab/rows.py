@@ -25,7 +25,7 @@ TRAINING = "python train.py"  # how the command of a run of train.py starts; bas
 PUBLISHED = "python sweep.py published"  # and of one that is trained on a split of another kind
 DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--budget", "--k", "--steps")}
 RATE_FLAGS = ("--lr-backbone", "--lr-head")
-EQUAL_RESULTS = ("--device", "--threads", "--cache-dir", "--save-every")  # flags that no number depends on
+EQUAL_RESULTS = ("--device", "--cache-dir", "--save-every")  # flags that one mean may mix; `notes` tell the device
 CONVERGED = 8000  # steps, after which curves are nearly flat
 KEYS = ("command", "file", "step")  # the first column of every table that is read here
 
@@ -114,6 +114,8 @@ def differences(rows):
     values = {
         "dataset": [row["dataset"] for row in rows if row.get("dataset")],
         "precision": [row["precision"] for row in runs if row.get("precision")],
+        "device": [row["device"] for row in runs if row.get("device")],
+        "number of threads": [row["threads"] for row in runs if row.get("device") == "cpu" and row.get("threads")],
         "number of steps": [flags_of(row).get("--steps", DEFAULTS["--steps"]) for row in runs],
     }
     sentences = [f"Rows differ in their {what}: {counted(of)}." for what, of in values.items() if len(set(of)) > 1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cli.errors import refuse
 from lab import by_object
-from lab.by_object import averaged, improvement_cells, keep_errors, read_errors
+from lab.by_object import arm_errors, better_cell, keep_errors, read_errors
 from lab.rows import RATE_FLAGS, best_rates, check_one_setting, command_of, differences, flags_of, read_rows, write_rows
 from lab.runner import plan_runs, run_all, run_first, seed_by_seed
 from lab.tables import count_runs, markdown, metric_cells
@@ -162,13 +162,13 @@ def comparison_section(name, unlike, groups, errors, old_groups, old_errors):
     lines = []
     for suite in by_object.SUITES:
         for key, group in groups.items():
-            old = averaged(old_errors, old_groups.get(key, []), suite)
-            cells = improvement_cells(averaged(errors, group, suite), old)
-            if cells:
+            old = arm_errors(old_errors, old_groups.get(key, []), suite)
+            better = better_cell(arm_errors(errors, group, suite), old)
+            if better:
                 pack, budget, label, init = key
-                lines.append([suite, pack, f"{budget:g}", label, init, *cells])
+                lines.append([suite, pack, f"{budget:g}", label, init, better])
     if not lines:
         return []
-    header = ["suite", "pack", "budget", "rates", "init", "%", "95 % over objects"]
+    header = ["suite", "pack", "budget", "rates", "init", "% (95 % over objects and seeds)"]
     title = f"## Relative improvement of top-logit RMSE {name}, %\n\n"
     return [title + "".join(f"{note}\n\n" for note in unlike) + markdown(header, lines)]

@@ -185,6 +185,12 @@ def test_what_rows_differ_in_is_said():
         "Rows differ in their number of steps: 2000 (3 rows), 50 (1 row).",
         "Rows of one dataset (x) have several fingerprints, since processors round differently: a (2 rows), b (1 row).",
     ]
+    machines = [("cpu", 1), ("cpu", 2), ("cuda", 2), ("cuda", 8)]
+    mixed = [row("--k 1", device=device, threads=threads) for device, threads in machines]
+    assert differences(mixed) == [
+        "Rows differ in their device: cpu (2 rows), cuda (2 rows).",
+        "Rows differ in their number of threads: 1 (1 row), 2 (1 row).",
+    ]
     steps = [row(f"--steps {count}", commit="abc") for count in (8000, 8000)]
     assert notes(steps) == ["Commands run at commit abc."]
     assert notes([row("--steps 1000"), row("--steps 500")])[0] == "Trainings of 500 and 1,000 steps: **unconverged**."

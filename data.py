@@ -15,6 +15,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import cli  # noqa: F401 - first, so that Ctrl-C is one line while all else loads
 import numpy as np
 from tqdm import tqdm
 

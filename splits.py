@@ -14,6 +14,7 @@ import hashlib
 import math
 import sys
 
+import cli  # noqa: F401 - first, so that Ctrl-C is one line while all else loads
 import numpy as np
 
 from benchmark.roots import ensure_root

@@ -27,6 +27,7 @@ from typing import Callable, NamedTuple
 
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
+from cli.processes import hearing
 from files.writing import atomic
 from lab import figures
 from lab.baselines import benchmark_text, run_benchmark
@@ -173,11 +174,11 @@ def publish(rows, args):
 @contextlib.contextmanager
 def interruptible(jobs):
     """Say after Ctrl-C how to go on; where there are several jobs a killed sweep stops its runs too."""
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        if jobs > 1 and signal.getsignal(signum) == signal.SIG_DFL:  # else nohup's choice stands
-            signal.signal(signum, signal.default_int_handler)
+    ends = [name for name in ("SIGTERM", "SIGHUP") if jobs > 1 and hasattr(signal, name)]
+    ends = [name for name in ends if signal.getsignal(getattr(signal, name)) == signal.SIG_DFL]  # else nohup's choice
     try:
-        yield
+        with hearing(signal.default_int_handler, *ends):
+            yield
     except KeyboardInterrupt:
         hint = "the same command goes on: finished runs have their rows, others go on from their last checkpoint"
         raise KeyboardInterrupt(f"interrupted; {hint}") from None

@@ -15,6 +15,8 @@ import os
 import time
 from pathlib import Path
 
+import cli  # noqa: F401 - first, so that Ctrl-C is one line while all else loads
+
 if __name__ == "__main__":  # before numpy loads: its products are too small here to gain from a second thread
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

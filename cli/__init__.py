@@ -10,6 +10,7 @@ cores (Xeon, three turns, medians of 30 steps in ms) a step then takes 91 to 97,
 """
 
 import os
+import sys
 import time
 
 STARTED = time.perf_counter()  # of the script: to load torch takes seconds
@@ -18,3 +19,15 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"  # sleep at once, wherever there are more threads than cores
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # else first spin: looks at the lock, by GNU's OpenMP
     os.environ.setdefault("KMP_BLOCKTIME", "0")  # ms until they sleep: the same to older versions of Intel's OpenMP
+
+
+def end_with_one_line(kind, error, trace):
+    """Ctrl-C while libraries are still loading, before any `command` hears it, ends as it does in one."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130)
+
+
+sys.excepthook = end_with_one_line

@@ -1,5 +1,6 @@
 """What is wrong is one line: user errors, and how a command ends."""
 
+import contextlib
 import functools
 import os
 import re
@@ -24,15 +25,20 @@ def command(main):
 
     @functools.wraps(main)
     def wrapped(argv=None):
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # not where tests or notebooks put something else in its place
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None or getattr(stream, "closed", False):  # a program without a terminal has none
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            elif hasattr(stream, "reconfigure"):  # not where tests or notebooks put something else in its place
                 stream.reconfigure(errors="replace")
         try:
             result = main(argv)
             sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
             return result
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+            for stream in (sys.stdout, sys.stderr):  # for what is still in the buffer
+                with contextlib.suppress(OSError, ValueError):  # somebody's own stream
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             raise SystemExit(0) from None
         except (UserError, OSError) as error:
             text = str(error)

@@ -3,8 +3,9 @@
 import argparse
 import math
 import re
+import sys
 
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 
 LARGEST = 2**31 - 1  # of whole numbers on the command line
 
@@ -13,9 +14,17 @@ class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, with defaults in --help and errors as `UserError`."""
 
     def __init__(self, doc):
-        super().__init__(description=doc.strip(), allow_abbrev=False, formatter_class=HelpFormatter)
+        description = (doc or "").strip()  # `python -OO` leaves docstrings out
+        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         # argparse takes "-1e-3" for an option; this pattern lets it through as a number
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
+            whole = str(word).encode(errors="ignore").decode() == word  # else torch cannot open the file of that name
+            refuse(not whole, f"{ascii(word)}: not valid UTF-8; rename that file or folder")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         raise UserError(f"{message} (see --help)")
@@ -53,7 +62,8 @@ def number(kind, low=-math.inf, high=math.inf, above=None):
 
 def told(names):
     """A dict of name -> what it is, a text or the first line of a docstring, for --help."""
-    lines = {name: what if isinstance(what, str) else what.__doc__.splitlines()[0] for name, what in names.items()}
+    docs = {name: what if isinstance(what, str) else what.__doc__ or "" for name, what in names.items()}
+    lines = {name: doc.partition("\n")[0] for name, doc in docs.items()}
     return "; ".join(f"{name}: {line}" for name, line in lines.items())
 
 

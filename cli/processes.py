@@ -1,6 +1,7 @@
 """The same work on all cores, with results in order whatever their number."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -22,11 +23,29 @@ def map_in_processes(function, items, workers, chunk=1):
     try:
         # as many workers as cores, so each does its arithmetic in one thread
         os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        yield from executor.map(function, items, chunksize=chunk)
+        with hearing(signal.SIG_IGN, "SIGINT"):  # the workers inherit that, or would hear Ctrl-C before `start_worker`
+            results = executor.map(function, items, chunksize=chunk)
+        yield from results
     finally:
         executor.shutdown(cancel_futures=True)
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def hearing(handler, *names):
+    """Let `handler` hear the signals of these names for the block, as far as there are such here.
+
+    Windows has fewer; in another thread than the main one nothing changes, since none is heard there.
+    """
+    there = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    alone = threading.current_thread() is threading.main_thread()
+    before = {signum: signal.signal(signum, handler) for signum in there if alone}
+    try:
+        yield
+    finally:
+        for signum, previous in before.items():
+            signal.signal(signum, previous)
 
 
 def start_worker():

@@ -25,6 +25,7 @@ import evaluate
 import train
 from benchmark.roots import ensure_root
 from cli.errors import refuse
+from cli.processes import hearing
 from data import load_dataset
 from files.checkpoints import save_checkpoint, shipped_encoder
 from files.reading import read_bytes
@@ -303,7 +304,8 @@ def exit_code(run, suites):
 
 def run_in_child(run, suites):
     """`run_one` in a process of its own, out of the terminal's reach: the parent passes Ctrl-C on."""
-    os.setsid()
+    if hasattr(os, "setsid"):
+        os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     run_one(run, suites)
 
@@ -311,9 +313,8 @@ def run_in_child(run, suites):
 def start_child(run, suites):
     """A started process of `run_in_child`; it hears no Ctrl-C until it is in there, since it inherits that."""
     process = multiprocessing.get_context("spawn").Process(target=run_in_child, args=(run, suites), daemon=True)
-    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process.start()
-    signal.signal(signal.SIGINT, ours)
+    with hearing(signal.SIG_IGN, "SIGINT"):
+        process.start()
     return process
 
 

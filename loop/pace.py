@@ -3,13 +3,13 @@
 import contextlib
 import dataclasses
 import math
-import signal
 import time
 
 import torch
 from tqdm import tqdm
 
 from cli.errors import UserError
+from cli.processes import hearing
 
 LOOK_EVERY = 20  # steps between looks at whether the loss is finite: on a GPU every look waits for it
 
@@ -55,11 +55,8 @@ class LoopProgress:
 def deferred_interrupt():
     """Yield a list that Ctrl-C fills, so that a loop stops between two steps and never inside one."""
     pressed = []
-    previous = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
-    try:
+    with hearing(lambda *_: pressed.append(True), "SIGINT"):
         yield pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 @contextlib.contextmanager

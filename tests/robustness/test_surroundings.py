@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import importlib
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path

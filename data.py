@@ -61,7 +61,7 @@ class GraspData:
 FARTHEST = 1000  # lengths of an object from the origin: so far away, float32 still has a ten-thousandth of its length
 
 
-def sample_surface(vertices, faces, count, seed):
+def sample_surface(vertices, faces, count, seed, dtype=np.float32):
     """`count` points (count, 3) drawn uniformly by area from the surface as it is, never from its hull.
 
     Raises `UserError` where the area is zero or not finite.
@@ -77,7 +77,7 @@ def sample_surface(vertices, faces, count, seed):
     u, v = rng.random((2, count, 1))
     flip = u + v > 1  # reflect into the triangle: uniform over it
     u, v = np.where(flip, 1 - u, u), np.where(flip, 1 - v, v)
-    return a[face] + u * (b[face] - a[face]) + v * (c[face] - a[face])
+    return (a[face] + u * (b[face] - a[face]) + v * (c[face] - a[face])).astype(dtype)
 
 
 def as_cloud(points, name):
@@ -96,7 +96,7 @@ def mesh_cloud(content, name, num_points, longest=MAX_LENGTH):
     digest = hashlib.sha256(content).hexdigest()
     vertices, faces = parse_mesh(content, name, longest)
     try:
-        points = sample_surface(vertices, faces, num_points, stable_seed("cloud", digest))
+        points = sample_surface(vertices, faces, num_points, stable_seed("cloud", digest), np.float64)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     return as_cloud(points, name), digest

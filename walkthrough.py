@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from benchmark.shapes import CATEGORIES, procedural_mesh
 from cli.errors import command, refuse
 from cli.flags import Parser, number
-from data import as_cloud, read_cloud, sample_surface
+from data import read_cloud, sample_surface
 from evaluate import open_run
 from files.checkpoints import check_run, load_run, shipped_encoder
 from files.predictor import load_with_predictor
@@ -54,7 +54,7 @@ class Thing(NamedTuple):
 def made_thing(shape, num_points, seed):
     """An object of a category, upright, that no dataset and no pretraining holds."""
     vertices, faces = procedural_mesh(SHAPES[shape], np.random.default_rng(stable_seed("walkthrough", shape, seed)))
-    cloud = as_cloud(sample_surface(vertices, faces, num_points, seed), shape)
+    cloud = sample_surface(vertices, faces, num_points, seed)
     return Thing(f"a {shape}", vertices, faces, torch.from_numpy(cloud)[None])
 
 

@@ -393,5 +393,5 @@ def pretraining_cloud(seed, index, num_points, up="z", synsets=None):
     rng = np.random.default_rng(stable_seed("pretrain", seed, index))
     names = sorted(synsets or TRAIN_SYNSETS)
     vertices, faces = procedural_mesh(names[rng.integers(len(names))], rng)
-    cloud = sample_surface(pose_scene(vertices, *draw_pose(rng)), faces, num_points, rng).astype(np.float32)
+    cloud = sample_surface(pose_scene(vertices, *draw_pose(rng)), faces, num_points, rng)
     return cloud if up == "z" else cloud[:, [1, 2, 0]]  # a cyclic permutation is a rotation

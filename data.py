@@ -22,7 +22,7 @@ from tqdm import tqdm
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from files.cache import cache_path, read_cache, write_cache
-from files.frames import describe_frames, frame_figures, frame_warnings
+from files.frames import check_reach, describe_frames, frame_figures, frame_warnings
 from files.reading import MAX_LENGTH, MESH_TYPES, parse_mesh, read_array, read_bytes, stamp, unit_hint
 from files.recordings import find_scenes, misplaced_recordings, numbered_joints, parse_recording, uncommon_joints
 from files.writing import stable_seed
@@ -150,7 +150,9 @@ def read_root(root, num_points, cached, skip_bad, quiet):
     refuse(not found, f"{root}: no scenes; expected {root}/<synset>/<object>/<scene>/mesh.obj and recording.npz")
     for name, *paths in tqdm(found, "reading meshes and grasps", unit="scene", disable=quiet or None, delay=2):
         try:
-            scenes.append(read_scene(name, *paths, num_points, root, cached.get(name)))
+            scene = read_scene(name, *paths, num_points, root, cached.get(name))
+            check_reach(scene["cloud"], scene["poses"], f"{paths[1]}: 'grasps'")
+            scenes.append(scene)
         except UserError as error:
             exclude(name, str(error))
     if not scenes:
@@ -284,8 +286,8 @@ def add_reading_flags(group):
 
 def warn_of_frames(data):
     """Say on stderr what does not fit between meshes, wrists and quaternions."""
-    for line in frame_warnings(frame_figures(data.clouds, data.poses, data.scene), len(data.scene), data.root):
-        print(f"warning: {line}", file=sys.stderr)
+    for line in frame_warnings(frame_figures(data.clouds, data.poses, data.scene), data.scenes):
+        print(f"warning: {data.root}: {line}", file=sys.stderr)
 
 
 def describe_scores(scores):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from benchmark.roots import ensure_root
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
-from data import load_dataset
+from data import load_dataset, warn_of_frames
 from files.categories import named
 from files.checkpoints import check_run, load_run
 from files.predictions import NUMBERS, read_predictions, save_predictions
@@ -203,6 +203,8 @@ def open_run(folder, data_root=None, quiet=False, everything=False):
     kept = settings["min_score"], settings["skip_bad"], settings["cache_dir"]
     data = load_dataset(root, points, *kept, quiet)
     same = data.fingerprint == config.get("fingerprint")
+    if not same:
+        warn_of_frames(data)
     if everything:
         refuse(same, f"{root}: {folder} was trained on it; --suite all is for objects that it has not seen")
         objects = sorted(set(data.object_of_scene))

@@ -85,8 +85,8 @@ def doubts(model, names, cloud, poses, top):
     """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top (n, J) rad: top logits' joints."""
     low, length, of_all = cloud.min(0), np.ptp(cloud, axis=0).max(), f"of {len(poses)} poses"
     inside = ((poses[:, :3] > low) & (poses[:, :3] < cloud.max(0))).all(1)  # (n,)
-    away = looks_away(cloud, poses) & is_modelled(model.joint_names)
-    w_first = away.any() and not looks_away(cloud, poses[away][:, [0, 1, 2, 4, 5, 6, 3]]).any()
+    away, as_w_first, _ = looks_away(cloud, poses) & is_modelled(model.joint_names)  # (n,) each
+    w_first = away.any() and not as_w_first[away].any()
     order = "; read as w x y z the quaternions would fit" if w_first else ""
     floats = low[2] < -STANDING or (low[2] > STANDING and len(cloud) >= MIN_POINTS)
     up = "; is y up? See --up" if abs(low[1]) <= STANDING else ""

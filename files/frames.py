@@ -119,8 +119,8 @@ def describe_frames(figures):
     return [
         f"wrists        {figures['inside']:.1%} inside the bounding box, {figures['far']:.1%} over {FAR:g} m from it, "
         f"median distance {figures['gap']:.3f} m",
-        f"to the object along {axes_of(figures['seen'][0])} of the hand, mean direction {length[0]:.2f} long as x y z w, "
-        f"{length[1]:.2f} as w x y z",
+        f"to the object along {axes_of(figures['seen'][0])} of the hand, mean direction {length[0]:.2f} long "
+        f"as x y z w, {length[1]:.2f} as w x y z",
         f"lowest point  z {figures['lowest']:.3f} to {figures['highest']:.3f} m, "
         f"{figures['standing']:.0%} within {STANDING:g} m of 0",
     ]

@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
+from cli.words import counted
 from files.cache import cache_path, read_cache, write_cache
 from files.frames import check_reach, describe_frames, frame_figures, frame_warnings
 from files.reading import MAX_LENGTH, MESH_TYPES, parse_mesh, read_array, read_bytes, stamp, unit_hint
-from files.recordings import find_scenes, misplaced_recordings, numbered_joints, parse_recording, uncommon_joints
+from files.recordings import check_complete, find_scenes, numbered_joints, parse_recording, uncommon_joints
 from files.writing import stable_seed
 
 
@@ -143,10 +144,10 @@ def read_root(root, num_points, cached, skip_bad, quiet):
         refuse(not skip_bad, reason)
         excluded.append((name, reason))
 
-    for path in misplaced_recordings(root):
+    found, misplaced = find_scenes(root)
+    for path in misplaced:
         name = str(Path(path).parent.relative_to(root))
         exclude(name, f"{path}: at the wrong depth; recordings lie in {root}/<synset>/<object>/<scene>/")
-    found = find_scenes(root)
     refuse(not found, f"{root}: no scenes; expected {root}/<synset>/<object>/<scene>/mesh.obj and recording.npz")
     for name, *paths in tqdm(found, "reading meshes and grasps", unit="scene", disable=quiet or None, delay=2):
         try:
@@ -168,11 +169,10 @@ def read_scene(name, mesh, recording, num_points, root, old):
 
     mesh, recording: paths, None where there is none. Raises `UserError`.
     """
-    for path, what in ((mesh, "mesh.obj (or .stl .ply .off .glb)"), (recording, "recording.npz")):
-        refuse(path is None, f"{root / name}: has no {what}; put it there or remove the folder")
+    check_complete(root / name, mesh, recording)
     if name.encode(errors="ignore").decode() != name:
         raise UserError(f"{root}/{ascii(name)[1:-1]}: the folder's name is not valid UTF-8; rename it")
-    stamps = [stamp(mesh, root), stamp(recording, root)]
+    stamps = [stamp(mesh), stamp(recording)]
     if old and old["stamps"] == stamps:
         return old
     keys = ("poses", "joints", "scores", "joint_names", "recording_hash")
@@ -185,7 +185,7 @@ def collect(root, scenes, min_score, excluded):
     """Scenes as one `GraspData`, without grasps under `min_score` and without scenes left empty by that."""
     unscored = sum(bool(np.isnan(scene["scores"]).all()) for scene in scenes)
     if unscored:
-        print(f"{root}: {unscored} recordings have no scores: all their grasps are kept", file=sys.stderr)
+        print(f"{root}: {counted(unscored, 'recording')} without scores: all their grasps are kept", file=sys.stderr)
     total = sum(len(scene["scores"]) for scene in scenes)
     kept = [(scene, np.flatnonzero(~(scene["scores"] < min_score))) for scene in scenes]  # NaN is not under it
     kept = [(scene, rows) for scene, rows in kept if len(rows)]
@@ -306,7 +306,8 @@ def describe(data):
     synsets = {name.split("/")[0] for name in objects}
     sides = zip("xyz", extents.min(0), extents.max(0))
     lines = [
-        f"{data.root}: {len(objects)} objects of {len(synsets)} synsets, {len(data.scenes)} scenes",
+        f"{data.root}: {counted(len(objects), 'object')} of {counted(len(synsets), 'synset')}, "
+        f"{counted(len(data.scenes), 'scene')}",
         f"grasps kept   {len(data.scene)} (per object {counts.min()}-{counts.max()}, median {int(np.median(counts))}), "
         f"{data.num_low} under the minimum score",
         "extents (m)   " + "  ".join(f"{axis} {low:.3f}-{high:.3f}" for axis, low, high in sides),

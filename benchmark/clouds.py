@@ -14,7 +14,8 @@ from cli.errors import UserError, refuse
 from cli.flags import number
 from cli.processes import cores, map_in_processes
 from data import read_cloud
-from files.reading import ANY_LENGTH, MESH_TYPES, files_under, stamp
+from files.folders import files_under
+from files.reading import ANY_LENGTH, MESH_TYPES
 from files.writing import atomic
 
 SYNSETS = (*TRAIN_SYNSETS, NO_SYNSET)  # of the shapes; the last one: simple parts put together at random
@@ -84,7 +85,6 @@ def folder_clouds(folder, num_points, skip_bad=False, quiet=False):
     clouds, left_out = [], []
     for path in tqdm(files, desc="reading clouds", unit="cloud", disable=quiet or None, delay=2):
         try:
-            stamp(path, Path(folder))  # no link out of the folder is followed
             clouds.append(read_cloud(path, num_points, ANY_LENGTH))
         except UserError as error:
             refuse(not skip_bad, f"{error} (--skip-bad leaves such files out)")

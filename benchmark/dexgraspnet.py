@@ -26,7 +26,8 @@ from scipy.spatial.transform import Rotation
 
 from benchmark.meshes import read_surface
 from cli.errors import UserError, refuse
-from files.reading import MAX_LENGTH, is_hidden, read_bytes, refuse_row, stamp
+from files.folders import is_hidden
+from files.reading import MAX_LENGTH, read_bytes, refuse_row
 from files.recordings import MAX_ANGLE, normal_poses
 
 POSITION = ("WRJTx", "WRJTy", "WRJTz")
@@ -53,7 +54,6 @@ def read_object(path):
     A scene is (name, vertices (V, 3) m, faces (F, 3), grasps (n, 7 + J) as in a recording, scores (n,) or None).
     """
     path = Path(path)
-    stamp(path, path.parent)  # complains about a link that leaves the folder
     entries = read_entries(path)
     joint_names = names_of_joints(entries[0], f"{path}: entry 0")
     names = (*POSITION, *ROTATION, *joint_names)
@@ -85,10 +85,7 @@ def read_object(path):
 
 def read_object_mesh(path):
     """Vertices (V, 3), faces (F, 3) of the mesh that belongs to the grasps in `path`, without stray vertices."""
-    folder = path.parent.parent / "meshdata"
-    mesh = folder / path.stem / "coacd" / "decomposed.obj"
-    stamp(mesh, folder)
-    return read_surface(mesh)
+    return read_surface(path.parent.parent / "meshdata" / path.stem / "coacd" / "decomposed.obj")
 
 
 # ---------------------------------------------------------------- entries, checked

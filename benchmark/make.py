@@ -17,7 +17,6 @@ from benchmark.progress import check_root, fill, finish, give_up, recorded
 from benchmark.shapes import CATEGORIES, draw_pose, pose_scene, procedural_mesh
 from cli.errors import UserError
 from files.categories import CATEGORY_NAMES
-from files.reading import stamp
 from files.writing import atomic, stable_seed
 from hand import kinematics
 
@@ -120,7 +119,6 @@ def check_found(counts):
 
 def make_own(folder, settings, path):
     """An object of somebody's mesh."""
-    stamp(path, Path(settings["meshes"]))  # complains about a link that leaves the folder
     vertices, faces, factor = usable_mesh(path, settings)
     rng = np.random.default_rng(seed_of("/".join(folder.parts[-2:]), settings["seed"]))
     scenes, counts = grasps_in_scenes(vertices, faces, settings, rng, own=True)
@@ -175,7 +173,7 @@ def generate(root, settings, workers, quiet=False):
     if len(unusable) == len(records):
         give_up(root)
         print_unusable(unusable)
-        raise UserError(f"{root}: not made, since none of {len(unusable)} objects can be used; their list says why")
+        raise UserError(f"{root}: not made, since none of its objects ({len(unusable)}) can be used; see their list")
     totals = sum((collections.Counter(record.get("counts")) for record in records), collections.Counter())
     content = {"objects": len(records) - len(unusable), "grasps_kept": totals["kept"]}
     if "import" not in settings:

@@ -1,22 +1,59 @@
 """Somebody's own meshes as objects: their names, and whether the hand can work on them."""
 
+import collections
+import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from benchmark.shapes import LENGTHS, MAX_MIDDLE, scale_to_hand, settle
 from cli.errors import UserError, refuse
+from cli.words import counted
 from data import sample_surface
-from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, files_under, read_mesh
+from files.folders import files_under
+from files.names import duplicate_groups
+from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, read_mesh
 
 
 def mesh_objects(folder, out):
     """{(category, object name): path} of the mesh files in a folder, less those in `out`, as `named_objects`."""
     out = Path(out).resolve()
-    paths = [path for path in files_under(folder, MESH_TYPES) if not path.resolve().is_relative_to(out)]
+    paths = [path for path in files_under(folder, MESH_TYPES) if not Path(os.path.realpath(path)).is_relative_to(out)]
     refuse(not paths, f"--meshes {folder}: no {' '.join(MESH_TYPES)} files in it")
-    return named_objects((path.relative_to(folder).with_suffix("").parts, path) for path in paths)
+    named = named_objects((path.relative_to(folder).with_suffix("").parts, path) for path in paths)
+    names = ["/".join(key) for key in named]
+    leader = duplicate_groups(names, names)
+    groups = {path.relative_to(folder).parts: leader[name] for name, path in zip(names, named.values())}
+    alike, unclear = counted(len(set(leader.values())), "object"), unclear_folders(groups)
+    if len(set(leader.values())) < len(names):
+        print(f"--meshes {folder}: {len(names)} meshes of {alike} by name; each stays on one side of a split")
+    if unclear:
+        known = "is one object, name its meshes so that it shows (visual, lod1, piece_1; DATA.md)"
+        print(f"warning: --meshes {folder}: if each of these folders {known}: {', '.join(unclear)}", file=sys.stderr)
+    return named
+
+
+def unclear_folders(groups):
+    """Folders that hold several meshes and look like one object each, though no known word in a name says so.
+
+    That is, below a category; or with meshes of the same names, not numbers, as in other folders. groups: {names of
+    folders and file: what tells objects apart}.
+    """
+    inside, places = collections.defaultdict(dict), collections.defaultdict(set)
+    for names, group in groups.items():
+        for cut in (1, 2)[: len(names) - 1]:
+            folder, rest = names[:-cut], (*names[-cut:-1], Path(names[-1]).stem)
+            inside[folder][rest] = group
+            if not any(name[-1].isdigit() for name in rest):
+                places[rest].add(group)
+    unclear = []
+    for folder, content in inside.items():
+        deep = len(folder) > 1
+        found = {group for rest, group in content.items() if len(places[rest]) > 1 or deep and len(rest) == 1}
+        unclear += ["/".join(folder)] * (len(found) > 1)
+    return sorted(unclear)
 
 
 def named_objects(found):

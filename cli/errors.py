@@ -10,6 +10,14 @@ import sys
 class UserError(Exception):
     """Something the user can mend; the message names the file or flag and the fix."""
 
+    def __str__(self):
+        return printable(super().__str__())  # it may quote what somebody else's file holds
+
+
+def printable(text):
+    """Text in which what a terminal would obey, and what no file of text may hold, is spelt out: \\x1b."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
 
 def refuse(wrong, message):
     """Stop with that message where something is wrong."""

@@ -1,6 +1,6 @@
 """Files of other people, read safely: what is wrong with one is a `UserError` that names it and the way out.
 
-Nothing here runs code from a file, opens what a file refers to, or follows a link out of its folder.
+Nothing here runs code from a file or opens what a file refers to.
 """
 
 import contextlib
@@ -53,35 +53,12 @@ def check_foreign(content, name):
         refuse(start.startswith(beginning), f"{name}: {what}")
 
 
-def stamp(path, root):
-    """[size, time in ns] of a file, the key of its cache entry; a link that leaves the root is refused."""
+def stamp(path):
+    """[size, time in ns] of a file, the key of its cache entry."""
     with readable(path):
         status = os.stat(path)
-    is_linked = os.path.realpath(path) != os.path.abspath(path)
-    outward = is_linked and not Path(path).resolve().is_relative_to(root.resolve())
-    refuse(outward, f"{path}: is a link that leads out of {root}; copy the file there instead")
     refuse(not stat.S_ISREG(status.st_mode), f"{path}: is not a file; put a mesh or a recording there")
     return [status.st_size, status.st_mtime_ns]
-
-
-def is_hidden(name):
-    """Whether a file or folder is nobody's data: hidden ones, and what macOS puts beside others in archives."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def files_under(folder, types):
-    """Sorted paths of the files under a folder whose names end in one of `types`, hidden files and folders left out."""
-    return sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if path.suffix.lower() in types and not any(map(is_hidden, path.relative_to(folder).parts))
-    )
-
-
-def subfolders(path):
-    """Paths of the folders in `path`, hidden ones left out."""
-    with readable(path):
-        return [entry.path for entry in os.scandir(path) if entry.is_dir() and not is_hidden(entry.name)]
 
 
 def parse_mesh(content, name, longest=MAX_LENGTH):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cli.errors import UserError, refuse
-from files.reading import MAX_LENGTH, MESH_NAMES, is_hidden, read_npz, refuse_row, subfolders
+from files.folders import walk
+from files.reading import MAX_LENGTH, MESH_NAMES, MESH_TYPES, read_npz, refuse_row
 
 MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
 ADVICE = "write it with numpy.savez(file, grasps=..., scores=...)"
@@ -16,28 +17,29 @@ ADVICE = "write it with numpy.savez(file, grasps=..., scores=...)"
 
 # ---------------------------------------------------------------- a root
 def find_scenes(root):
-    """Sorted list of (scene name, mesh path or None, recording path or None), found by folder names alone."""
-    found = []
-    for synset in subfolders(root):
-        for obj in subfolders(synset):
-            for scene in subfolders(obj):
-                present = {entry.name for entry in os.scandir(scene)}
-                mesh = next((name for name in MESH_NAMES if name in present), None)
-                recording = "recording.npz" if "recording.npz" in present else None
-                if mesh or recording:
-                    name = "/".join(Path(scene).parts[-3:])
-                    found.append((name, *(file and os.path.join(scene, file) for file in (mesh, recording))))
-    return sorted(found)
+    """Sorted scenes (name, mesh path or None, recording path or None), and paths of recordings at another depth."""
+    scenes, misplaced = [], []
+    for folder, files in walk(root):
+        names = Path(folder).relative_to(root).parts
+        mesh = next((name for name in MESH_NAMES if name in files), None)
+        recording = "recording.npz" if "recording.npz" in files else None
+        paths = [file and os.path.join(folder, file) for file in (mesh, recording)]
+        if len(names) == 3 and (mesh or recording):
+            scenes.append(("/".join(names), *paths))
+        elif recording:
+            misplaced.append(paths[1])
+    return sorted(scenes), misplaced
 
 
-def misplaced_recordings(root):
-    """Sorted paths of recordings that do not lie in ROOT/<synset>/<object>/<scene>/."""
-    found = []
-    for folder, names, files in os.walk(root):
-        names[:] = [name for name in names if not is_hidden(name)]
-        if "recording.npz" in files and len(Path(folder).relative_to(root).parts) != 3:
-            found.append(os.path.join(folder, "recording.npz"))
-    return sorted(found)
+def check_complete(folder, mesh, recording):
+    """Raise `UserError` where a scene lacks its mesh or its recording, with what may be it under another name."""
+    kinds = (mesh, "mesh.obj (or .stl .ply .off .glb)", MESH_TYPES), (recording, "recording.npz", ".npz")
+    for path, what, types in kinds:
+        if path is None:
+            files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+            near = sorted(file for file in files if file.lower().endswith(types))
+            way = f"is it {' or '.join(near)}? Rename that" if near else "put it there or remove the folder"
+            raise UserError(f"{folder}: has no {what}; {way}")
 
 
 def uncommon_joints(recordings):
@@ -70,8 +72,9 @@ def parse_recording(content, name):
     arrays = read_npz(name, ADVICE, ("grasps", "scores", "qualities", "joint_names"), content)
     refuse("grasps" not in arrays, f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; {ADVICE}")
     grasps = numbers(arrays["grasps"], name, "grasps")
-    if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
-        raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1")
+    if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps) or is_transposed(grasps):
+        hint = "; it is the other way round: write grasps.T" if is_transposed(grasps) else ""
+        raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1{hint}")
     scores = arrays.get("scores", arrays.get("qualities"))
     scores = np.full(len(grasps), np.nan) if scores is None else numbers(scores, name, "scores")
     shape = (len(grasps),)
@@ -80,11 +83,29 @@ def parse_recording(content, name):
     turns = f": a joint is over {MAX_ANGLE:.4g} rad; joints are in radians"
     refuse_row(np.abs(joints) > MAX_ANGLE, f"{name}: 'grasps' row", turns)
     names = arrays.get("joint_names")
-    if names is not None and (names.dtype.kind != "U" or names.shape != joints.shape[1:]):
-        raise UserError(f"{name}: 'joint_names' must be {joints.shape[1]} strings")
+    if names is not None:
+        fits = names.dtype.kind == "U" and names.shape == joints.shape[1:]
+        refuse(not fits, f"{name}: 'joint_names' must be {joints.shape[1]} strings")
+        names = names.tolist()
+        check_joint_names(names, name)
     poses = normal_poses(grasps[:, :7], f"{name}: 'grasps'")
-    names = None if names is None else names.tolist()
     return poses.astype(np.float32), joints.astype(np.float32), scores.astype(np.float32), names, content_hash(arrays)
+
+
+def is_transposed(grasps):
+    """Whether the unit quaternions of an array (a, b) that is to hold grasps stand in its columns, not in its rows."""
+    if grasps.ndim != 2 or len(grasps) < 8:
+        return False
+    down, across = (np.abs(np.linalg.norm(array[:, 3:7], axis=1) - 1) for array in (grasps.T, grasps))
+    return down.max(initial=0) < 1e-2 < across.max()
+
+
+def check_joint_names(names, path):
+    """Raise `UserError` where a joint is named twice or with characters that are none to print."""
+    for i, joint in enumerate(names):
+        refuse(joint in names[:i], f"{path}: 'joint_names' has '{joint}' twice; name each joint once")
+        odd = not joint.isprintable()
+        refuse(odd, f"{path}: 'joint_names' has '{joint}' with a control character; leave that out")
 
 
 def content_hash(arrays):

@@ -60,7 +60,7 @@ def test_frames_scales_and_names(tmp_path, capsys):
     bring(tmp_path / "in", tmp_path / "out")
     assert "3 objects, 27 grasps" in capsys.readouterr().out
     found = data.load_dataset(tmp_path / "out", 500, quiet=True)
-    assert capsys.readouterr().err == f"{tmp_path / 'out'}: 6 recordings have no scores: all their grasps are kept\n"
+    assert capsys.readouterr().err == f"{tmp_path / 'out'}: 6 recordings without scores: all their grasps are kept\n"
     objects = ["Bottle/sem-Bottle-437", "mug/core-mug-857", "unsorted/ddg-gd_banana_002"]
     assert found.scenes == [f"{name}/scale_{scale}" for name in objects for scale in ("0.06", "0.1")]
     assert found.joint_names == sorted(JOINTS) and np.isnan(found.scores).all() and found.num_low == 0
@@ -108,7 +108,7 @@ def test_recordings_with_and_without_scores_in_one_root(tmp_path, capsys):
         np.savez(path, grasps=recording["grasps"])
     for _ in range(2):  # read, then from the cache
         found = data.load_dataset(root, 32, quiet=True)
-        assert capsys.readouterr().err == f"{root}: 1 recordings have no scores: all their grasps are kept\n"
+        assert capsys.readouterr().err == f"{root}: 1 recording without scores: all their grasps are kept\n"
         assert np.bincount(found.scene).tolist() == [12, 9] and found.num_low == 3
         assert np.isnan(found.scores).tolist() == [True] * 12 + [False] * 9
     assert "12 grasps have none" in data.describe(found)
@@ -165,7 +165,7 @@ def test_files_that_are_no_grasps(tmp_path, capsys, problems):
             with pytest.raises(UserError, match=message):
                 dexgraspnet.read_object(path)
     argv = ["--out", tmp_path / "out", "--workers", 1, "--import", "dexgraspnet"]
-    assert "none of 1 objects can be used" in fails(synthesize.main, [*argv, tmp_path], capsys)
+    assert "none of its objects (1) can be used" in fails(synthesize.main, [*argv, tmp_path], capsys)
     assert not (tmp_path / "out").exists()
     assert "no .npy files" in fails(synthesize.main, [*argv, tmp_path / "meshdata"], capsys)
     assert "no such folder" in fails(synthesize.main, [*argv, tmp_path / "nowhere"], capsys)

@@ -7,8 +7,10 @@ import pytest
 import trimesh
 from conftest import fails, write_box
 
+import data
 import splits
 import synthesize
+from benchmark.meshes import mesh_objects
 from benchmark.shapes import LENGTHS, MAX_MIDDLE
 from files.reading import read_mesh
 
@@ -65,7 +67,8 @@ def test_nothing_usable_is_an_error_that_leaves_nothing(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         synthesize.main(words(folder, tmp_path / "out"))
     out, err = capsys.readouterr()
-    assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and "none of 2 objects" in err
+    assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert "none of its objects (2) can be used" in err
     assert "not used: cups/a: " in out and "Git LFS" in out and "not used: cups/b: longest side 10" in out
     assert not (tmp_path / "out").exists()
     write_meshes(folder, ["cups/a.obj"])  # mended: the same command goes on
@@ -82,11 +85,10 @@ def test_broken_and_turned_meshes(tmp_path, capsys):
     faces = faces[rng.random(len(faces)) > 0.1]  # and holes
     trimesh.Trimesh(tin.vertices, faces, process=False).export(folder / "tins/broken tin.ply")
     (folder / "nonsense.obj").write_text("not a mesh", encoding="utf-8")
-    tin.export(tmp_path / "outside.obj")
-    (folder / "linked.obj").symlink_to(tmp_path / "outside.obj")
+    (folder / "linked.obj").symlink_to("linked.obj")
     content = make(folder, tmp_path / "out", "--up", "y", "--scenes", 2, "--grasps", 6)
     text = capsys.readouterr().out
-    assert "unsorted/nonsense: " in text and "unsorted/linked: " in text and "leads out of" in text
+    assert "unsorted/nonsense: " in text and "unsorted/linked: " in text and "Too many levels" in text
     assert objects_of(tmp_path / "out") == ["tins/broken_tin"] * 2 and content["grasps_kept"] == 6
     vertices, _ = read_mesh(tmp_path / "out/tins/broken_tin/0/mesh.obj")
     np.testing.assert_allclose(np.ptp(vertices, axis=0), (0.06, 0.06, 0.12), atol=2e-3)
@@ -153,3 +155,34 @@ def test_meshes_of_one_object_are_one_group(meshes):
 def test_folders_may_tell_the_kind_of_mesh():
     names = ["collision/cup0", "cups/visual", "mugs/collision", "visual/cup0"]
     assert splits.duplicate_groups(names, "1234") == dict(zip(names, [names[0], names[1], names[2], names[0]]))
+
+
+FOLDERS = [  # files, the folders that are named since what they hold may be one object
+    ("can/laser.obj can/kinect.obj box/laser.obj box/kinect.obj", "box, can"),
+    ("can/laser/m.obj can/kinect/m.obj box/laser/m.obj box/kinect/m.obj", "box, can"),
+    ("cups/cup0/a.obj cups/cup0/b.obj cups/cup1/a.obj", "cups/cup0"),
+    ("cups/cup0/hull_0.obj cups/cup0/hull_1.obj", "cups/cup0"),
+    ("cups/0.obj cups/1.obj bowls/0.obj bowls/1.obj", ""), ("cups/a/m.obj cups/b/m.obj bowls/c/m.obj", ""),
+    ("visual/a.obj visual/b.obj collision/a.obj collision/b.obj", ""), ("cups/a/visual.obj cups/a/collision.obj", ""),
+    ("a.obj b.obj", ""), ("cups/a.obj cups/b.obj bowls/c.obj", ""), ("cups/a/a.obj cups/a/a_piece_1.obj", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("files, named", FOLDERS)
+def test_folders_that_may_be_one_object_are_named(tmp_path, capsys, files, named):
+    folder = write_meshes(tmp_path / "meshes", files.split())
+    mesh_objects(folder, tmp_path / "out")
+    err = capsys.readouterr().err
+    assert err.endswith(f": {named}\n") and err.count("\n") == 1 if named else not err
+
+
+def test_reconstructions_of_an_object_stay_on_one_side(tmp_path, capsys):
+    """YCB's layout, from the meshes to the split."""
+    kinds = ("google_16k", "google_64k", "poisson", "tsdf")
+    folder = write_meshes(tmp_path / "in", [f"{i:03d}_can/{kind}/textured.obj" for i in range(3) for kind in kinds])
+    make(folder, tmp_path / "out", "--grasps", 4)
+    assert "12 meshes of 3 objects by name" in capsys.readouterr().out
+    split = splits.make_split(data.load_dataset(tmp_path / "out", 32, quiet=True))
+    sides = [{name.split("/")[0] for name in split.suites[suite]} for suite in ("train", "val", "test")]
+    assert list(map(len, sides)) == [1, 1, 1] and len(set.union(*sides)) == 3
+    assert capsys.readouterr().err.count("12 objects share a mesh, or a name") == 1

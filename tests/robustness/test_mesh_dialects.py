@@ -18,7 +18,8 @@ from rules import ADVICE
 from benchmark.clouds import folder_clouds
 from cli.errors import UserError
 from files.polygons import triangulate
-from files.reading import files_under, parse_mesh, read_bytes, unit_hint
+from files.folders import files_under
+from files.reading import parse_mesh, read_bytes, unit_hint
 
 PROFILE = [(0, 0), (10, 0), (10, 10), (8, 10), (8, 2), (2, 2), (2, 10), (0, 10)]  # cm
 VERTICES = np.array([(x, y, z) for z in (1, 4) for x, y in PROFILE]) / 100 + (0.015, -0.025, 0)  # (16, 3) m

@@ -169,7 +169,7 @@ def read_scene(name, mesh, recording, num_points, root, old):
 
     mesh, recording: paths, None where there is none. Raises `UserError`.
     """
-    check_complete(root / name, mesh, recording)
+    check_complete(Path(mesh or recording).parent, mesh, recording)
     if name.encode(errors="ignore").decode() != name:
         raise UserError(f"{root}/{ascii(name)[1:-1]}: the folder's name is not valid UTF-8; rename it")
     stamps = [stamp(mesh), stamp(recording)]

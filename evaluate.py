@@ -12,7 +12,6 @@ RUN is a folder that train.py wrote. Joints for one object are predict.py's.
 
 import argparse
 import math
-import sys
 from pathlib import Path
 
 import cli  # noqa: F401 - before torch, which reads the environment that it sets
@@ -35,6 +34,7 @@ from loop.fast import exact_products
 from loop.machine import set_up_torch
 from loop.report import bracket, how_to_read, metrics_table, run_rows
 from loop.runs import finished_result
+from loop.seen import leave_out
 from pictures.draw import draw_beside
 from pictures.page import page_beside
 from splits import SUITES, Split, make_split
@@ -189,10 +189,11 @@ def compare(model, data, rows, summary, predictions, holds, quiet=False, seed=0)
 
 
 # ---------------------------------------------------------------- one run
-def open_run(folder, data_root=None, quiet=False, everything=False):
-    """Settings, `GraspData` and `Split` of a run folder, as it was trained; `data_root` if the data has moved.
+def open_run(folder, data_root=None, quiet=False, everything=False, model=None):
+    """`GraspData` and `Split` of a run folder, as it was trained; `data_root` if the data has moved.
 
-    With `everything` the data is another root, and its one suite "all" holds all of it.
+    With `everything` the data is another root, and its one suite "all" holds all of it. Where the data is not that of
+    the training, what the run has seen is left out of all suites but train. Its joints must be those of `model`.
     """
     path = Path(folder) / "config.json"
     config = read_json(path, "settings", "network")
@@ -202,20 +203,25 @@ def open_run(folder, data_root=None, quiet=False, everything=False):
     root = ensure_root(data_root or settings["data"], quiet)
     kept = settings["min_score"], settings["skip_bad"], settings["cache_dir"]
     data = load_dataset(root, points, *kept, quiet)
+    if model is not None:
+        check_joints(data, model)
     same = data.fingerprint == config.get("fingerprint")
-    if not same:
-        warn_of_frames(data)
-    if everything:
-        refuse(same, f"{root}: {folder} was trained on it; --suite all is for objects that it has not seen")
-        objects = sorted(set(data.object_of_scene))
-        return data, Split("", 1.0, data.fingerprint, {"all": objects}, [], {}, [], {"all": np.arange(len(data.scene))})
+    refuse(everything and same, f"{root}: {folder} was trained on it; --suite all is for objects that it has not seen")
     try:
-        split = make_split(data, settings["pack"], settings["budget"], settings["held_out"])
+        chosen = settings["pack"], settings["budget"], settings["held_out"]
+        split = whole_split(data) if everything else make_split(data, *chosen)
     except UserError as error:
         raise UserError(f"{error}; or give --suite all for objects that the run has not seen") from None
     if not same:
-        print(f"warning: {root} is not the dataset that {folder} was trained on (fingerprints differ)", file=sys.stderr)
+        leave_out(folder, data, split, same_ids=data_root is None)
+        warn_of_frames(data)
     return data, split
+
+
+def whole_split(data):
+    """A `Split` whose one suite "all" holds all of a `GraspData`."""
+    objects, rows = sorted(set(data.object_of_scene)), np.arange(len(data.scene))
+    return Split("", 1.0, data.fingerprint, {"all": objects}, [], {}, [], {"all": rows})
 
 
 def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0):
@@ -305,8 +311,7 @@ def evaluate_run(args):
     check_run(args.run, args.checkpoint)
     device = set_up_torch(args.device, args.threads)
     model = load_run(args.run, args.checkpoint).to(device)
-    data, split = open_run(args.run, args.data, args.quiet, everything="all" in args.suite)
-    check_joints(data, model)
+    data, split = open_run(args.run, args.data, args.quiet, "all" in args.suite, model)
     only = f"{data.root} has other joints than hand/kinematics.py, the only hand modelled here"
     refuse((args.holds or args.picture) and not is_modelled(data.joint_names), f"--holds and --picture: {only}")
     suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)

@@ -24,6 +24,7 @@ from cli.words import counted
 from data import add_data_flags, load_dataset
 from files.categories import named
 from files.names import duplicate_groups
+from files.reading import composed
 from files.writing import write_json
 
 HELD_OUT = ("03948459", "02954340")  # pistol and cap, as in the published code: categories that never train
@@ -185,7 +186,7 @@ def add_split_flags(parser):
     flag("--pack", choices=("A", "B"), default="A", help="which of two independent draws of val and test")
     flag("--budget", type=number(float, above=0, high=1), default=1.0, help="share of the training pool's objects")
     default = f"default: {' '.join(HELD_OUT)} where present; nothing after the flag: none"
-    flag("--held-out", nargs="*", metavar="SYNSET", help=f"synsets that never train ({default})")
+    flag("--held-out", nargs="*", type=composed, metavar="SYNSET", help=f"synsets that never train ({default})")
 
 
 @command

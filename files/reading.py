@@ -8,6 +8,7 @@ import io
 import math
 import os
 import stat
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,19 @@ def check_foreign(content, name):
 
 
 def stamp(path):
-    """[size, time in ns] of a file, the key of its cache entry."""
+    """[size, times in ns] of a file, the key of its cache entry.
+
+    The time of a change, too: `cp -p`, archives and clocks of a second give another file the size and time of the last.
+    """
     with readable(path):
         status = os.stat(path)
     refuse(not stat.S_ISREG(status.st_mode), f"{path}: is not a file; put a mesh or a recording there")
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def composed(name):
+    """A name as nearly all systems spell it (NFC); some keep é as e and an accent, which looks the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def parse_mesh(content, name, longest=MAX_LENGTH):

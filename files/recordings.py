@@ -9,7 +9,7 @@ import numpy as np
 
 from cli.errors import UserError, refuse
 from files.folders import walk
-from files.reading import MAX_LENGTH, MESH_NAMES, MESH_TYPES, read_npz, refuse_row
+from files.reading import MAX_LENGTH, MESH_NAMES, MESH_TYPES, composed, read_npz, refuse_row
 
 MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
 ADVICE = "write it with numpy.savez(file, grasps=..., scores=...)"
@@ -17,15 +17,22 @@ ADVICE = "write it with numpy.savez(file, grasps=..., scores=...)"
 
 # ---------------------------------------------------------------- a root
 def find_scenes(root):
-    """Sorted scenes (name, mesh path or None, recording path or None), and paths of recordings at another depth."""
-    scenes, misplaced = [], []
+    """Sorted scenes (name, mesh path or None, recording path or None), and paths of recordings at another depth.
+
+    Names are `composed`, so that order and splits are the same everywhere; one in two spellings is an error.
+    """
+    scenes, misplaced, spelt = [], [], {}
     for folder, files in walk(root):
         names = Path(folder).relative_to(root).parts
         mesh = next((name for name in MESH_NAMES if name in files), None)
         recording = "recording.npz" if "recording.npz" in files else None
         paths = [file and os.path.join(folder, file) for file in (mesh, recording)]
         if len(names) == 3 and (mesh or recording):
-            scenes.append(("/".join(names), *paths))
+            for name in ("/".join(names[:2]), "/".join(names)):
+                other = spelt.setdefault(composed(name), name)
+                twice = f"{root}: {ascii(other)} and {ascii(name)} are one name in two Unicode forms; rename one"
+                refuse(other != name, twice)
+            scenes.append((composed(name), *paths))
         elif recording:
             misplaced.append(paths[1])
     return sorted(scenes), misplaced

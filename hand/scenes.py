@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from files.reading import MESH_NAMES, read_mesh
+from files.reading import MESH_NAMES, composed, read_mesh
 from hand.holds import Outcomes, grasp_outcomes, solid_field
 
 SCENES, PER_SCENE = 100, 10  # of so many grasps of a suite it is seen whether they hold: some 12 s
@@ -56,7 +56,10 @@ def kept_field(path, threads):
 
 def scene_mesh(data, scene):
     """Path of the mesh of scene number `scene` of a `GraspData`."""
-    folder = Path(data.root) / data.scenes[scene]
+    folder = Path(data.root)
+    for name in data.scenes[scene].split("/"):  # which the disk may spell otherwise
+        there = (folder / name).exists()
+        folder = folder / name if there else next(path for path in folder.iterdir() if composed(path.name) == name)
     return next(folder / name for name in MESH_NAMES if (folder / name).exists())
 
 

@@ -149,8 +149,9 @@ def test_what_is_no_run_is_told_apart(run, tmp_path, capsys):
     assert "first validation" in fails(evaluate.main, [tmp_path / "early"], capsys)
 
 
-def test_all_objects_of_another_root(run, box_root, tmp_path, capsys):
-    suites = evaluate.main([str(run), "--suite", "all", "--data", str(box_root)])["suites"]
+def test_all_objects_of_another_root(run, tmp_path, capsys):
+    other = write_root(tmp_path / "other", OBJECTS, seed=1)
+    suites = evaluate.main([str(run), "--suite", "all", "--data", str(other)])["suites"]
     assert list(suites) == ["all"] and suites["all"]["num_objects"] == 18 and suites["all"]["num_grasps"] == 18 * 9
     own = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]["data"]
     assert "was trained on it" in fails(evaluate.main, [run, "--suite", "all", "--data", own], capsys)

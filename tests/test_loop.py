@@ -63,7 +63,7 @@ def test_bf16_without_instructions_is_announced(monkeypatch, capsys, matmul_prec
 def test_bf16_by_the_processors_features(monkeypatch, features, expected):
     """oneDNN says yes wherever there is AVX-512; without that it says what it finds."""
     known = ("avx512_f", "avx512_bf16", "amx_bf16")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: name in features.split() for name in known})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: name in features.split() for name in known}, False)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: "avx512_f" in features)
     assert fast.has_bf16() == expected
 
@@ -82,8 +82,8 @@ def test_peak_memory_counts_what_was_freed():
         pytest.skip("this system does not tell")
     machine.reset_peak_memory(CPU)
     before = machine.peak_memory(CPU)
-    torch.ones(25_000_000)  # 100 MB
-    assert machine.peak_memory(CPU) > before + 80e6
+    torch.ones(100_000_000)  # 400 MB, some of it where other tests have freed as much
+    assert machine.peak_memory(CPU) > before + 200e6
 
 
 # ---------------------------------------------------------------- the pace

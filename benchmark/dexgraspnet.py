@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from benchmark.meshes import read_surface
 from cli.errors import UserError, refuse
-from files.folders import is_hidden
+from files.folders import files_under
 from files.reading import MAX_LENGTH, read_bytes, refuse_row
 from files.recordings import MAX_ANGLE, normal_poses
 
@@ -36,9 +36,10 @@ ROTATION = ("WRJRx", "WRJRy", "WRJRz")
 
 def find_objects(folder):
     """[((category, object name), path of its grasps)] of a DexGraspNet folder."""
-    found = sorted((Path(folder) / "dataset").glob("*.npy"))
-    found = [((category_of(path.stem), path.stem), path) for path in found if not is_hidden(path.name)]
-    refuse(not found, f"{folder}/dataset: no .npy files in it; give the folder that holds dataset/ and meshdata/")
+    dataset = Path(folder) / "dataset"
+    paths = files_under(dataset, ".npy") if dataset.is_dir() else []
+    found = [((category_of(path.stem), path.stem), path) for path in paths]
+    refuse(not found, f"{dataset}: no .npy files in it; give the folder that holds dataset/ and meshdata/")
     return found
 
 
@@ -65,7 +66,7 @@ def read_object(path):
         scores = np.array([number_in(entry, "score", f"{path}: entry {i}") for i, entry in enumerate(entries)])
     turned = ": a joint is turned by over 720 degrees; angles are in radians"
     refuse_row(np.abs(joints) > MAX_ANGLE, f"{path}: entry", turned)
-    vertices, faces = read_object_mesh(path)
+    vertices, faces = read_surface(path.parent.parent / "meshdata" / path.stem / "coacd" / "decomposed.obj")
     length = np.ptp(vertices, axis=0).max()
     unfit = (scales <= 0) | (scales * length > MAX_LENGTH)
     refuse_row(unfit, f"{path}: entry", f": 'scale' makes the object 0 or over {MAX_LENGTH:g} m long")
@@ -81,11 +82,6 @@ def read_object(path):
         own_scores = None if scores is None else scores[rows].astype(np.float32)
         scenes.append((f"scale_{scale:g}", np.round(scaled, 6), faces, grasps.astype(np.float32), own_scores))
     return scenes, joint_names
-
-
-def read_object_mesh(path):
-    """Vertices (V, 3), faces (F, 3) of the mesh that belongs to the grasps in `path`, without stray vertices."""
-    return read_surface(path.parent.parent / "meshdata" / path.stem / "coacd" / "decomposed.obj")
 
 
 # ---------------------------------------------------------------- entries, checked

@@ -22,15 +22,15 @@ def mesh_objects(folder, out):
     out = Path(out).resolve()
     paths = [path for path in files_under(folder, MESH_TYPES) if not Path(os.path.realpath(path)).is_relative_to(out)]
     refuse(not paths, f"--meshes {folder}: no {' '.join(MESH_TYPES)} files in it")
-    named = named_objects((path.relative_to(folder).with_suffix("").parts, path) for path in paths)
-    names = ["/".join(key) for key in named]
-    leader = duplicate_groups(names, names)
-    groups = {path.relative_to(folder).parts: leader[name] for name, path in zip(names, named.values())}
-    alike, unclear = counted(len(set(leader.values())), "object"), unclear_folders(groups)
-    if len(set(leader.values())) < len(names):
-        print(f"--meshes {folder}: {len(names)} meshes of {alike} by name; each stays on one side of a split")
+    found = {path: path.relative_to(folder).with_suffix("").parts for path in paths}
+    named = named_objects((names, path) for path, names in found.items())
+    leader = duplicate_groups(ids := ["/".join(key) for key in named], ids)
+    count = len(set(leader.values()))
+    if count < len(named):
+        print(f"--meshes {folder}: {len(named)} meshes of {counted(count, 'object')} by name (DATA.md, Splits)")
+    unclear = list(unclear_folders({found[path]: leader[name] for name, path in zip(ids, named.values())}))
     if unclear:
-        known = "is one object, name its meshes so that it shows (visual, lod1, piece_1; DATA.md)"
+        known = "is one object, name its meshes so that it shows (visual, lod1, piece_1)"
         print(f"warning: --meshes {folder}: if each of these folders {known}: {', '.join(unclear)}", file=sys.stderr)
     return named
 
@@ -41,19 +41,16 @@ def unclear_folders(groups):
     That is, below a category; or with meshes of the same names, not numbers, as in other folders. groups: {names of
     folders and file: what tells objects apart}.
     """
-    inside, places = collections.defaultdict(dict), collections.defaultdict(set)
+    inside = collections.defaultdict(dict)
     for names, group in groups.items():
         for cut in (1, 2)[: len(names) - 1]:
-            folder, rest = names[:-cut], (*names[-cut:-1], Path(names[-1]).stem)
-            inside[folder][rest] = group
-            if not any(name[-1].isdigit() for name in rest):
-                places[rest].add(group)
-    unclear = []
-    for folder, content in inside.items():
-        deep = len(folder) > 1
-        found = {group for rest, group in content.items() if len(places[rest]) > 1 or deep and len(rest) == 1}
-        unclear += ["/".join(folder)] * (len(found) > 1)
-    return sorted(unclear)
+            inside[names[:-cut]][names[-cut:]] = group
+    alike = collections.Counter(rest for rest, _ in {item for content in inside.values() for item in content.items()})
+    for folder, content in sorted(inside.items()):
+        below = len(folder) > 1  # a category
+        usual = {rest for rest in content if alike[rest] > 1 and not any(name[-1].isdigit() for name in rest)}
+        if len({group for rest, group in content.items() if rest in usual or below and len(rest) == 1}) > 1:
+            yield "/".join(folder)
 
 
 def named_objects(found):

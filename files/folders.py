@@ -21,22 +21,15 @@ def walk(top):
         files = []
         with readable(path):
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        for entry in entries:
+        for entry in (entry for entry in entries if not is_hidden(entry.name)):
             place = os.path.join(around[-1], entry.name)  # where the entry itself lies
-            if is_hidden(entry.name):
-                continue
-            if not entry.is_symlink():
-                if entry.is_dir():
-                    todo.appendleft((entry.path, (*around[:-1], place)))
-                else:
-                    files.append(entry.name)
-            elif reason := obstacle(entry.path, around):
-                if entry.name.lower().endswith((*MESH_TYPES, ".npy", ".npz")):
-                    files.append(entry.name)
-                else:
-                    left_out.append(f"{os.path.relpath(entry.path, top)} ({reason})")
-            elif not entry.is_dir():
+            reason = entry.is_symlink() and obstacle(entry.path, around)
+            if reason and not entry.name.lower().endswith((*MESH_TYPES, ".npy", ".npz")):
+                left_out.append(f"{os.path.relpath(entry.path, top)} ({reason})")
+            elif reason or not entry.is_dir():
                 files.append(entry.name)
+            elif not entry.is_symlink():
+                todo.appendleft((entry.path, (*around[:-1], place)))
             elif place not in followed:  # the same link may be met by several ways
                 followed.add(place)
                 todo.append((entry.path, (*around, os.path.realpath(place))))

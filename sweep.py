@@ -158,17 +158,25 @@ def parse(argv):
 # ---------------------------------------------------------------- from the rows to the table
 
 
+def notes_of(rows, args):
+    """The `notes` on a sweep's rows; those of `encoders` are not runs."""
+    return notes(read_rows(args.out / "runs.csv") or rows)
+
+
+def table_text(rows, args):
+    """Markdown: the notes on a sweep's rows, and its table."""
+    return "\n\n".join([*notes_of(rows, args), SWEEPS[args.kind].text(rows, args)])
+
+
 def publish(rows, args):
     """Write the table and draw the figures, from rows alone; print what fits a terminal, and where the rest is."""
-    runs = read_rows(args.out / "runs.csv") or rows  # of encoders, whose rows are not runs
-    text = "\n\n".join([*notes(runs), SWEEPS[args.kind].text(rows, args)])
     SWEEPS[args.kind].draw(rows, args)
     with atomic(args.out / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(table_text(rows, args), encoding="utf-8", newline="\n")
     figures_drawn = sorted(path.name for path in args.out.glob("*.png"))
     shown = [short_table(rows)] if SWEEPS[args.kind].text is Sweep().text else []
     files = ", ".join(["rows.csv", "table.md", *figures_drawn])
-    print("\n\n".join([*notes(runs), *shown, f"saved {args.out}: {files}"]))
+    print("\n\n".join([*notes_of(rows, args), *shown, f"saved {args.out}: {files}"]))
 
 
 @contextlib.contextmanager

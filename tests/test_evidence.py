@@ -2,6 +2,8 @@
 
 import math
 import re
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 from samples import random_predictions
 from scipy import stats
 
+import sweep
 from cli.errors import UserError
 from data import load_dataset
 from lab import by_object, control_table, future, published, table1
-from lab.rows import METRICS, best_rates, command_of, flags_of, write_rows
+from lab.rows import METRICS, best_rates, command_of, flags_of, read_rows, write_rows
 from loop.pace import warmup_cosine
 from splits import HELD_OUT
 
@@ -73,7 +76,7 @@ def test_an_interval_against_a_loop():
 def test_an_interval_of_95_percent_holds_the_truth_so_often(seeds, scatter):
     """Against a known truth, with the scatter that results/controls_long has over objects and seeds."""
     rng, grasps, hits = np.random.default_rng(0), np.full(143, 230), 0
-    for _ in range(1500):
+    for _ in range(1000):
         hard = np.exp(rng.normal(0, 0.5, 143))
         arms = []
         for level, over_seeds in zip((0.99, 1), scatter):
@@ -81,7 +84,7 @@ def test_an_interval_of_95_percent_holds_the_truth_so_often(seeds, scatter):
             arms.append(arm(grasps, 0.27**2 * level**2 * hard * np.exp(rng.normal(0, 0.05, 143)) * by_seed))
         _, low, high = by_object.improvement(*arms)
         hits += low < 1 < high
-    assert 0.93 <= hits / 1500 <= 0.97
+    assert 0.93 <= hits / 1000 <= 0.97
 
 
 def test_packs_are_one_arm():
@@ -321,3 +324,33 @@ def test_scatter_of_small_validation_sets_against_a_loop():
     for found, expected in zip((rmse, better), np.transpose(loop)):
         middle = np.percentile(expected, (10, 50, 90))
         assert np.percentile(found, (10, 50, 90)) == pytest.approx(middle, rel=0.1, abs=1)
+
+
+# ---------------------------------------------------------------- what is committed
+
+ROOT = Path(__file__).parents[1]
+
+
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+TABLES = [  # the report's commands
+    words
+    for line in text_of(ROOT / "results" / "README.md").splitlines()
+    if line.startswith("python sweep.py ") and (words := shlex.split(line, comments=True))
+]
+
+
+@pytest.mark.parametrize("words", TABLES, ids=lambda words: words[words.index("--out") + 1])
+def test_a_kept_table_is_what_its_command_makes_of_its_rows(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    args, _, _ = sweep.parse(words[2:])
+    assert text_of(args.out / "table.md") == sweep.table_text(read_rows(args.out / "rows.csv"), args)
+
+
+@pytest.mark.parametrize("doc", ["README.md", "results/README.md"])
+def test_intervals_in_the_text_stand_in_a_table(doc):
+    tables = "".join(map(text_of, (ROOT / "results").rglob("table.md")))
+    found = re.findall(r"\(([−\d.]+ to [−\d.]+)\)", text_of(ROOT / doc))
+    assert len(found) > 3 and [text for text in found if text.replace("−", "-") not in tables] == []

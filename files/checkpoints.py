@@ -20,6 +20,7 @@ import torch
 
 from cli.errors import UserError, refuse
 from files.config import config_from, listed
+from files.recordings import check_joint_names
 from files.writing import atomic
 from loop.fast import speed_up
 from model import PRETRAINING, GraspModel, ModelConfig, PointEncoder, PointJEPA
@@ -279,6 +280,7 @@ def load_run(folder, which="best"):
     weights = merged(content["model"])  # last.pt may hold adapters
     model = load_strictly(build(GraspModel, content.get("config"), path), weights, path)
     model.joint_names, model.joint_range = content.get("joint_names"), content.get("joint_range")
+    check_joint_names(model.joint_names or [], path)
     return model
 
 

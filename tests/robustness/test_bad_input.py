@@ -225,6 +225,8 @@ def spoilt_checkpoints(good):
         ("of another shape", good[weights] | {name: torch.zeros(1, 2, 3)}),
     ):  # fmt: skip
         yield f"weights are {what}", good | {weights: value}
+    if weights == "model":
+        yield "a joint that clears the terminal", good | {"joint_names": [f"\x1b[{i}J" for i in range(12)]}
     yield "config is missing", {k: v for k, v in good.items() if k != "config"}
     yield "config is a list", good | {"config": [1]}
     for field, value in (
@@ -256,7 +258,7 @@ def spoilt_arrays(good):
 
 
 RESUME = "--name unfinished --keep-last --no-baseline --no-pictures --resume"
-ALONE = ("config", "missing", "a dangling")  # a run goes on with its own settings, from the start without last.pt
+ALONE = ("config", "missing", "a dangling", "a joint")  # a run goes on with its own settings, from the start without last.pt
 READERS = [  # a file, who reads it, with which words, and which of the above are fine there
     ("encoder.pt", "train", f"{WORDS['train']} --init jepa --jepa-ckpt {{good}}/encoder.pt", ()),
     ("run/best.pt", "evaluate", "{good}/run --json {out}/out.json", ("missing", "a dangling")),  # not yet validated

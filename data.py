@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
-from cli.words import counted
+from cli.words import plural
 from files.cache import cache_path, read_cache, write_cache
 from files.frames import check_reach, describe_frames, frame_figures, frame_warnings
 from files.reading import MAX_LENGTH, MESH_TYPES, parse_mesh, read_array, read_bytes, stamp, unit_hint
@@ -185,7 +185,7 @@ def collect(root, scenes, min_score, excluded):
     """Scenes as one `GraspData`, without grasps under `min_score` and without scenes left empty by that."""
     unscored = sum(bool(np.isnan(scene["scores"]).all()) for scene in scenes)
     if unscored:
-        print(f"{root}: {counted(unscored, 'recording')} without scores: all their grasps are kept", file=sys.stderr)
+        print(f"{root}: {plural(unscored, 'recording')} without scores: all their grasps are kept", file=sys.stderr)
     total = sum(len(scene["scores"]) for scene in scenes)
     kept = [(scene, np.flatnonzero(~(scene["scores"] < min_score))) for scene in scenes]  # NaN is not under it
     kept = [(scene, rows) for scene, rows in kept if len(rows)]
@@ -306,8 +306,8 @@ def describe(data):
     synsets = {name.split("/")[0] for name in objects}
     sides = zip("xyz", extents.min(0), extents.max(0))
     lines = [
-        f"{data.root}: {counted(len(objects), 'object')} of {counted(len(synsets), 'synset')}, "
-        f"{counted(len(data.scenes), 'scene')}",
+        f"{data.root}: {plural(len(objects), 'object')} of {plural(len(synsets), 'synset')}, "
+        f"{plural(len(data.scenes), 'scene')}",
         f"grasps kept   {len(data.scene)} (per object {counts.min()}-{counts.max()}, median {int(np.median(counts))}), "
         f"{data.num_low} under the minimum score",
         "extents (m)   " + "  ".join(f"{axis} {low:.3f}-{high:.3f}" for axis, low, high in sides),

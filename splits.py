@@ -20,7 +20,7 @@ import numpy as np
 from benchmark.roots import ensure_root
 from cli.errors import command, refuse
 from cli.flags import Parser, number
-from cli.words import counted
+from cli.words import plural
 from data import add_data_flags, load_dataset
 from files.categories import named
 from files.names import duplicate_groups
@@ -127,7 +127,7 @@ def make_split(data, pack="A", budget=1.0, held_out=None):
     suites = assign_objects(set(groups) - away, pack, budget) | {"test_category": away}
     suites = {suite: sorted(name for first in firsts for name in groups[first]) for suite, firsts in suites.items()}
     pool = suites.pop("pool")
-    left = f"{counted(len(groups) - len(away), 'distinct object')} besides {len(away)} held out"
+    left = f"{plural(len(groups) - len(away), 'distinct object')} besides {len(away)} held out"
     few = f"{data.root}: too few objects for a split ({left}); add some or change --held-out"
     refuse(not suites["train"] or not suites["val"], few)
     held_back = held_back_grasps(data, pack, pool)

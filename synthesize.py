@@ -28,7 +28,7 @@ from benchmark.shipped import SETTINGS, unpack
 from cli.errors import command, refuse
 from cli.flags import Parser, number
 from cli.processes import cores
-from cli.words import counted
+from cli.words import plural
 from hand.score import MIN_SCORE
 
 
@@ -115,7 +115,7 @@ def main(argv=None):
         content = unpack(DEFAULT_ROOT, workers, args.quiet)
     else:
         content = generate(args.out, settings_of(args), workers, args.quiet)
-    objects, grasps = counted(content["objects"], "object"), counted(content["grasps_kept"], "grasp")
+    objects, grasps = plural(content["objects"], "object"), plural(content["grasps_kept"], "grasp")
     made = f"{args.out or DEFAULT_ROOT}: {objects}, {grasps}"
     took = f"in {time.time() - start:.0f} s"
     if "candidates_rejected" not in content:

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmark.shapes import LENGTHS, MAX_MIDDLE, scale_to_hand, settle
 from cli.errors import UserError, refuse
-from cli.words import counted
+from cli.words import plural
 from data import sample_surface
 from files.folders import files_under
 from files.names import duplicate_groups
@@ -27,7 +27,7 @@ def mesh_objects(folder, out):
     leader = duplicate_groups(ids := ["/".join(key) for key in named], ids)
     count = len(set(leader.values()))
     if count < len(named):
-        print(f"--meshes {folder}: {len(named)} meshes of {counted(count, 'object')} by name (DATA.md, Splits)")
+        print(f"--meshes {folder}: {len(named)} meshes of {plural(count, 'object')} by name (DATA.md, Splits)")
     unclear = list(unclear_folders({found[path]: leader[name] for name, path in zip(ids, named.values())}))
     if unclear:
         known = "is one object, name its meshes so that it shows (visual, lod1, piece_1)"

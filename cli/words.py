@@ -1,6 +1,6 @@
 """Words for a terminal."""
 
 
-def counted(count, noun):
+def plural(count, noun):
     """1 object, 2 objects."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

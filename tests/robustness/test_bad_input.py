@@ -258,7 +258,7 @@ def spoilt_arrays(good):
 
 
 RESUME = "--name unfinished --keep-last --no-baseline --no-pictures --resume"
-ALONE = ("config", "missing", "a dangling", "a joint")  # a run goes on with its own settings, from the start without last.pt
+ALONE = ("config", "missing", "a dangling", "a joint")  # a run has its own settings; without last.pt it starts anew
 READERS = [  # a file, who reads it, with which words, and which of the above are fine there
     ("encoder.pt", "train", f"{WORDS['train']} --init jepa --jepa-ckpt {{good}}/encoder.pt", ()),
     ("run/best.pt", "evaluate", "{good}/run --json {out}/out.json", ("missing", "a dangling")),  # not yet validated

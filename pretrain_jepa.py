@@ -25,7 +25,7 @@ from benchmark.clouds import SYNSETS, add_cloud_flags, load_clouds
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from files.checkpoints import jepa_from, read_checkpoint, save_checkpoint
-from files.writing import stable_seed, write_csv, write_json
+from files.writing import check_writable, stable_seed, write_csv, write_json
 from loop.fast import exact_products, speed_up
 from loop.flags import add_encoder_flags, add_machine_flags, check_network_flags, given_flags
 from loop.graphs import Graphs
@@ -332,6 +332,7 @@ def finish(run, argv):
 def main(argv=None):
     args = parse(argv)
     device = set_up_torch(args.device, args.threads)
+    check_writable(Path(args.out).parent, "--out")
     unfinished_run(args)  # says what is wrong before anything is read
     jepa = build_jepa(args)
     clouds = load_clouds(args, jepa.config.points, jepa.config.up)

@@ -28,7 +28,7 @@ from typing import Callable, NamedTuple
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from cli.processes import hearing
-from files.writing import atomic
+from files.writing import atomic, check_writable
 from lab import figures
 from lab.baselines import benchmark_text, run_benchmark
 from lab.control_table import controls_text, run_controls
@@ -195,6 +195,9 @@ def interruptible(jobs):
 @command
 def main(argv=None):
     args, names, given = parse(argv)
+    check_writable(args.out, "--out")
+    check_writable(args.runs, "--runs")
+    figures.check_drawing()
     with interruptible(args.jobs):
         if args.tables:
             rows, path = read_rows(args.out / "rows.csv"), args.out / "rows.csv"

@@ -29,6 +29,7 @@ from cli.errors import command, refuse
 from cli.flags import Parser, number
 from cli.processes import cores
 from cli.words import plural
+from files.writing import check_writable
 from hand.score import MIN_SCORE
 
 
@@ -109,6 +110,7 @@ def main(argv=None):
     """Make or resume a root and print its counts, or write the card of one; argv as on the command line."""
     args, start = parse_args(argv), time.time()
     workers = args.workers or cores()
+    check_writable(args.out or DEFAULT_ROOT, "--out")
     if args.card:
         return write_card(Path(args.card), Path(args.out), args.seed)
     if not args.out:

@@ -193,13 +193,13 @@ def walk_grasp(run, cloud, pose, joints, alpha):
     return Grasp(weights, joints_hat[0], chances, degrees, "\n".join(lines))
 
 
-def open_grasp(folder, seed):
+def open_grasp(folder, seed, root=None):
     """A run and one grasp of its validation: model, alpha, `Thing`, pose (1, 7), joints (1, J) rad, joint names."""
     check_run(folder)
     run, path = load_run(folder), Path(folder) / "config.json"
     alpha = read_json(path, "settings")["settings"].get("alpha")
     refuse(not isinstance(alpha, (int, float)), f"{path}: names no alpha; give a folder that train.py wrote")
-    data, split = open_run(folder)
+    data, split = open_run(folder, root)
     rows = split.rows["val"]
     refuse(not len(rows), f"{folder}: its data has no validation grasps to show; train on more objects")
     row = np.random.default_rng(seed).choice(rows)
@@ -215,6 +215,7 @@ def build_parser():
     parser = Parser(__doc__)
     flag = parser.add_argument
     flag("run", nargs="?", metavar="RUN", help="folder of a run, as train.py printed it")
+    flag("--data", metavar="ROOT", help="the dataset of the RUN, where it has moved since the training")
     flag("--shape", choices=tuple(SHAPES), metavar="NAME", help=f"the object, of {', '.join(SHAPES)} (default: mug)")
     flag("--mesh", metavar="FILE", help="an object of your own: a mesh or .npy cloud (n, 3), in metres, z up")
     flag("--encoder", metavar="FILE", help="a pretrained encoder (default: the one that ships)")
@@ -243,7 +244,7 @@ def walk_alone(args):
 
 def walk_run(args):
     """An object of a run and a grasp of it; -> panels of the sheet."""
-    run, alpha, thing, pose, joints, joint_names = open_grasp(args.run, args.seed)
+    run, alpha, thing, pose, joints, joint_names = open_grasp(args.run, args.seed, args.data)
     has_hand = is_modelled(joint_names)
     surface = sheet.surface_of(thing.vertices, thing.faces)
     view = view_of_hand(surface, pose[0], joints[0]) if has_hand else sheet.VIEW
@@ -268,6 +269,7 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     of_its_own = "a RUN has its own encoder and objects; leave out --shape, --mesh and --encoder"
     refuse(args.run and (args.shape or args.mesh or args.encoder), of_its_own)
+    refuse(args.data and not args.run, "--data goes with a RUN; leave it out")
     refuse(args.shape and args.mesh, "--shape does not go with --mesh; leave one out")
     sheet.check_ours(args.out)
     panels = walk_run(args) if args.run else walk_alone(args)

@@ -22,5 +22,7 @@ def ensure_root(path, quiet=False):
     if default:
         unpack(root, cores(), quiet)
         return root
-    what = f"{GONE}; or " if root.as_posix() == "data/full" else "is unfinished; " if unfinished else "no such root; "
-    raise UserError(f"{root}: {what}make it with: {command_line(root, content.get('settings', {}))}")
+    again = f"{root}: is unfinished; make it with: {command_line(root, content.get('settings', {}))}"
+    refuse(unfinished, again)
+    gone = f"{GONE}; or " if root.as_posix() == "data/full" else ""
+    raise UserError(f"{root}: {gone}no such root; give the folder in which the data lies now as --data")

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def atomic(path):
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder, flag):
+    """Stop where a folder cannot be written in, or made: before the work whose results go there."""
+    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if os.path.exists(path))
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UserError(f"{flag} {folder}: cannot be written ({error.strerror}); choose another place") from None
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from controls import calibrate
 from files.checkpoints import load_encoder, save_checkpoint
 from files.writing import read_json, stable_seed
 from lab.rows import check_one_setting, flags_of, read_rows, seed_of, write_rows
-from lab.runner import data_flags, file_tag, open_data, plan_runs, random_encoder, run_all
+from lab.runner import choices_of, data_flags, file_tag, open_data, plan_runs, random_encoder, run_all
 from lab.tables import values_of
 from model import from_z_up, normalize_clouds
 
@@ -154,7 +154,7 @@ def probe_row(file, name, flags):
 
 def calibrated_encoder(config, flags, runs):
     """Path of the encoder of `random_encoder`, BatchNorm calibrated on the training pool; made where missing."""
-    of_data = {flag: value.split(",")[0] for flag, value in data_flags(flags).items()}
+    of_data = {flag: choices_of(flag, value)[0] for flag, value in data_flags(flags).items()}
     data, split = open_data(of_data, config.points)
     random = random_encoder(config, runs)
     seen = hashlib.sha256(" ".join([data.fingerprint, *split.pool]).encode()).hexdigest()[:6]  # these objects

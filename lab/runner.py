@@ -43,9 +43,22 @@ PAUSE = 10  # s before a run is tried again that another process has
 # ---------------------------------------------------------------- which runs
 
 
+def choices_of(flag, text):
+    """The values of a flag, separated by commas, which in the name of a file that is there are part of it.
+
+    A root below the current folder is named from there, however it is spelled: rows are known by their commands.
+    """
+    there = flag in ("--data", "--jepa-ckpt", "--cache-dir") and Path(text).exists()
+    values = [text] if there else text.split(",")
+    if flag != "--data":
+        return values
+    here, roots = Path.cwd(), [Path(os.path.abspath(value)) for value in values]
+    return [(root.relative_to(here) if root.is_relative_to(here) else root).as_posix() for root in roots]
+
+
 def expand(axes, smoke=False):
     """{"--k": "1,5", "--pool": "hand"} -> [{"--k": "1", "--pool": "hand"}, {"--k": "5", "--pool": "hand"}]."""
-    choices = [value.split(",") for value in axes.values()]
+    choices = [choices_of(flag, text) for flag, text in axes.items()]
     if smoke:  # the first and the last
         choices = [values[:1] + values[1:][-1:] for values in choices]
     return [dict(zip(axes, choice)) for choice in itertools.product(*choices)]

@@ -49,7 +49,7 @@ def test_roots_that_must_be_made_again(tmp_path, monkeypatch):
 def test_roots_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "data/full: mini and data/full are gone" in refused("data/full")
-    assert "nothing: no such root; make it with: python synthesize.py --out nothing" in refused("nothing")
+    assert "nothing: no such root; give the folder in which the data lies now as --data" in refused("nothing")
     root = claim(Path("made"), **OTHER)
     head = (root / "dataset.json").read_text(encoding="utf-8").replace("true", "false", 1)
     (root / "dataset.json").unlink()

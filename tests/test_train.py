@@ -186,7 +186,7 @@ def test_baseline_is_trained_once(box_root, tmp_path, capsys):
 
 def test_a_finished_run_is_refused_where_its_data_has_changed(three_boxes, tmp_path, capsys):
     root = shutil.copytree(three_boxes[0], tmp_path / "root")
-    argv = arguments(root, tmp_path, "--steps", 1)
+    argv = arguments(root, tmp_path, "--steps", 1, "--name", "run")
     train.main(argv)
     write_root(tmp_path / "other", {"03797390": 1}, seed=1)
     shutil.copytree(tmp_path / "other/03797390/object_000", root / "03797390/object_003")

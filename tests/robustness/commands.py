@@ -47,11 +47,11 @@ def be_windows():
     multiprocessing.set_start_method("spawn")
     real = io.open
 
-    def open_there(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, *more):
+    def open_there(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, *more, **others):
         if "b" not in mode and not isinstance(file, int):
             encoding = "cp1252" if encoding in (None, "locale") else encoding
             newline = "\r\n" if newline is None and mode[0] != "r" else newline
-        return real(file, mode, buffering, encoding, errors, newline, *more)
+        return real(file, mode, buffering, encoding, errors, newline, *more, **others)
 
     io.open = builtins.open = open_there
 

@@ -4,15 +4,24 @@ import concurrent.futures
 import contextlib
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import commands
 import pytest
-from conftest import fails
+from conftest import fails, interrupted, write_root
+from rules import listing
 
+import evaluate
 import model
+import pretrain_jepa
+import splits
+import sweep
+import synthesize
+import train
+import walkthrough
 
 HERE = Path(commands.__file__)
 
@@ -28,7 +37,7 @@ def streams(make):
 
 def closed():
     """A stream that can no longer be written to."""
-    with open(os.devnull, "w") as file:
+    with open(os.devnull, "w", encoding="utf-8") as file:
         return file
 
 
@@ -88,7 +97,7 @@ def test_in_a_process(python, system, tmp_path):
     for path in tmp_path.rglob("*"):
         if path.suffix in (".json", ".jsonl", ".md", ".obj"):
             content = path.read_bytes()
-            assert content.decode(), path
+            assert content.decode() and b"\r" not in content, path
 
 
 def test_a_path_that_is_not_unicode(tmp_path, monkeypatch, capsys):
@@ -96,6 +105,82 @@ def test_a_path_that_is_not_unicode(tmp_path, monkeypatch, capsys):
     for main, argv in commands.commands_in(tmp_path / os.fsdecode(b"caf\xe9")):
         assert "not valid UTF-8; rename" in fails(main, argv, capsys)
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- where data lies, and where results go
+
+
+SPELLINGS = {  # of a root r in the folder of the tests: how it is named
+    "dotted": "./r", "with a slash": "r/", "from the top": "{here}/r", "roundabout": "r/../../{name}/r",
+    "moved": "to/r",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SPELLINGS)
+def test_a_root_is_known_by_what_is_in_it(how, tmp_path, monkeypatch, capsys):
+    """However it is spelled: for --resume, finished runs, the baseline beside them and the rows of a sweep."""
+    monkeypatch.chdir(tmp_path)
+    write_root(tmp_path / "r", {"a": 5})
+    spelled = SPELLINGS[how].format(here=tmp_path, name=tmp_path.name)
+    argv = f"--runs runs --preset tiny --steps 4 --no-pictures --quiet --threads 1 --data {spelled}".split()
+    grid = f"grid --smoke --k 1 --runs sweep --out table --data {spelled}".split()
+    interrupted(train.main, [*argv[:-1], "r"], 2)
+    sweep.main([*grid[:-1], "r"])
+    if how == "moved":
+        shutil.move("r", "to/r")
+        assert "r: no such root; give" in fails(train.main, [*argv[:-1], "r", "--resume"], capsys)
+    train.main([*argv, "--resume"])
+    train.main(argv)
+    assert "finished before" in capsys.readouterr().out
+    train.main([*argv, "--name", "other"])
+    assert len(list(Path("runs").iterdir())) == 3, list(Path("runs").iterdir())  # two runs and one baseline
+    if how != "moved":  # the command, by which a row is known, leads nowhere then
+        sweep.main(grid)
+        assert "1 rows found, 0 to run" in capsys.readouterr().err
+
+
+def test_who_needs_data_that_has_moved_names_the_flag(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_root(tmp_path / "r", {"a": 5})
+    train.main(f"--data r --name run --no-baseline --no-pictures {commands.TINY}".split())
+    shutil.move("r", "s")
+    for main, argv in (
+        (evaluate.main, "runs/run"), (walkthrough.main, "runs/run"), (splits.main, "--data r"),
+        (sweep.main, "grid --smoke --data r"), (sweep.main, "grid --smoke --data r,t"),
+    ):  # fmt: skip
+        said = fails(main, argv.split(), capsys)
+        assert "r: no such root; give the folder in which the data lies now as --data" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "s"]
+    evaluate.main("runs/run --data s --quiet".split())
+    walkthrough.main("runs/run --data s".split())
+    shutil.move("s", "s,t")  # a comma separates values, but not in the name of what is there
+    rows = sweep.main("grid --smoke --data s,t".split())
+    assert ["--data s,t" in row["command"] for row in rows] == [True]
+
+
+def test_where_nothing_can_be_written_nothing_is_begun(tmp_path, monkeypatch, capsys):
+    """Not after minutes of work: nothing that would be kept of it is there."""
+    monkeypatch.chdir(tmp_path)
+    write_root(tmp_path / "r", {"a": 5})
+    Path("file").write_text("", encoding="utf-8")
+    for main, argv in (
+        (synthesize.main, "--objects 4 --out file/x/y"), (synthesize.main, "--card r --out file/x"),
+        (pretrain_jepa.main, f"--num-clouds 8 --batch 4 {commands.TINY} --out file/e.pt"),
+        (train.main, f"--data r {commands.TINY} --runs file"),
+        (sweep.main, "grid --smoke --data r --out file/x"), (sweep.main, "grid --smoke --data r --runs file/x"),
+    ):  # fmt: skip
+        before = listing(tmp_path)
+        assert f"{argv.split()[-2]} file" in fails(main, argv.split(), capsys) and listing(tmp_path) == before
+
+
+def test_a_sweep_without_matplotlib_begins_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "pip install matplotlib" in fails(sweep.main, ["grid", "--smoke", "--data", "r"], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- Ctrl-C while libraries load
 
 
 PRESSED = """

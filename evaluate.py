@@ -25,7 +25,7 @@ from cli.flags import Parser, number
 from data import load_dataset, warn_of_frames
 from files.categories import named
 from files.checkpoints import check_run, load_run
-from files.predictions import NUMBERS, read_predictions, save_predictions
+from files.predictions import NUMBERS, check_predictions, read_predictions, save_predictions
 from files.recordings import numbered_joints
 from files.writing import read_json, write_json
 from hand.kinematics import is_modelled
@@ -55,7 +55,8 @@ def sample_statistics(joints_hat, logits, joints):
     best, winner = squared.min(1)
     of_top = squared.gather(1, logits.argmax(1, keepdim=True))[:, 0]  # (n,)
     rms = best.sqrt()
-    distance = (joints_hat[:, :, None] - joints_hat[:, None]).square().mean(-1).sqrt()  # (n, K, K)
+    # hypothesis by hypothesis, since (n, K, K, J) is too large for K = 1000
+    distance = sum((joints_hat - one).square().mean(-1).sqrt().sum(1) for one in joints_hat.split(1, dim=1))  # (n,)
     num_pairs = max(1, joints_hat.shape[1] * (joints_hat.shape[1] - 1))
     statistics = {
         "top_logit_rmse": of_top,
@@ -63,7 +64,7 @@ def sample_statistics(joints_hat, logits, joints):
         **{f"coverage_{degrees}": (rms < math.radians(degrees)).float() for degrees in (10, 15, 20)},
         "top_coverage_15": (of_top.sqrt() < math.radians(15)).float(),
         "coverage_15_all_joints": (error.abs().amax(-1).amin(1) < math.radians(15)).float(),
-        "diversity": distance.sum((1, 2)) / num_pairs,
+        "diversity": distance / num_pairs,
         "selector_accuracy": (logits.argmax(1) == winner).float(),
     }
     return {name: value.double() for name, value in statistics.items()}
@@ -193,7 +194,7 @@ def open_run(folder, data_root=None, quiet=False, everything=False, model=None):
     """`GraspData` and `Split` of a run folder, as it was trained; `data_root` if the data has moved.
 
     With `everything` the data is another root, and its one suite "all" holds all of it. Where the data is not that of
-    the training, what the run has seen is left out of all suites but train. Its joints must be those of `model`.
+    the training, what the run has seen is left out of all suites but train. It must fit `model`.
     """
     path = Path(folder) / "config.json"
     config = read_json(path, "settings", "network")
@@ -204,7 +205,7 @@ def open_run(folder, data_root=None, quiet=False, everything=False, model=None):
     kept = settings["min_score"], settings["skip_bad"], settings["cache_dir"]
     data = load_dataset(root, points, *kept, quiet)
     if model is not None:
-        check_joints(data, model)
+        check_fits(data, model)
     same = data.fingerprint == config.get("fingerprint")
     refuse(everything and same, f"{root}: {folder} was trained on it; --suite all is for objects that it has not seen")
     try:
@@ -224,12 +225,17 @@ def whole_split(data):
     return Split("", 1.0, data.fingerprint, {"all": objects}, [], {}, [], {"all": rows})
 
 
-def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0):
-    """Reports and predictions of the suites that hold any grasps: two dicts by suite."""
+def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0, run=None):
+    """Reports and predictions of the suites that hold any grasps: two dicts by suite.
+
+    run: where the model is from; what it predicts must then be finite.
+    """
     results, predictions = {}, {}
     present = [suite for suite in suites if len(split.rows[suite])]
     for suite in tqdm(present, desc="evaluating", unit="suite", disable=quiet or None, delay=2):
         predictions[suite] = predict_grasps(model, data, split.rows[suite], device)
+        if run:
+            check_predictions(run, predictions[suite]["joints_pred"], predictions[suite]["logits"])
         results[suite] = summarize(predictions[suite], seed)
     return results, predictions
 
@@ -284,8 +290,10 @@ def parse(argv):
     return args
 
 
-def check_joints(data, model):
-    """Stop where the joints of a `GraspData` are not those that a run predicts: other in number, name or order."""
+def check_fits(data, model):
+    """Stop where a network takes clouds of another size than a `GraspData` has, or predicts other joints."""
+    sizes = data.clouds.shape[1], model.config.points
+    refuse(sizes[0] != sizes[1], f"{data.root}: read with {sizes[0]} points per cloud, not the network's {sizes[1]}")
     theirs, ours = list(data.joint_names), model.joint_names
     sizes = len(theirs), model.config.joints
     refuse(sizes[0] != sizes[1], f"{data.root}: has {sizes[0]} joints, the run {sizes[1]}; name other data")
@@ -314,7 +322,7 @@ def evaluate_run(args):
     data, split = open_run(args.run, args.data, args.quiet, "all" in args.suite, model)
     only = f"{data.root} has other joints than hand/kinematics.py, the only hand modelled here"
     refuse((args.holds or args.picture) and not is_modelled(data.joint_names), f"--holds and --picture: {only}")
-    suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed)
+    suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed, args.run)
     refuse(not suites, f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
     means, shown = {}, {}
     finished = finished_result(args.run, data.fingerprint) if args.checkpoint == "best" else {}

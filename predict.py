@@ -22,6 +22,7 @@ from cli.flags import Parser, number
 from data import read_cloud
 from files.checkpoints import check_run, load_run
 from files.frames import MIN_POINTS, SMALL, STANDING, check_reach, looks_away, turn_poses_to_z_up, turn_to_z_up
+from files.predictions import check_predictions
 from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
 from files.recordings import normal_poses, numbered_joints
 from files.writing import write_json
@@ -153,6 +154,7 @@ def main(argv=None):
     refuse(args.picture and not is_modelled(model.joint_names), f"--picture: {only}")
     cloud, poses, given = read_input(args, model.config.points)
     joints, probabilities = hypotheses(model, cloud, poses, device)
+    check_predictions(args.run, joints, probabilities)
     names = model.joint_names or numbered_joints(model.config.joints)
     warnings = doubts(model, names, cloud, poses, joints[:, 0])
     for line in warnings:

@@ -23,6 +23,7 @@ from cli.flags import Parser, number
 from data import read_cloud, sample_surface
 from evaluate import open_run
 from files.checkpoints import check_run, load_run, shipped_encoder
+from files.predictions import check_predictions
 from files.predictor import load_with_predictor
 from files.reading import read_array, read_mesh
 from files.writing import read_json, stable_seed
@@ -193,19 +194,21 @@ def walk_grasp(run, cloud, pose, joints, alpha):
     return Grasp(weights, joints_hat[0], chances, degrees, "\n".join(lines))
 
 
+@torch.no_grad()
 def open_grasp(folder, seed, root=None):
     """A run and one grasp of its validation: model, alpha, `Thing`, pose (1, 7), joints (1, J) rad, joint names."""
     check_run(folder)
     run, path = load_run(folder), Path(folder) / "config.json"
     alpha = read_json(path, "settings")["settings"].get("alpha")
     refuse(not isinstance(alpha, (int, float)), f"{path}: names no alpha; give a folder that train.py wrote")
-    data, split = open_run(folder, root)
+    data, split = open_run(folder, root, model=run)
     rows = split.rows["val"]
     refuse(not len(rows), f"{folder}: its data has no validation grasps to show; train on more objects")
     row = np.random.default_rng(seed).choice(rows)
     scene = data.scene[row]
     arrays = data.clouds[scene], data.poses[row], data.joints[row]
     cloud, pose, joints = (torch.from_numpy(array[None]) for array in arrays)
+    check_predictions(folder, *run(cloud, torch.zeros(1, dtype=torch.long), pose))
     thing = Thing(data.scenes[scene], *read_mesh(scene_mesh(data, scene)), cloud)
     return run, alpha, thing, pose, joints, data.joint_names
 
@@ -234,6 +237,7 @@ def walk_alone(args):
     walk_object(thing)
     photo, panels = sheet.object_panels(surface, thing.cloud[0], sheet.VIEW)
     seen = walk_encoder(encoder, thing.cloud)
+    check_predictions(path, seen.features)
     panels += sheet.encoder_panels(photo, surface, seen)
     if jepa is None:
         print("\nThis encoder was kept without its predictor, so how it was pretrained is not shown")

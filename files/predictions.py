@@ -11,6 +11,12 @@ NAMES = ("object", "synset", "suite")  # left out of some files
 TOO_LARGE = 1e6  # of an angle in rad or a logit: beyond it their squares lose all digits
 
 
+def check_predictions(path, *arrays):
+    """Stop where joints (rad) or logits that the weights at `path` made are no numbers to show."""
+    shown = all((np.abs(np.asarray(values)) < TOO_LARGE).all() for values in arrays)  # NaN is not under anything
+    refuse(not shown, f"{path}: predicts numbers that are not finite, or over {TOO_LARGE:g}; train it anew, slower")
+
+
 def save_predictions(path, predictions):
     """Write the predictions of several suites (dict by suite) to one .npz, atomically."""
     arrays = {name: np.concatenate([p[name] for p in predictions.values()]) for name in (*NUMBERS, *NAMES[:2])}

@@ -8,6 +8,7 @@ marked as failed. Several sweeps may share runs and rows: each run is one proces
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import multiprocessing
@@ -27,15 +28,19 @@ from benchmark.roots import ensure_root
 from cli.errors import refuse
 from cli.processes import hearing
 from data import load_dataset
-from files.checkpoints import save_checkpoint, shipped_encoder
+from files.checkpoints import load_encoder, save_checkpoint, shipped_encoder
 from files.reading import read_bytes
 from files.writing import locked, read_json, stable_seed
 from lab.rows import COSTS, DEFAULTS, HOLDS, METRICS, TRAINING, as_words, command_of, read_rows, write_rows
+from loop.flags import SIZE_FIELDS
 from model import PRESETS, PointEncoder
 from splits import make_split
 
 SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--threads": "1"}
 DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
+NETWORK = (  # fields of ModelConfig that two runs share whose initialisations are compared
+    *SIZE_FIELDS, "points", "patches", "patch_size", "group", "radius", "normalize", "scale", "patching", "tokenizer",
+)  # fmt: skip
 INTERRUPTED, BUSY = 130, 75  # exit codes of a run: after Ctrl-C; another process has it
 PAUSE = 10  # s before a run is tried again that another process has
 
@@ -75,10 +80,26 @@ def plan_runs(grids, given, seeds, args):
         for flags in expand(smoke | args.own | grid | given | smoke, args.smoke):
             if args.smoke and flags.get("--init") in ("jepa", "shuffled"):
                 flags.setdefault("--jepa-ckpt", str(random_encoder(PRESETS["tiny"], args.runs)))
-            if flags.get("--init") not in train.STORED:
-                flags.pop("--jepa-ckpt", None)
+            if flags.get("--init") not in train.STORED and (path := flags.pop("--jepa-ckpt", None)):
+                check_same_network(flags, path, file_tag(path))
             planned += [flags | {"--seed": seed} for seed in seeds]
     return planned
+
+
+def check_same_network(flags, path, tag):
+    """Stop where a run with these flags, not from the encoder at `path` of this `file_tag`, has another network."""
+    settings, theirs = train.parse(as_words(flags)), encoder_config(path, tag)
+    ours = train.resolve_network(settings)[0] if train.sees_tokens(settings.pool) else theirs
+    other = [f"{name} {getattr(theirs, name)}, not {getattr(ours, name)}" for name in NETWORK
+             if getattr(theirs, name) != getattr(ours, name)]  # fmt: skip
+    mend = "give --preset and flags that make them alike, or sweep each by itself"
+    refuse(other, f"{path}: another network than --init {settings.init} has here ({'; '.join(other)}); {mend}")
+
+
+@functools.lru_cache(4)
+def encoder_config(path, tag):
+    """`ModelConfig` of the encoder at `path`; kept, since every run of a sweep asks."""
+    return load_encoder(path).config
 
 
 def seed_by_seed(planned, args):

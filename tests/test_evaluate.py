@@ -8,11 +8,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import pdist
 from conftest import OBJECTS, fails, write_root
 from samples import random_predictions
 
 import evaluate
 import train
+import walkthrough
 from hand import kinematics
 from pictures import draw
 
@@ -55,6 +57,14 @@ def test_metrics_against_loops(k):
     assert set(ours) == set(naive) | {"num_grasps"}
     for name in naive:
         assert ours[name] == pytest.approx(naive[name], abs=1e-6), name
+
+
+def test_metrics_of_a_thousand_hypotheses():
+    """All pairs at once would be 5 GB of (n, K, K, J)."""
+    p = random_predictions(0, n=100, k=1000, j=12)
+    distances = [pdist(joints_hat) / math.sqrt(12) for joints_hat in p["joints_pred"]]
+    found = evaluate.summarize({name: p[name] for name in ARRAYS})
+    assert found["diversity"] == pytest.approx(np.mean(distances), rel=1e-6)
 
 
 def test_bootstrap_draws_objects_with_all_their_grasps():
@@ -137,6 +147,15 @@ def test_joints_of_another_order_are_not_scored(run, tmp_path, capsys):
     assert f"joint 0 is '{names[-1]}', in the run '{names[0]}'" in said
     fewer = write_root(tmp_path / "fewer", {"02876657": 2}, num_joints=11, names=names[:-1])
     assert "has 11 joints, the run 12" in fails(evaluate.main, [run, "--suite", "all", "--data", fewer], capsys)
+
+
+def test_clouds_have_the_points_of_the_network(run, tmp_path, capsys):
+    """Settings of one run beside the weights of another, which takes clouds of any size without a word."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    config = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(config.replace('"points": 64', '"points": 32'))
+    for main in (evaluate.main, walkthrough.main):
+        assert "read with 32 points per cloud, not the network's 64" in fails(main, [copy], capsys)
 
 
 def test_what_is_no_run_is_told_apart(run, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """sweep.py as it is called: grids that resume, rows and what they say, several processes, all kinds of sweeps."""
 
 import csv
+import dataclasses
 import math
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from conftest import fails, write_root
 
 import sweep
+import train
 from files.checkpoints import save_checkpoint
 from files.writing import locked
 from lab import runner
@@ -108,6 +110,24 @@ def test_a_diverged_run_keeps_its_row(box_root, tmp_path):
     assert good["failed"] == "" and "not finite" in bad["failed"] and bad["top_logit_rmse"] == ""
     assert "1 (1 diverged) | – |" in text_of(tmp_path)
     assert len(sweep.main(argv)) == 2
+
+
+def test_a_run_whose_validations_are_never_finite_has_diverged(box_root, tmp_path, capsys):
+    """Its loss still was: the only step brought weights whose predictions overflow."""
+    words = f"--data {box_root} --preset tiny --steps 1 --lr-head 1e15 --threads 1"
+    never = "the validation error is not finite at any of its 1 validations"
+    said = fails(train.main, f"{words} --runs {tmp_path} --name run --no-baseline --quiet".split(), capsys)
+    assert f"{tmp_path}/run: {never}" in said
+    (row,) = sweep.main(f"grid {words} --out {tmp_path}/table --runs {tmp_path}/runs".split())
+    assert row["failed"].startswith("diverged: ") and never in row["failed"] and row["top_logit_rmse"] == ""
+
+
+@pytest.mark.parametrize("kind", ["init", "table1", "published"])
+def test_scratch_is_compared_with_an_encoder_of_its_own_network(box_root, tmp_path, capsys, kind):
+    config = dataclasses.replace(PRESETS["tiny"], points=128)
+    save_checkpoint(tmp_path / "e.pt", {"config": vars(config), "encoder": PointEncoder(config).state_dict()})
+    argv = arguments(box_root, tmp_path, "--jepa-ckpt", tmp_path / "e.pt", kind=kind)
+    assert "points 128, not 64" in fails(sweep.main, argv, capsys)
 
 
 def test_rows_of_other_origins_are_not_gone_on_with(box_root, tmp_path, capsys):

@@ -22,6 +22,7 @@ import pretrain_jepa
 import splits
 import synthesize
 import train
+import walkthrough
 from cli.errors import UserError
 from files.checkpoints import read_checkpoint
 
@@ -30,6 +31,7 @@ POSE = "--pose 0 0 0.2 0 0 0 1"
 COMMANDS = {
     "data": data.main, "splits": splits.main, "train": train.main, "pretrain": pretrain_jepa.main,
     "synthesize": synthesize.main, "evaluate": evaluate.main, "predict": predict.main,
+    "walkthrough": walkthrough.main,
 }  # fmt: skip
 
 
@@ -258,6 +260,7 @@ def spoilt_arrays(good):
 
 
 RESUME = "--name unfinished --keep-last --no-baseline --no-pictures --resume"
+HEAD = {"encoder.position.0.weight": 1e38, "head.9.weight": 1e38, "head.9.bias": 1e12}  # tensors, times what
 ALONE = ("config", "missing", "a dangling", "a joint")  # a run has its own settings; without last.pt it starts anew
 READERS = [  # a file, who reads it, with which words, and which of the above are fine there
     ("encoder.pt", "train", f"{WORDS['train']} --init jepa --jepa-ckpt {{good}}/encoder.pt", ()),
@@ -287,6 +290,26 @@ def test_bad_files(place, planted, capsys, problems, file, command, words, fine)
         with problems.of(f"{file} for {command}: {name}"):
             run_case(place, command, words.split(), (path.name,), capsys)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    "file, command, words, tensors",
+    [("run/best.pt", "evaluate", "{good}/run --json {out}/out.json", HEAD),
+     ("run/best.pt", "predict", f"{{good}}/run {{good}}/box.obj {POSE} --json {{out}}/out.json", HEAD),
+     ("run/best.pt", "walkthrough", "{good}/run --out {out}/out.png", HEAD),
+     ("encoder.pt", "walkthrough", "--encoder {good}/encoder.pt --out {out}/out.png", {"position.0.weight": 1e38})],
+)  # fmt: skip
+def test_weights_that_make_no_numbers(place, capsys, problems, file, command, words, tensors):
+    """Finite, but what comes out of them is not, or as good as: no table, no picture and no JSON is made of it."""
+    path = place["good"] / file
+    for name, factor in tensors.items():
+        content = read_checkpoint(path)
+        content[max(content.keys() & {"model", "encoder"})][name] *= factor
+        kept = path.read_bytes()
+        torch.save(content, path)
+        with problems.of(f"{command}: {name} times {factor:g}"):
+            run_case(place, command, words.split(), (file.split("/")[0], "predicts numbers that are not"), capsys)
         path.write_bytes(kept)
 
 

@@ -55,7 +55,8 @@ def places(box_root, tiny_run, tmp_path_factory):
     write_box(folder / "meshes" / "box.obj", np.array([0.06, 0.06, 0.12]))
     names = {
         "ROOT": box_root, "my_root": box_root, "RUN": tiny_run / "run",
-        "other_root": write_root(folder / "other", {"1": 3}, seed=5), "mug.obj": tiny_run / "box.obj", "MESHES": folder / "meshes",
+        "other_root": write_root(folder / "other", {"1": 3}, seed=5),
+        "mug.obj": tiny_run / "box.obj", "MESHES": folder / "meshes",
         "my_encoder.pt": tiny_run / "encoder.pt", OFFICIAL: folder / OFFICIAL, "FOLDER": folder / "clouds",
         "FILE.png": folder / "picture.png", "FILE.html": folder / "page.html",
     }  # fmt: skip

@@ -5,12 +5,14 @@ import os
 import sys
 from pathlib import Path
 
+from cli.errors import printable
 from files.reading import MESH_TYPES, readable
 
 
 def walk(top):
-    """[(path, names of its files)] of a folder and of all below it, hidden ones left out, in an order of names alone.
+    """[(path, names of its files)] of a folder and of all below it, in an order of names alone.
 
+    Hidden ones are left out, and what macOS puts beside others in archives.
     A link is followed once, also out of the folder. What leads nowhere or back to a folder around it is not: a warning
     names these links, except those of data, whose readers say so. Raises `UserError` where a folder cannot be read.
     """
@@ -20,8 +22,8 @@ def walk(top):
         path, around = todo.popleft()
         files = []
         with readable(path):
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        for entry in (entry for entry in entries if not is_hidden(entry.name)):
+            entries = [entry for entry in os.scandir(path) if not entry.name.startswith((".", "__MACOSX"))]
+        for entry in sorted(entries, key=lambda entry: entry.name):
             place = os.path.join(around[-1], entry.name)  # where the entry itself lies
             reason = entry.is_symlink() and obstacle(entry.path, around)
             if reason and not entry.name.lower().endswith((*MESH_TYPES, ".npy", ".npz")):
@@ -35,7 +37,8 @@ def walk(top):
                 todo.append((entry.path, (*around, os.path.realpath(place))))
         found.append((path, files))
     if left_out:
-        print(f"warning: {top}: links that cannot be followed: {', '.join(sorted(left_out))}", file=sys.stderr)
+        named = printable(", ".join(sorted(left_out)))
+        print(f"warning: {top}: links that cannot be followed: {named}", file=sys.stderr)
     return sorted(found)
 
 
@@ -48,11 +51,6 @@ def obstacle(link, around):
     target = os.path.realpath(link)
     circular = any(os.path.join(real, "").startswith(os.path.join(target, "")) for real in around)
     return f"leads back to {target}" if circular else None
-
-
-def is_hidden(name):
-    """Whether a file or folder is nobody's data: hidden ones, and what macOS puts beside others in archives."""
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def files_under(folder, types):

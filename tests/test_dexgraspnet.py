@@ -83,7 +83,10 @@ def test_scores_are_kept_where_all_have_one(tmp_path):
     entries = entries_of(np.random.default_rng(0), 6, scales=(0.1,))
     for i, entry in enumerate(entries):
         entry["score"] = float(i)
-    write_object(tmp_path / "in", "core-mug-1", entries)
+    write_object(tmp_path / "elsewhere", "core-mug-1", entries)
+    (tmp_path / "in").mkdir()
+    for name in ("dataset", "meshdata"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere" / name)
     bring(tmp_path / "in", tmp_path / "out")
     with np.load(tmp_path / "out/mug/core-mug-1/scale_0.1/recording.npz") as recording:
         assert recording["scores"].tolist() == [0, 1, 2, 3, 4, 5]

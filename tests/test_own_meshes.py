@@ -138,6 +138,7 @@ ONE = [  # the meshes of one object each, without a category before them
     "google_16k_textured google_512k_textured poisson_textured tsdf_textured", "cup cup_piece_0 cup_piece_12",
     "cup_visual cup_collision_0 cup_collision_31", "cup_cup cup_coacd_cup_piece_1", "cup cup_decimated_0_5",
     "cup_low_poly cup_highpoly cup_model", "obj_000001 obj_000001_eval", "visual hull_00 hull_01",
+    "Soda_Orig_tex Soda_25k_tex Soda_800_tex", "a_meshes_poisson a_textured_meshes_optimized_tsdf_textured_mesh",
 ]  # fmt: skip
 OTHERS = [
     "cup0 cup1", "cup_visual_0 cup_visual_1", "visualise collision", "col1 col2", "Cup cup", "cup_ cup",

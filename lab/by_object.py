@@ -123,7 +123,7 @@ def improvement(new, old):
     def percent(new, old):
         return 100 * (1 - new / old)
 
-    left = [percent(rmse(new, 1), rmse(old, 1))]
+    left = [percent(rmse(new, 1), rmse(old, 1))] if len(new.objects) > 1 else []
     left += [percent(rmse(new, 0), rmse(old))] if len(new.squared) > 1 else []
     left += [percent(rmse(new), rmse(old, 0))] if len(old.squared) > 1 else []
     free = np.array([len(values) - 1 for values in left])

@@ -83,7 +83,7 @@ def measure_grasp(vertices, faces, grasp):
 def read_grasps(root):
     """[(scene folder, grasps (n, 19), scores (n,))] of a root of synthesize.py, a Path."""
     found, advice = [], "the card is of roots that synthesize.py filled"
-    for path in sorted(root.glob("*/*/*/recording.npz")):
+    for path in sorted(root.glob("*/*/*/recording.npz"), key=lambda path: path.parts):
         recording = read_npz(path, advice)
         if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(kinematics.JOINT_NAMES):
             raise UserError(f"{path}: has no scores or another hand; {advice}")

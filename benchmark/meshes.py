@@ -15,6 +15,7 @@ from data import sample_surface
 from files.folders import files_under
 from files.names import duplicate_groups
 from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, read_mesh
+from files.writing import is_device
 
 
 def mesh_objects(folder, out):
@@ -62,6 +63,7 @@ def named_objects(found):
     named, owners = {}, {}
     for names, path in found:
         fit = [re.sub(r"[^\w-]+", "_", name).strip("_") or "_" for name in names]
+        fit = [name + "_" * is_device(name) for name in fit]
         category, plain = fit[0] if len(fit) > 1 else "unsorted", "_".join(fit[1:] or fit)
         name, count = plain, 1
         if owners.get(f"{category}/{name}".lower()) == names:

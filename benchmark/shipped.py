@@ -164,7 +164,8 @@ def pack(root, file=FILE):
         not content.get("complete") or None in settings.values(), f"{root}: is no complete root of synthesize.py --out"
     )
     names, redrawn, columns = [], {}, collections.defaultdict(list)
-    for path in tqdm(sorted(root.glob("*/*/*/recording.npz")), "packing", unit="scene", disable=None):
+    paths = sorted(root.glob("*/*/*/recording.npz"), key=lambda path: path.parts)
+    for path in tqdm(paths, "packing", unit="scene", disable=None):
         scene, name = "/".join(path.parts[-4:-1]), "/".join(path.parts[-4:-2])
         stored = read_npz(path, "make the root again")
         state = json.loads(str(stored["drawn_from"]))

@@ -55,4 +55,5 @@ def obstacle(link, around):
 
 def files_under(folder, types):
     """Sorted paths of the files under a folder, as `walk` finds them, whose names end in one of `types`."""
-    return sorted(Path(path, name) for path, files in walk(folder) for name in files if name.lower().endswith(types))
+    found = (Path(path, name) for path, files in walk(folder) for name in files if name.lower().endswith(types))
+    return sorted(found, key=lambda path: path.parts)  # paths themselves have another order on Windows

@@ -18,6 +18,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have sta
 torch.set_num_threads(1)  # tiny networks: a second thread only waits
 
 
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such pipes, users, signals and names")
+
 GPU = torch.cuda.is_available()
 if GPU:
     torch.cuda.device_count()  # kept from now on; some versions of torch would count the hidden ones: none

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import signal
 import warnings
 
@@ -63,7 +62,9 @@ def test_bf16_without_instructions_is_announced(monkeypatch, capsys, matmul_prec
 def test_bf16_by_the_processors_features(monkeypatch, features, expected):
     """oneDNN says yes wherever there is AVX-512; without that it says what it finds."""
     known = ("avx512_f", "avx512_bf16", "amx_bf16")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: name in features.split() for name in known}, False)
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {name: name in features.split() for name in known}, False
+    )
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: "avx512_f" in features)
     assert fast.has_bf16() == expected
 
@@ -101,7 +102,7 @@ def test_a_loop_counts_hears_ctrl_c_after_its_step_and_tells_a_bad_one():
         with pace.paced(progress, 9, "counting", CPU, silent=True) as clock:
             while clock.goes_on():
                 if progress.step == 5:
-                    os.kill(os.getpid(), signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
                 clock.count(torch.tensor(progress.step != 4))
             pytest.fail("went on")
     assert signal.getsignal(signal.SIGINT) is before and progress.seconds > 0

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import trimesh
-from conftest import write_root
+from conftest import needs_posix, write_root
 
 from benchmark.clouds import folder_clouds
 from benchmark.meshes import mesh_objects
@@ -26,6 +26,7 @@ def test_every_format_gives_the_same_surface(tmp_path, extension):
     assert np.allclose(again.bounds, box.bounds, atol=1e-6)
 
 
+@needs_posix
 def test_materials_are_not_opened(tmp_path):
     root = write_root(tmp_path / "root", {"03797390": 1})
     scene = root / "03797390" / "object_000" / "scene_0"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fails, write_root
+from conftest import fails, needs_posix, write_root
 
 import sweep
 import train
@@ -257,6 +257,7 @@ def test_two_jobs_end_in_the_rows_of_one(box_root, tmp_path):
     assert [row | TIMED for row in two] == [row | TIMED for row in one]
 
 
+@needs_posix
 @pytest.mark.slow
 def test_one_signal_stops_two_jobs_and_the_same_command_goes_on(box_root, tmp_path):
     long = "grid --k 1,2 --preset tiny --steps 100000 --eval-every 100000 --threads 1 --jobs 2"

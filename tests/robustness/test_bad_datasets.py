@@ -158,11 +158,12 @@ def bad_files():
         "missing": (lambda path: None, "has no {}"), "a folder": (Path.mkdir, "has no {}"),
         "a dangling link": (lambda path: path.symlink_to("nowhere"), "{}: cannot be read"),
         "a link to itself": (lambda path: path.symlink_to(path.name), "{}: cannot be read"),
-        "a pipe": (os.mkfifo, "{}: is not a file"),
         "called otherwise": (lambda path: path.with_suffix(".OBJ.bak").touch(), "has no {}"),
         "another name": (lambda path: path.with_stem("m").touch(), "is it m."),
     }  # fmt: skip
-    if os.geteuid():  # the superuser may read everything
+    if hasattr(os, "mkfifo"):  # not on Windows
+        kinds["a pipe"] = os.mkfifo, "{}: is not a file"
+    if getattr(os, "geteuid", int)():  # the superuser may read everything, and on Windows everybody may
         kinds["not to be read"] = lambda path: path.touch(0), "{}: cannot be read"
     for name in ("mesh.obj", "recording.npz"):
         for kind, (put, message) in kinds.items():

@@ -12,7 +12,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import BOX_FACES, Planted, interrupted, write_root
+from conftest import BOX_FACES, Planted, interrupted, needs_posix, write_root
 from rules import corners, mesh_bytes, rejected
 
 import data
@@ -335,7 +335,7 @@ def test_names_with_spaces_and_unicode(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+@needs_posix
 def test_a_name_that_is_not_unicode_is_refused(tmp_path, capsys):
     root = write_root(tmp_path / "root", {"a": 1})
     try:
@@ -381,6 +381,7 @@ def test_duplicates_give_one_warning(tmp_path, capsys):
 # ---------------------------------------------------------------- nothing outside of a folder is opened
 
 
+@needs_posix
 def test_no_path_in_a_file_is_followed(tmp_path):
     """Textures and buffers that are said to lie elsewhere: nothing but the root's files is opened."""
     outside, root = tmp_path / "outside", write_root(tmp_path / "root", {"a": 1})

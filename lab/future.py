@@ -154,9 +154,9 @@ def future_text(rows, args):
 
     val = {
         "seeds": lambda key, group: count_runs(group), "top-logit RMSE (rad)": mean("top_logit_rmse"),
-        "better than the default, % (95 % over objects, and seeds if several)": better("val"), "best-of-K": mean("best_of_k_rmse"),
-        "gap": mean("selection_gap"), "diversity (rad)": mean("diversity"), "coverage@15°": mean("coverage_15"),
-        "top logit within 15°": mean("top_coverage_15"), "holds": mean("holds"),
+        "better than the default, % (95 % over objects, and seeds if several)": better("val"),
+        "best-of-K": mean("best_of_k_rmse"), "gap": mean("selection_gap"), "diversity (rad)": mean("diversity"),
+        "coverage@15°": mean("coverage_15"), "top logit within 15°": mean("top_coverage_15"), "holds": mean("holds"),
     }  # fmt: skip
     others = {suite: mean(f"{suite}_top_logit_rmse") for suite in SUITES[1:]}
     others |= {f"better on {suite}, %": better(suite) for suite in ("test", "test_category")}

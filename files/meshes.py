@@ -1,16 +1,14 @@
-"""Mesh files in all their dialects: one function per format from the bytes of a file to its surface.
+"""Mesh files in all their dialects: one function per format from the bytes of a file to its polygons.
 
-Each gives vertices (V, 3) float64 and triangles (F, 3) int64 as they are stored, polygons cut into triangles, every
-part where the file puts it. What cannot be read so, or is cut short, is a `UserError` that says why. (trimesh alone is
-silently wrong on 43 of the 520 dialects of the tests.) Numbers of vertices and faces in messages count from 0.
+Each gives vertices (V, 3) float64 as they are stored, every part where the file puts it; how many corners each polygon
+has, sizes (F,); and the vertices at all corners, one polygon after the other, counted from 0. What cannot be read so,
+or is cut short, is a `UserError` that says why. Numbers of vertices and faces in messages count from 0.
 """
 
 import base64
 import codecs
-import io
 import itertools
 import json
-import math
 import re
 import struct
 from typing import NamedTuple
@@ -18,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from cli.errors import UserError, refuse
-from files.polygons import triangulate
 
 # ---------------------------------------------------------------- text
 PADDING = b"\0\x1a \t"  # what DOS and others put after the end of a text
@@ -34,20 +31,39 @@ def decoded(content):
     return content.removeprefix(codecs.BOM_UTF8)
 
 
+# Microsoft's C spelt what is no number 1.#IND
+COMMENT = re.compile(rb"#(?!(?<=1\.#)(?i:ind|inf|[qs]nan))[^\n]*")
+
+
 def rows(text):
     """The fields of each line that has any, for every kind of line end and without comments (from # on)."""
     text = text.rstrip(PADDING).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    for line in text.split(b"\n"):
-        if fields := line.partition(b"#")[0].split():
-            yield fields
+    return filter(None, map(bytes.split, COMMENT.sub(b"", text).split(b"\n")))
 
 
-def whole(field):
-    """A field of a text file as an int."""
+def numbers(fields):
+    """Fields of a text file as float64, nan for what is no number."""
     try:
-        return int(field)
+        return np.array([*map(float, fields)], dtype=np.float64)
     except ValueError:
-        raise UserError(f"'{quoted(field)}' stands where a whole number must stand; export it again") from None
+        return np.array([*map(number, fields)])
+
+
+def number(field):
+    """A field of a text file as a float."""
+    try:
+        return float(field)
+    except ValueError:
+        return np.nan
+
+
+def whole_numbers(fields):
+    """Fields of a text file as whole numbers in float64."""
+    try:
+        return np.array([*map(int, fields)], dtype=np.float64)
+    except (ValueError, OverflowError):
+        wrong = next((field for field in fields if not field.lstrip(b"+-").isdigit()), fields[0])
+        raise UserError(f"'{quoted(wrong)}' stands where a whole number must stand; export it again") from None
 
 
 def quoted(field):
@@ -55,78 +71,80 @@ def quoted(field):
     return field[:20].decode("ascii", errors="replace")
 
 
-def surface(corners, polygons, text=b"\n"):
-    """Vertices and triangles of corners, each x, y and z as a file spells them, and polygons, lists of corners.
-
-    text: what they were read from, where its end matters.
-    """
-    vertices = []
-    for number, corner in enumerate(corners):
-        try:
-            x, y, z = map(float, corner)
-            if not math.isfinite(x + y + z):
-                raise ValueError
-        except ValueError:
-            found = " ".join(map(quoted, corner))
-            raise UserError(f"vertex {number} is '{found}', it must be three finite numbers; export it again") from None
-        vertices.append((x, y, z))
-    for number, polygon in enumerate(polygons):
-        if len(polygon) < 3:
-            raise UserError(f"face {number} has only {len(polygon)} corners; is the file cut short? Export it again")
-        if not 0 <= min(polygon) <= max(polygon) < len(vertices):
-            wrong = next(corner for corner in polygon if not 0 <= corner < len(vertices))
-            raise UserError(f"face {number} refers to vertex {wrong} of {len(vertices)}; export it again")
-    check_end(text, len(vertices), polygons)
-    vertices = np.array(vertices, dtype=np.float64)
-    return vertices, np.array(triangulate(vertices, polygons), dtype=np.int64)
+def coordinates(fields):
+    """Vertices (V, 3) from x, y and z of each as a file spells them, one after the other."""
+    found = numbers(fields).reshape(-1, 3)
+    finite = np.isfinite(found).all(axis=1)
+    if not finite.all():
+        wrong = finite.argmin()
+        corner = " ".join(map(quoted, fields[3 * wrong : 3 * wrong + 3])).strip()
+        raise UserError(f"vertex {wrong} is '{corner}', it must be three finite numbers; export it again")
+    return found
 
 
-def check_end(text, num_corners, polygons):
+def is_over(content, end, row):
+    """Whether a binary file holds nothing from byte `end` on: padding at most, or less than a row of so many bytes."""
+    more = content[end:]
+    shifted = more and content.count(b"\r\n") == len(more)  # a copy as text has put a CR before every LF
+    return len(content) >= end and not shifted and (len(more) < row or not more.strip(PADDING + b"\r\n"))
+
+
+def check_end(text, num_vertices, sizes, corners, face_last=True):
     """Refuse a last line without line end where something may be missing.
 
-    That is where its number could have more digits, where other faces have more corners, where vertices have no face.
+    That is where vertices have no face; and where its number could have more digits or other faces have more corners,
+    unless it is a face and the sides at its last corner are sides of two other faces.
     """
     last = re.split(rb"[\r\n]", text.rstrip(PADDING)[-1000:])[-1]
-    if not last or b"#" in last or not polygons:
+    if not last or b"#" in last or not len(sizes) or sizes[-1] < 3:
         return
-    number = last.split()[-1].lstrip(b"-")
-    longer = 10 * int(number) <= num_corners if number.isdigit() else b"/" not in number
-    larger = len(polygons[-1]) < max(map(len, polygons))
-    if longer or larger or len({*itertools.chain(*polygons)}) < num_corners:
+    end = last.split()[-1].lstrip(b"-")
+    longer = 10 * int(end) <= num_vertices if end.isdigit() else b"/" not in end
+    following = np.arange(1, len(corners) + 1)
+    following[np.cumsum(sizes) - 1] -= sizes
+    pairs = np.sort([corners, corners[following]], axis=0)
+    sides = pairs[0] + 1j * pairs[1]
+    faces = np.repeat(np.arange(len(sizes) - 1), sizes[:-1])  # of all sides but the last face's
+    one, other = ({*faces[sides[: len(faces)] == side]} for side in sides[-2:])
+    loose = not (face_last and one and other) or one & other
+    if loose and (longer or sizes[-1] < sizes.max()) or len(np.unique(corners)) < num_vertices:
         raise UserError("may be cut short in its last line; export it again, or end that line if it is whole")
 
 
 # ---------------------------------------------------------------- OBJ
-SIMPLE_OBJ = re.compile(rb"(?:v(?: -?\d+\.?\d*(?:e-?\d+)?){3}\n|f(?: [1-9]\d{0,17}){3}\n)+")
-
-
 def read_obj(content):
     """OBJ: faces may count from 1, or back from the last vertex so far (-1); parts may come in any order.
 
     An OBJ says nowhere how much it holds: one that is cut between two lines cannot be told from a whole one.
     """
-    if SIMPLE_OBJ.fullmatch(content):  # three times as fast
-        table = np.array(content.split()).reshape(-1, 4)
-        is_face = table[:, 0] == b"f"
-        return table[~is_face, 1:].astype(np.float64), table[is_face, 1:].astype(np.int64) - 1
-    text, corners, polygons, begun = decoded(content), [], [], []
+    text, places, corners, sizes, seen, begun = decoded(content), [], [], [], [], []
     for row in rows(text):
-        row = begun + row
-        begun = []
+        if begun:
+            row, begun = begun + row, []
         key = row[0].lower()
-        if key in (b"v", b"f", b"fo") and row[-1].endswith(b"\\"):  # the next line goes on with this one
+        if key not in (b"v", b"f", b"fo"):
+            if key in (b"surf", b"call", b"csh"):
+                raise UserError(f"'{key.decode()}' lines are not read here; export it with triangles")
+        elif row[-1].endswith(b"\\"):  # the next line goes on with this one
             begun = [*row[:-1], *row[-1].removesuffix(b"\\").split()]
         elif key == b"v":
-            corners.append(row[1:4])
-        elif key in (b"f", b"fo"):  # corners are "v", "v/t", "v//n" or "v/t/n"
-            polygon = [whole(field.partition(b"/")[0]) for field in row[1:]]
-            if 0 in polygon:
-                raise UserError(f"face {len(polygons)} refers to vertex 0, but OBJ counts from 1; add 1 to all numbers")
-            polygons.append([corner - 1 if corner > 0 else len(corners) + corner for corner in polygon])
-        elif key in (b"surf", b"call", b"csh"):
-            raise UserError(f"'{key.decode()}' lines are not read here; export it with triangles")
+            if len(row) == 5 and number(row[4]) != 1:
+                raise UserError(f"vertex {len(places) // 3} has weight {quoted(row[4])}; export it with weights of 1")
+            places += [*row, b"", b"", b""][1:4]  # empty where one is missing
+        else:
+            corners += row[1:]
+            sizes.append(len(row) - 1)
+            seen.append(len(places) // 3)
     refuse(begun, "its last line is cut short; export it again")
-    return surface(corners, polygons, text)
+    if b"/" in text:  # corners are "v", "v/t", "v//n" or "v/t/n"
+        corners = [field.partition(b"/")[0] for field in corners]
+    vertices, sizes, corners = coordinates(places), np.array(sizes, dtype=np.int64), whole_numbers(corners)
+    if not corners.all():
+        face = np.repeat(np.arange(len(sizes)), sizes)[corners == 0][0]
+        raise UserError(f"face {face} refers to vertex 0, but OBJ counts from 1; add 1 to all numbers")
+    corners = np.where(corners > 0, corners - 1, np.repeat(seen, sizes) + corners)
+    check_end(text, len(vertices), sizes, corners)
+    return vertices, sizes, corners
 
 
 # ---------------------------------------------------------------- OFF
@@ -141,15 +159,18 @@ def read_off(content):
     lines[0] = [count for count in (start[1], *lines[0][1:]) if count]
     counts, *lines = lines if lines[0] else lines[1:] or [[]]
     refuse(len(counts) < 2, "its numbers of vertices and faces are missing; export it again")
-    num_corners, num_faces = whole(counts[0]), whole(counts[1])
-    kept = 0 <= num_corners <= num_corners + num_faces == len(lines)
-    promise = f"promises {num_corners} vertices and {num_faces} faces"
+    num_vertices, num_faces = map(int, whole_numbers(counts[:2]))
+    kept = 0 <= num_vertices <= num_vertices + num_faces == len(lines)
+    promise = f"promises {num_vertices} vertices and {num_faces} faces"
     refuse(not kept, f"{promise}, but {len(lines)} lines follow; export it again")
-    polygons = []
-    for number, (size, *fields) in enumerate(lines[num_corners:]):
-        polygons.append([whole(field) for field in fields[: max(0, whole(size))]])
-        refuse(len(polygons[-1]) != whole(size), f"face {number} is cut short; export it again")
-    return surface([line[:3] for line in lines[:num_corners]], polygons, text)
+    vertices, faces = [field for line in lines[:num_vertices] for field in [*line, b"", b""][:3]], lines[num_vertices:]
+    sizes = [*map(int, whole_numbers([face[0] for face in faces]))]
+    polygons = [face[1 : max(0, size) + 1] for face, size in zip(faces, sizes)]
+    cut = next((number for number, size in enumerate(sizes) if len(polygons[number]) != size), None)
+    refuse(cut is not None, f"face {cut} is cut short; export it again")
+    sizes, corners = np.array(sizes, dtype=np.int64), whole_numbers([*itertools.chain.from_iterable(polygons)])
+    check_end(text, num_vertices, sizes, corners)
+    return coordinates(vertices), sizes, corners
 
 
 # ---------------------------------------------------------------- STL
@@ -159,11 +180,11 @@ WORDS = [i for i, word in enumerate(FACET) if len(word) > 1]
 
 
 def read_stl(content):
-    """STL: binary where the length is what the header's count says, else text of one or more solids."""
+    """STL: binary where the length is what the header's count says, or a little more; else text of solids."""
     count = int.from_bytes(content[80:84], "little")
-    if len(content) == 84 + 50 * count:
-        corners = np.frombuffer(content, BINARY_FACET, offset=84)["corners"]
-        return corners.reshape(-1, 3).astype(np.float64), np.arange(3 * count).reshape(-1, 3)
+    if is_over(content, 84 + BINARY_FACET.itemsize * count, BINARY_FACET.itemsize):
+        vertices = np.frombuffer(content, BINARY_FACET, count, 84)["corners"].reshape(-1, 3).astype(np.float64)
+        return vertices, np.full(count, 3), np.arange(3 * count)
     text = decoded(content).lower()
     if not text.lstrip().startswith(b"solid"):
         raise UserError(f"its header says {count} triangles, its {len(content)} bytes do not; export it again")
@@ -175,14 +196,12 @@ def read_stl(content):
             fields += row
     paired = [b"solid", b"endsolid"] * (len(ends) // 2)
     refuse(ends != paired, "the last solid has no end; the file is cut short, export it again")
-    corners = []
-    for start in range(0, len(fields), len(FACET)):
-        facet = fields[start : start + len(FACET)]
-        whole_facet = len(facet) == len(FACET) and all(facet[i] == FACET[i] for i in WORDS)
-        number = start // len(FACET)
-        refuse(not whole_facet, f"face {number} is not a 'facet normal' of three vertices; export it again")
-        corners += [facet[8:11], facet[12:15], facet[16:19]]
-    return surface(corners, [[i, i + 1, i + 2] for i in range(0, len(corners), 3)])
+    starts = range(0, len(fields), len(FACET))
+    if len(fields) % len(FACET) or any({*fields[i :: len(FACET)]} - {FACET[i]} for i in WORDS):
+        wrong = (n for n, at in enumerate(starts) if any(fields[at + i : at + i + 1] != [FACET[i]] for i in WORDS))
+        raise UserError(f"face {next(wrong)} is not a 'facet normal' of three vertices; export it again")
+    vertices = coordinates([field for at in starts for i in (8, 12, 16) for field in fields[at + i : at + i + 3]])
+    return vertices, np.full(len(starts), 3), np.arange(len(vertices))
 
 
 # ---------------------------------------------------------------- PLY
@@ -192,6 +211,7 @@ PLY_TYPES = {
     "float": "f4", "double": "f8", "float32": "f4", "float64": "f8",
 }  # fmt: skip
 BYTE_ORDERS = {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}
+CODES = dict(zip("i1 u1 i2 u2 i4 u4 i8 u8 f4 f8".split(), "bBhHiIqQfd"))  # of struct
 NEEDED = {"vertex": ["x", "y", "z"], "face": ["vertex_indices"], "tristrips": ["vertex_indices"]}
 
 
@@ -206,17 +226,30 @@ class Element(NamedTuple):
 def read_ply(content):
     """PLY: text or binary, elements in any order, polygons of any size, triangle strips."""
     elements, order, body = ply_header(decoded(content))
-    if order and (found := binary_triangles(elements, order, body)):
-        return found
-    corners, polygons = [], []
-    for element, row in ply_rows(elements, ply_numbers(order, body)):
-        if element == "vertex":
-            corners.append(row["x"] + row["y"] + row["z"])
-        elif element == "face":
-            polygons.append([whole(field) for field in row["vertex_indices"]])
-        elif element == "tristrips":
-            polygons += strip_triangles([whole(field) for field in row["vertex_indices"]])
-    return surface(corners, polygons, b"\n" if order else body)
+    text = body if order is None else b"\n"
+    if order is None:  # read as if it were binary with doubles alone
+        body, order = numbers(text.rstrip(b"\0\x1a").split()).tobytes(), "="
+        for element in elements:
+            element.properties.update(
+                {name: ("f8", length and "f8") for name, (_, length) in element.properties.items()}
+            )
+    vertices, sizes, corners, at = [np.empty((0, 3))], [np.empty(0, np.int64)], [np.empty(0)], 0
+    for element in elements:
+        columns, at, least = ply_columns(element, order, body, at)
+        if element.name == "vertex":
+            vertices.append(np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1))
+        if element.name == "face":
+            sizes.append(columns["sizes of vertex_indices"])
+            corners.append(columns["vertex_indices"])
+        if element.name == "tristrips":
+            ends = np.cumsum(columns["sizes of vertex_indices"])[:-1]
+            strips = strip_triangles(np.insert(columns["vertex_indices"], ends, -1).tolist())
+            sizes.append(np.full(len(strips), 3))
+            corners.append(np.ravel(strips))
+    refuse(not is_over(body, at, least), "goes on after all that its header promises; export it again")
+    vertices, sizes, corners = map(np.concatenate, (vertices, sizes, corners))
+    check_end(text, len(vertices), sizes, corners, elements[-1].name == "face")
+    return vertices, sizes, corners
 
 
 def ply_header(content):
@@ -244,63 +277,48 @@ def ply_header(content):
         needed = NEEDED.get(name, [])
         lacks = count and (not properties or not {*needed} <= {*properties})
         refuse(lacks, f"its header lacks {' '.join(needed)} in '{name}'; export it again")
-    refuse(order == "", "its header names no format; export it again")
+    refuse(order == "" or not elements, "its header names no format or no data; export it again")
     return elements, order, content[end.end() :]
 
 
-def binary_triangles(elements, order, body):
-    """Vertices and triangles of a binary body that is vertices and then faces of three corners each; None of others."""
-    if [element.name for element in elements] != ["vertex", "face"]:
-        return None
-    vertex, face = (row_type(element, order) for element in elements)
-    lengths = [name for name in (*vertex.names, *face.names) if name.startswith("length of ")]
-    start = elements[0].count * vertex.itemsize
-    if lengths != ["length of vertex_indices"] or len(body) != start + elements[1].count * face.itemsize:
-        return None
-    faces = np.frombuffer(body, face, offset=start)
-    if not (faces["length of vertex_indices"] == 3).all() or faces["vertex_indices"].dtype.kind == "f":
-        return None
-    vertices = np.frombuffer(body, vertex, count=elements[0].count)
-    return np.stack([vertices[axis].astype(np.float64) for axis in "xyz"], 1), faces["vertex_indices"].astype(np.int64)
+def ply_columns(element, order, body, at):
+    """The numbers of an element whose rows begin at byte `at`, {name of a property: all of them}, and the next byte.
 
-
-def row_type(element, order):
-    """The numpy type of a binary row in which every list holds three numbers."""
-    fields = []
+    Of a list "sizes of NAME", too. Last, how many bytes one more row would take, with three numbers in each list.
+    """
+    begins, lists, fixed, whole = [], [], 0, True  # fixed: bytes behind the last list
+    for kind, length in element.properties.values():
+        if length:
+            lists.append((fixed, struct.Struct(order + CODES[length]), int(kind[1]), [], []))
+        fixed = 0 if length else fixed + int(kind[1])
+    for row in range(element.count):
+        begins.append(at)
+        try:
+            for before, length, width, starts, sizes in lists:
+                (size,) = length.unpack_from(body, at + before)
+                at += before + length.size
+                starts.append(at)
+                sizes.append(int(size))
+                at += width * int(size)
+                whole &= 0 <= size == int(size)
+            at += fixed
+        except (struct.error, ValueError, OverflowError):  # behind the end; not a number; infinite
+            whole = False
+        if not whole or at > len(body):
+            raise UserError(f"ends or is broken in '{element.name}' {row} of {element.count}; export it again")
+    columns, place, found = {}, np.array(begins, dtype=np.int64), iter(lists)
     for name, (kind, length) in element.properties.items():
-        fields += [("length of " + name, order + length), (name, order + kind, 3)] if length else [(name, order + kind)]
-    return np.dtype(fields)
-
-
-def ply_numbers(order, body):
-    """take(kind, count): the next `count` numbers of a PLY body or what is left of them, spelled out as in text."""
-    if order is None:
-        fields = iter(body.rstrip(b"\0\x1a").split())
-        return lambda kind, count: list(itertools.islice(fields, count))
-    data = io.BytesIO(body)
-
-    def take(kind, count):
-        content = data.read(count * int(kind[1]))
-        return [b"%a" % number for number in np.frombuffer(content, order + kind).tolist()]
-
-    return take
-
-
-def ply_rows(elements, take):
-    """(element, {property: its numbers}) for each row of a PLY body, which must hold just what the header promises."""
-    for element, count, properties in elements:
-        for number in range(count):
-            row = {}
-            for name, (kind, length) in properties.items():
-                try:
-                    size = int(take(length, 1)[0]) if length else 1
-                    row[name] = take(kind, size)
-                    complete = len(row[name]) == size
-                except (ValueError, IndexError):
-                    complete = False
-                refuse(not complete, f"ends or is broken in '{element}' {number} of {count}; export it again")
-            yield element, row
-    refuse(take("u1", 1), "goes on after all that its header promises; export it again")
+        width = int(kind[1])
+        numbers_at = np.ndarray((max(0, len(body) - width + 1),), order + kind, body, 0, (1,))  # at any byte
+        if length:
+            starts, sizes = np.array(next(found)[3:], dtype=np.int64)
+            inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            columns["sizes of " + name], columns[name] = sizes, numbers_at[np.repeat(starts, sizes) + width * inside]
+            place = starts + width * sizes
+        else:
+            columns[name] = numbers_at[place]
+            place = place + width
+    return columns, at, fixed + sum(before + length.size + 3 * width for before, length, width, *_ in lists)
 
 
 def strip_triangles(strip):
@@ -347,7 +365,8 @@ def read_glb(content):
             vertices.append(points)
             triangles.append(faces + total)
             total += len(points)
-    return np.concatenate(vertices), np.concatenate(triangles)
+    corners = np.concatenate(triangles).ravel()
+    return np.concatenate(vertices), np.full(len(corners) // 3, 3), corners
 
 
 def shown_nodes(gltf):
@@ -391,8 +410,8 @@ def read_primitive(gltf, binary, primitive):
     indices = np.arange(len(vertices))
     if "indices" in primitive:
         indices = read_accessor(gltf, binary, primitive["indices"], primitive).astype(np.int64).reshape(-1)
-    last, mode = indices.max(initial=-1), primitive.get("mode", TRIANGLES)
-    refuse(last >= len(vertices), f"a face refers to vertex {last} of {len(vertices)}; export the mesh again")
+    wrong, mode = indices[(indices < 0) | (indices >= len(vertices))], primitive.get("mode", TRIANGLES)
+    refuse(len(wrong), f"a face refers to vertex {wrong.max(initial=-1)} of {len(vertices)}; export the mesh again")
     refuse(mode > STRIP, "holds a triangle fan, which is not read here; export it with plain triangles")
     if mode == TRIANGLES:
         return vertices, indices.reshape(-1, 3)

@@ -15,6 +15,7 @@ import numpy as np
 
 from cli.errors import UserError, refuse
 from files.meshes import READERS
+from files.polygons import surface
 
 MESH_TYPES = tuple(READERS)
 MESH_NAMES = tuple("mesh" + extension for extension in MESH_TYPES)  # of a scene's mesh, in its folder
@@ -79,16 +80,11 @@ def parse_mesh(content, name, longest=MAX_LENGTH):
     check_foreign(content, name)
     kind = Path(name).suffix.lower()
     try:
-        vertices, faces = READERS[kind](content)
-        refuse(not len(faces), "the mesh has no faces; export it with triangles")
-        wrong = faces.min() if faces.min() < 0 else faces.max()
-        missing = not 0 <= wrong < len(vertices)
-        refuse(missing, f"a face refers to vertex {wrong} of {len(vertices)}; export the mesh again")
+        vertices, faces = surface(*READERS[kind](content))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except Exception:  # what a file that is no mesh at all makes of its parsing; a Python error tells a user nothing
         raise UserError(f"{name}: cannot be read as a {kind} mesh; export it again") from None
-    refuse_row(~np.isfinite(vertices), f"{name}: vertex", " is not finite; export the mesh again")
     faces = without_whiskers(vertices, faces)
     length = np.subtract(*reversed(box(vertices, faces))).max()
     if length > longest:

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -229,8 +230,14 @@ def obj_dialects():
         for start in ("f 8 ", "v 0.115 "):
             yield f"'{start}' goes on after {name}", obj().replace(start, start + "\\\n").replace("\n", end)
     yield "a backslash at the end", obj() + "f 1 2 \\", "cut short"
-    for more, count in ((" 0.5 0.5 0.5", 16), (" 0.5 0.5 0.5", 5), (" 1.0", 16)):
-        yield f"colours or weights{more} of {count} vertices", vertices.replace("\n", more + "\n", count) + faces
+    for more, count, cause in (
+        (" 0.5 0.5 0.5", 16, None), (" 0.5 0.5 0.5", 5, None), (" 1.0", 16, None), (" 1 0.5 0.5 0.5", 16, None),
+        (" 2.0", 16, "vertex 0 has weight 2.0"), (" 0", 16, "vertex 0 has weight 0"),
+    ):  # fmt: skip
+        more_vertices = vertices.replace("\n", more + "\n", count)
+        yield f"colours or weights{more} of {count} vertices", more_vertices + faces, cause
+    yield "a corner at what is no number", vertices.replace(" 0.010", " 1.#IND", 1) + faces, "three finite numbers"
+    yield "points alone", vertices, "has no faces; export it with triangles, or save its points as an .npy cloud"
     yield "commas between numbers", obj().replace(" ", ", ").replace("v,", "v").replace("f,", "f"), ""
     yield "capital letters", obj().upper()
     yield "line ends mixed", obj().replace("\nf", "\r\nf")
@@ -276,6 +283,13 @@ def off_dialects():
         yield f"promises {counts}", off().replace("16 28", counts), cause
 
 
+MORE = (  # bytes after the last facet or face, and why they are refused
+    *((more, None) for more in (b"\n", b"\r\n", b"\0\0", b"\x1a", b"\0" * 200, b" \n" * 50, b"end")),
+    (b"more of it" * 10, ""),
+)
+NO_NUMBERS = [" ".join([word] * 3) for word in ("-nan(ind)", "-1.#IND", "1.#QNAN", "1.#INF", "-1.#IND00", "1.#SNAN")]
+
+
 def stl_dialects():
     yield "capital letters", stl().upper()
     for name in ("", " solid vertex 1 2 3", " facet normal", " endsolid", " a # b", " outer loop endloop", " C:\\"):
@@ -286,12 +300,15 @@ def stl_dialects():
     yield "two solids", stl(TRIANGLES[:14], " a") + stl(TRIANGLES[14:], " b")
     yield "two solids of one name", stl(TRIANGLES[:14]) + stl(TRIANGLES[14:])
     yield "an empty solid first", stl([]) + stl()
-    for normal in ("nan nan nan", "-nan(ind) -nan(ind) -nan(ind)", "1e-1 0.0 -1E+00"):
+    for normal in ("nan nan nan", *NO_NUMBERS, "1e-1 0.0 -1E+00"):
         yield f"normals {normal}", stl(normal=normal)
     for head, attribute in ((b"", 0), (b"solid bracket", 0), (b"COLOR=\x01\x02\x03\xff", 0x7FFF)):
         yield f"binary, begins {head}", binary_stl(head, attribute)
     yield "binary, cut short", binary_stl()[:-1], "header says"
-    yield "binary that goes on", binary_stl() + b"\n", "header says"
+    for more, cause in MORE:
+        yield f"binary, {more[:9]} and {len(more)} bytes in all after it", binary_stl() + more, cause
+    yield "binary, copied as text", binary_stl(attribute=10).replace(b"\n", b"\r\n"), "header says"
+    yield "binary of more facets than it says", binary_stl().replace(b"\x1c\0\0\0", b"\x1b\0\0\0", 1), "header says"
     yield "a facet without a normal", stl().replace("facet normal 0 0 1", "facet", 1), "face 0"
     yield "a facet of four vertices", stl().replace("endloop", "vertex 0 0 0\nendloop", 1), "face 0"
     yield "a facet of two vertices", stl().replace("   vertex 0.015 -0.025 0.010\n", "", 1), ""
@@ -342,11 +359,18 @@ def ply_dialects():
         for corner in (16, -1):
             high = ply(points(), polygons([*TRIANGLES, (0, 1, corner)]), order=order)
             yield f"{order}: corner {corner}", high, f"vertex {corner} of 16"
-        yield f"{order}: no faces", ply(points(), order=order), "no faces"
+        for name, more in (("no faces", ()), ("an empty list of faces", [polygons([])])):
+            alone = ply(points(), *more, order=order)
+            yield f"{order}: {name}", alone, "has no faces; export it with triangles, or save its points as an .npy"
+        for more, cause in MORE if order != "ascii" else ():
+            yield f"{order}: {more[:9]} and {len(more)} bytes in all after it", whole + more, cause
     head, mark, body = ply(points(), polygons(MIXED)).partition("end_header\n")
     yield "all in one line", head + mark + body.replace("\n", " ") + "\n"
     yield "a line per number", head + mark + body.replace(" ", "\n")
     yield "a comment among the numbers", head + mark + body.replace("\n3 ", "\n# faces\n3 ", 1), ""
+    for normal in NO_NUMBERS:
+        head, mark, body = ply(points(after=looks[0]), polygons()).partition("end_header\n")
+        yield f"normals {normal}", head + mark + body.replace(" 0 0 0\n", f" {normal}\n", 16)
     yield "an unknown format", ply().replace("ascii", "binary"), "not PLY"
 
 
@@ -538,6 +562,17 @@ def test_an_obj_cut_anywhere(faces, base):
         assert isinstance(found, str) or np.array_equal(found, read(".obj", lines)), left[-30:]
 
 
+@pytest.mark.parametrize("faces", FACES.values(), ids=FACES)
+def test_a_last_line_without_end(faces):
+    """Whichever face and corner of a closed solid comes last: it is read, and refused where that line is shorter."""
+    for i, face in enumerate(faces):
+        for j in range(len(face)):
+            content = obj([*faces[i + 1 :], *faces[:i], face[j:] + face[:j]])
+            assert np.array_equal(read(".obj", content[:-1]), read(".obj", content))
+            for length in range(content.rindex("f") + 1, len(content) - 1):
+                assert isinstance(read(".obj", content[:length]), str), content[:length][-30:]
+
+
 # ---------------------------------------------------------------- polygons
 
 
@@ -560,14 +595,26 @@ def test_polygons_of_any_shape(outline, expected):
     for shift in range(len(flat)):
         turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
         turned = np.roll(flat, shift, axis=0)[:: (-1) ** shift] @ turn * 0.01 + rng.normal(size=3)
-        triangles = np.array(triangulate(turned, [list(range(len(flat)))]))
+        triangles = triangulate(turned, np.array([len(flat)]), np.arange(len(flat)))
         assert len(triangles) == len(flat) - 2 and set(triangles.ravel()) == set(range(len(flat)))
         assert area(turned[triangles]) == pytest.approx(expected * 1e-4, rel=1e-6)
 
 
+def test_a_polygon_of_many_corners():
+    """A spiral of 3,000 corners, where almost every ear is far from the last one."""
+    along = np.linspace(1, 12 * np.pi, 1500)
+    inner = np.stack([along * np.cos(along), along * np.sin(along), 0 * along], axis=1)
+    outline = np.concatenate([inner, (inner * (1 + 2 / along[:, None]))[::-1]])
+    begin = time.process_time()
+    triangles = triangulate(outline, np.array([3000]), np.arange(3000))
+    assert time.process_time() - begin < 5  # some 0.1 s; with every corner asked again after every ear, minutes
+    x, y, _ = outline.T
+    assert area(outline[triangles]) == pytest.approx(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
 def test_a_bent_quad_keeps_its_corners():
     bent = np.array([(0, 0, 0), (1, 0, 0.2), (1, 1, 0), (0, 1, 0.2)])
-    assert triangulate(bent, [[0, 1, 2, 3]]) == [(0, 1, 2), (0, 2, 3)]
+    assert triangulate(bent, np.array([4]), np.arange(4)).tolist() == [[0, 1, 2], [0, 2, 3]]
 
 
 # ---------------------------------------------------------------- sizes, units, and what is no mesh

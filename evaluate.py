@@ -226,10 +226,7 @@ def whole_split(data):
 
 
 def evaluate_suites(model, data, split, suites, device, quiet=False, seed=0, run=None):
-    """Reports and predictions of the suites that hold any grasps: two dicts by suite.
-
-    run: where the model is from; what it predicts must then be finite.
-    """
+    """Reports and predictions of the suites that hold any grasps, two dicts by suite; those of a `run` are finite."""
     results, predictions = {}, {}
     present = [suite for suite in suites if len(split.rows[suite])]
     for suite in tqdm(present, desc="evaluating", unit="suite", disable=quiet or None, delay=2):

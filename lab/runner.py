@@ -8,7 +8,6 @@ marked as failed. Several sweeps may share runs and rows: each run is one proces
 import collections
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 import multiprocessing
@@ -81,25 +80,18 @@ def plan_runs(grids, given, seeds, args):
             if args.smoke and flags.get("--init") in ("jepa", "shuffled"):
                 flags.setdefault("--jepa-ckpt", str(random_encoder(PRESETS["tiny"], args.runs)))
             if flags.get("--init") not in train.STORED and (path := flags.pop("--jepa-ckpt", None)):
-                check_same_network(flags, path, file_tag(path))
+                check_same_network(flags, path)
             planned += [flags | {"--seed": seed} for seed in seeds]
     return planned
 
 
-def check_same_network(flags, path, tag):
-    """Stop where a run with these flags, not from the encoder at `path` of this `file_tag`, has another network."""
-    settings, theirs = train.parse(as_words(flags)), encoder_config(path, tag)
-    ours = train.resolve_network(settings)[0] if train.sees_tokens(settings.pool) else theirs
-    other = [f"{name} {getattr(theirs, name)}, not {getattr(ours, name)}" for name in NETWORK
-             if getattr(theirs, name) != getattr(ours, name)]  # fmt: skip
+def check_same_network(flags, path):
+    """Stop where the encoder at `path` has another network than a run with these flags has from scratch."""
+    ours, theirs = train.resolve_network(train.parse(as_words(flags)))[0], load_encoder(path).config
+    pairs = {name: (getattr(theirs, name), getattr(ours, name)) for name in NETWORK}
+    other = "; ".join(f"{name} {their}, not {our}" for name, (their, our) in pairs.items() if their != our)
     mend = "give --preset and flags that make them alike, or sweep each by itself"
-    refuse(other, f"{path}: another network than --init {settings.init} has here ({'; '.join(other)}); {mend}")
-
-
-@functools.lru_cache(4)
-def encoder_config(path, tag):
-    """`ModelConfig` of the encoder at `path`; kept, since every run of a sweep asks."""
-    return load_encoder(path).config
+    refuse(other, f"{path}: another network than runs from scratch have here ({other}); {mend}")
 
 
 def seed_by_seed(planned, args):

@@ -19,6 +19,7 @@ with one folder shares its runs among them.
 """
 
 import contextlib
+import importlib.util
 import itertools
 import shlex
 import signal
@@ -197,7 +198,7 @@ def main(argv=None):
     args, names, given = parse(argv)
     check_writable(args.out, "--out")
     check_writable(args.runs, "--runs")
-    figures.check_drawing()
+    refuse(not importlib.util.find_spec("matplotlib"), "figures need matplotlib; run: pip install matplotlib")
     with interruptible(args.jobs):
         if args.tables:
             rows, path = read_rows(args.out / "rows.csv"), args.out / "rows.csv"

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # before numpy loads: its products are too small her
 
 from benchmark.card import write_card
 from benchmark.make import generate, print_unusable
-from benchmark.roots import DEFAULT_ROOT, GONE
+from benchmark.roots import DEFAULT_ROOT
 from benchmark.shapes import LENGTHS, MAX_MIDDLE
 from benchmark.shipped import SETTINGS, unpack
 from cli.errors import command, refuse
@@ -64,10 +64,8 @@ def parse_args(argv):
         help="bring grasps that others published into our layout: DIR holds their dataset/ and meshdata/",
     )  # fmt: skip
     flag("--card", metavar="ROOT", help="describe this dataset in figures and pictures in place of making one")
-    flag("--preset", help=f"gone: {GONE}")
     flag("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
-    refuse(args.preset, f"--preset {args.preset}: {GONE}")
     asked = args.objects or args.grasps or args.scenes or args.seed
     made = args.meshes or args.imported or args.card
     refuse(not args.out and (asked or made), "--out DIR is needed (see --help)")

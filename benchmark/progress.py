@@ -11,7 +11,6 @@ from files.writing import atomic, read_json, write_json
 
 VERSION = 2  # of the benchmark: a root made by another one must be made again
 DEFAULT_ROOT = "data/synthetic"
-GONE = f"mini and data/full are gone, {DEFAULT_ROOT} is the one benchmark, made on first use or by python synthesize.py"
 LOG = "progress.jsonl"  # first the settings, then a line per finished object; dataset.json replaces it in the end
 
 
@@ -26,18 +25,16 @@ def recorded(root):
     finished = (root / "dataset.json").exists()
     content = read_json(root / "dataset.json") if finished else (read_log(root) or [{}])[0]
     if content and content.get("version") != VERSION:
-        settings = content.get("settings", {})
-        old = "preset" in settings and not settings["meshes"]
-        raise UserError(
-            f"{root}: made by version {content.get('version')} of the benchmark, this is {VERSION}; "
-            + (f"{GONE}; remove it first" if old else f"remove it and run: {command_line(root, settings)}")
-        )
+        again = command_line(root, content.get("settings", {}))
+        made = f"{root}: made by version {content.get('version')} of the benchmark, this is {VERSION}"
+        raise UserError(f"{made}; remove it and run: {again}")
     return content
 
 
 def command_line(root, settings):
     """The command that makes a root."""
-    if settings.get("shipped"):
+    of_version_1 = settings.get("preset") and not settings["meshes"]
+    if settings.get("shipped") or of_version_1:
         return "python synthesize.py"
     flags = [
         f" --{key}" if value is True else f" --{key} {value}"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmark.progress import DEFAULT_ROOT, GONE, LOG, VERSION, command_line, recorded  # noqa: F401
+from benchmark.progress import DEFAULT_ROOT, LOG, VERSION, command_line, recorded  # noqa: F401
 from benchmark.shipped import SETTINGS, unpack
 from cli.errors import UserError, refuse
 from cli.processes import cores
@@ -24,5 +24,4 @@ def ensure_root(path, quiet=False):
         return root
     again = f"{root}: is unfinished; make it with: {command_line(root, content.get('settings', {}))}"
     refuse(unfinished, again)
-    gone = f"{GONE}; or " if root.as_posix() == "data/full" else ""
-    raise UserError(f"{root}: {gone}no such root; give the folder in which the data lies now as --data")
+    raise UserError(f"{root}: no such root; give the folder in which the data lies now as --data")

@@ -23,11 +23,10 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 def end_with_one_line(kind, error, trace):
     """Ctrl-C while libraries are still loading, before any `command` hears it, ends as it does in one."""
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-    else:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130)
+    if kind is not KeyboardInterrupt:
+        return sys.__excepthook__(kind, error, trace)
+    print("interrupted", file=sys.stderr)
+    raise SystemExit(130)
 
 
 sys.excepthook = end_with_one_line

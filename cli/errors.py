@@ -45,7 +45,7 @@ def command(main):
             return result
         except BrokenPipeError:
             for stream in (sys.stdout, sys.stderr):  # for what is still in the buffer
-                with contextlib.suppress(OSError, ValueError):  # somebody's own stream
+                with contextlib.suppress(OSError):  # somebody's own stream has no number
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             raise SystemExit(0) from None
         except (UserError, OSError) as error:

@@ -4,7 +4,6 @@ import statistics
 import textwrap
 from typing import NamedTuple
 
-from cli.errors import UserError
 from files.writing import atomic
 from lab import control_table, published
 from lab.rows import DEFAULTS, differences, flags_of, is_training, read_rows
@@ -111,14 +110,6 @@ def new_figure(rows, columns, width, height, **shared):
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
-
-
-def check_drawing():
-    """Stop where no figure can be drawn: before hours of runs, not after them."""
-    try:
-        new_figure(1, 1, 1, 1)
-    except ImportError as error:
-        raise UserError(f"figures need matplotlib ({error}); install it: pip install matplotlib") from None
 
 
 def deviation(values):

@@ -48,16 +48,13 @@ PAUSE = 10  # s before a run is tried again that another process has
 
 
 def choices_of(flag, text):
-    """The values of a flag, separated by commas, which in the name of a file that is there are part of it.
-
-    A root below the current folder is named from there, however it is spelled: rows are known by their commands.
-    """
+    """The values of a flag, separated by commas but in the name of what is there; one spelling for each root."""
     there = flag in ("--data", "--jepa-ckpt", "--cache-dir") and Path(text).exists()
-    values = [text] if there else text.split(",")
-    if flag != "--data":
-        return values
-    here, roots = Path.cwd(), [Path(os.path.abspath(value)) for value in values]
-    return [(root.relative_to(here) if root.is_relative_to(here) else root).as_posix() for root in roots]
+    values, here = [text] if there else text.split(","), Path.cwd()
+    if flag == "--data":  # from here where it lies below: a row is known by its command
+        values = [Path(os.path.abspath(value)) for value in values]
+        values = [(root.relative_to(here) if root.is_relative_to(here) else root).as_posix() for root in values]
+    return values
 
 
 def expand(axes, smoke=False):

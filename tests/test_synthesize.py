@@ -90,7 +90,6 @@ def test_flags_that_contradict(capsys, tmp_path):
         "--out x --meshes . --objects 3": "does not go with --meshes",
         "--out x --meshes y": "no such folder",
         "--out x --objects 0": "at least 1",
-        "--out x --preset mini": "mini and data/full are gone",
         f"--out x --meshes {tmp_path}": "no .obj",
     }
     for words, message in cases.items():

@@ -177,7 +177,7 @@ def test_where_nothing_can_be_written_nothing_is_begun(tmp_path, monkeypatch, ca
 
 def test_a_sweep_without_matplotlib_begins_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "pip install matplotlib" in fails(sweep.main, ["grid", "--smoke", "--data", "r"], capsys)
     assert not list(tmp_path.iterdir())
 

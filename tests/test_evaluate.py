@@ -152,8 +152,8 @@ def test_joints_of_another_order_are_not_scored(run, tmp_path, capsys):
 def test_clouds_have_the_points_of_the_network(run, tmp_path, capsys):
     """Settings of one run beside the weights of another, which takes clouds of any size without a word."""
     copy = shutil.copytree(run, tmp_path / "copy")
-    config = (copy / "config.json").read_text()
-    (copy / "config.json").write_text(config.replace('"points": 64', '"points": 32'))
+    config = (copy / "config.json").read_text(encoding="utf-8").replace('"points": 64', '"points": 32')
+    (copy / "config.json").write_text(config, encoding="utf-8", newline="\n")
     for main in (evaluate.main, walkthrough.main):
         assert "read with 32 points per cloud, not the network's 64" in fails(main, [copy], capsys)
 

@@ -28,7 +28,7 @@ from files.checkpoints import check_run, load_run
 from files.predictions import NUMBERS, check_predictions, read_predictions, save_predictions
 from files.recordings import numbered_joints
 from files.writing import read_json, write_json
-from hand.kinematics import is_modelled
+from hand.described import is_modelled
 from hand.scenes import close_some
 from loop.fast import exact_products
 from loop.machine import set_up_torch

@@ -26,7 +26,7 @@ from files.predictions import check_predictions
 from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
 from files.recordings import normal_poses, numbered_joints
 from files.writing import write_json
-from hand.kinematics import LIMITS, is_modelled
+from hand.described import BENCHMARK, is_modelled
 from loop.fast import exact_products
 from loop.machine import set_up_torch
 from pictures.draw import draw_grasps
@@ -120,7 +120,8 @@ def as_json(args, model, poses, joints, probabilities, warnings):
         for pose, shares, angles in zip(poses.tolist(), probabilities.tolist(), joints.tolist())
     ]
     if is_modelled(model.joint_names):
-        outside = (joints < LIMITS[:, 0] - LIMIT_SLACK) | (joints > LIMITS[:, 1] + LIMIT_SLACK)
+        low, high = BENCHMARK.limits.T
+        outside = (joints < low - LIMIT_SLACK) | (joints > high + LIMIT_SLACK)
         result["joints_outside_limits"] = int(outside.sum())
     return result
 

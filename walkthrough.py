@@ -27,7 +27,7 @@ from files.predictions import check_predictions
 from files.predictor import load_with_predictor
 from files.reading import read_array, read_mesh
 from files.writing import read_json, stable_seed
-from hand.kinematics import is_modelled
+from hand.described import is_modelled
 from hand.scenes import scene_mesh
 from model import PointEncoder, from_z_up, gather_points, normalize_clouds, sequence_patches, to_z_up
 from pictures import sheet

@@ -8,7 +8,6 @@ from scipy.spatial import ConvexHull, cKDTree
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from benchmark.grasps import PALM_RADII
 from benchmark.progress import recorded
 from cli.errors import UserError, refuse
 from data import sample_surface
@@ -16,6 +15,7 @@ from files.reading import read_mesh, read_npz
 from files.writing import write_json
 from hand import kinematics
 from hand.closing import CONTACT, link_gaps
+from hand.described import BENCHMARK
 from hand.score import MIN_SCORE, SCORE_PER_EPSILON, contact_wrenches
 from pictures.draw import draw_grasps, scene_title
 
@@ -70,11 +70,11 @@ def hull_epsilon(points, normals, origin, edges=16):
 def measure_grasp(vertices, faces, grasp):
     """Penetration (m), touching links (4, 3) and hull epsilon of one grasp (19,), from exact distances."""
     origin = sample_surface(vertices, faces, 4000, 0).mean(0)
-    centers, radii, _ = kinematics.hand_drawing(grasp[:7], grasp[7:])
+    centers, radii, *_ = kinematics.hand_drawing(grasp[:7], grasp[7:])
     gaps, nearest = sphere_gaps(vertices, faces, centers, radii)
-    gap, sphere = link_gaps(gaps[len(PALM_RADII) :].reshape(4, 8))
+    gap, sphere = link_gaps(gaps[-BENCHMARK.radii.size :].reshape(BENCHMARK.radii.shape))
     links = gap < CONTACT
-    contact = (len(PALM_RADII) + 8 * np.arange(4)[:, None] + sphere)[links]
+    contact = (len(BENCHMARK.palm_radii) + 8 * np.arange(4)[:, None] + sphere)[links]
     normals = (nearest[contact] - centers[contact]) * np.sign(gaps[contact] + radii[contact])[:, None]
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     return -gaps.min(), links, hull_epsilon(nearest[contact], normals, origin) if len(contact) > 2 else np.nan
@@ -85,7 +85,7 @@ def read_grasps(root):
     found, advice = [], "the card is of roots that synthesize.py filled"
     for path in sorted(root.glob("*/*/*/recording.npz"), key=lambda path: path.parts):
         recording = read_npz(path, advice)
-        if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(kinematics.JOINT_NAMES):
+        if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(BENCHMARK.joint_names):
             raise UserError(f"{path}: has no scores or another hand; {advice}")
         found.append((path.parent, recording["grasps"], recording["scores"]))
     refuse(not found, f"{root}: no */*/*/recording.npz in it")
@@ -164,7 +164,7 @@ def draw_histograms(scenes, path):
     for ax in axes[0, 2:]:
         ax.axis("off")
     for ax, name, values, limits in zip(
-        axes[1:].T.flat, kinematics.JOINT_NAMES, joints.T, kinematics.LIMITS
+        axes[1:].T.flat, BENCHMARK.joint_names, joints.T, BENCHMARK.limits
     ):  # column: finger
         ax.hist(values, 60, range=limits, color="tab:blue")
         ax.set_title(f"{name} (rad)")

@@ -18,7 +18,7 @@ from benchmark.shapes import CATEGORIES, draw_pose, pose_scene, procedural_mesh
 from cli.errors import UserError
 from files.categories import CATEGORY_NAMES
 from files.writing import atomic, stable_seed
-from hand import kinematics
+from hand.described import BENCHMARK
 
 REDRAWS = 5  # procedural objects on which the hand finds next to nothing are drawn again, so often at most
 CELLS = 100_000  # per m: the vertices of procedural meshes lie on a grid of 10 µm
@@ -47,7 +47,7 @@ def mesh_text(vertices, faces, decimals=6):
     return (corners + "f %d %d %d\n" * len(faces) % tuple((faces + 1).ravel().tolist())).encode()
 
 
-def write_scene(folder, mesh, grasps, scores, joint_names=kinematics.JOINT_NAMES, **more):
+def write_scene(folder, mesh, grasps, scores, joint_names=BENCHMARK.joint_names, **more):
     """mesh.obj of these bytes and recording.npz, atomically; no scores where they are None."""
     arrays = {"grasps": grasps, "scores": scores, "joint_names": np.array(joint_names)} | more
     with atomic(folder / "mesh.obj") as temporary:

@@ -36,7 +36,7 @@ from files.cache import cache_path, write_cache
 from files.reading import read_mesh, read_npz
 from files.recordings import canonical_quaternion, content_hash
 from files.writing import atomic
-from hand import kinematics
+from hand.described import BENCHMARK
 from hand.score import MIN_SCORE
 
 FILE = Path(__file__).with_name("grasps.npz")
@@ -46,7 +46,7 @@ NUM_POINTS = 512  # per cloud, as the default preset has it: the cache of these 
 # By column of `high` and `low`: m, quaternion components, rad, score. The rounding is off by half a step at most; the
 # component that is left out by three times as much. Powers of two lose nothing more in float32.
 STEPS = np.repeat([2.0**-15, 2.0**-14, 2.0**-13, 2.0**-9], [3, 3, 12, 1])
-LOWEST = np.concatenate(([-1] * 3, [-1] * 3, kinematics.LIMITS[:, 0], [MIN_SCORE]))  # what the integer 0 stands for
+LOWEST = np.concatenate(([-1] * 3, [-1] * 3, BENCHMARK.limits[:, 0], [MIN_SCORE]))  # what the integer 0 stands for
 OTHERS = np.array([[j for j in range(4) if j != i] for i in range(4)])  # the components beside the largest
 
 
@@ -70,7 +70,7 @@ def restore(integers, largest):
     quaternion = np.empty((len(values), 4))
     np.put_along_axis(quaternion, OTHERS[largest], others.T, 1)
     np.put_along_axis(quaternion, largest[:, None].astype(int), np.sqrt(1 - (x * x + y * y + z * z))[:, None], 1)
-    joints = np.minimum(values[:, 6:18], kinematics.LIMITS[:, 1])
+    joints = np.minimum(values[:, 6:18], BENCHMARK.limits[:, 1])
     grasps = np.concatenate((values[:, :3], canonical_quaternion(quaternion), joints), 1)
     return grasps.astype(np.float32), (values[:, 18] + STEPS[18] / 2).astype(np.float32)
 
@@ -180,7 +180,7 @@ def pack(root, file=FILE):
             continue
         integers, largest = quantise(stored["grasps"][kept], stored["scores"][kept])
         grasps, scores = restore(integers, largest)
-        arrays = {"grasps": grasps, "scores": scores, "joint_names": np.array(kinematics.JOINT_NAMES)}
+        arrays = {"grasps": grasps, "scores": scores, "joint_names": np.array(BENCHMARK.joint_names)}
         mesh_hash = hashlib.sha256(mesh_text(posed, faces, decimals=5)).hexdigest()
         names.append(scene)
         columns["pose"].append(stored["pose"])

@@ -6,7 +6,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from hand import kinematics
+from hand.described import BENCHMARK
+from hand.kinematics import finger_frames, finger_joints, finger_points
 
 # ---------------------------------------------------------------- the surface as a distance field
 CELL, FIELD_REACH = 0.004, 0.032  # m: grid spacing; distances are cut off here
@@ -41,15 +42,18 @@ class DistanceField:
 
     def __call__(self, points):
         """Trilinear distance at points (..., 3), float32 m; outside the grid that of its border, FIELD_REACH."""
-        at = np.ascontiguousarray(points.reshape(-1, 3).T)  # (3, n)
-        at = np.clip((at - self.low32) * np.float32(1 / self.cell), 0, self.last)  # in cells
+        return self.at(np.ascontiguousarray(points.reshape(-1, 3).T)).reshape(points.shape[:-1])
+
+    def at(self, points):
+        """The same at points (3, n), which is how it is computed: (n,)."""
+        at = np.clip((points - self.low32) * np.float32(1 / self.cell), 0, self.last)  # in cells
         whole = at.astype(np.int32)
         corner = whole[0] * self.strides[0] + whole[1] * self.strides[1] + whole[2]
         value = self.values.take(corner + self.corners)  # (8, n)
         for share in at - whole:  # along this axis, the first half of the corners lies below the point
             half = len(value) // 2
             value = value[:half] + share * (value[half:] - value[:half])
-        return value[0].reshape(points.shape[:-1])
+        return value[0]
 
     def direction(self, points):
         """Unit vectors (m, 3) from points (m, 3) towards the surface."""
@@ -72,79 +76,85 @@ def surface_normals(vertices, faces, count, rng):
 
 
 # ---------------------------------------------------------------- closing the fingers
-# Pre-shapes power, pinch, sphere:
-# degrees [flexion, abduction, distal] of thumb, first, middle, ring at the start; closing speeds (flexion, distal)
-START = [
-    [-15, 22, 5, -15, 0, 5, -15, 0, 5, -15, 0, 5],
-    [-15, -10, 10, -15, 6, 10, -15, 4, 10, 70, 0, 95],
-    [-15, -8, 50, -15, -27, 50, -15, 0, 50, -15, 27, 50],
-]
-START = np.radians(START).astype(np.float32)
-SPEED = np.array([[1, 1], [1, 0], [1, 0.1]], dtype=np.float32)
-
-# How fast the 8 spheres can move per radian of flexion and of the distal joint, at most: (2, 8) m
-DISTAL_LEVERS = [0, 0, 0, 0, *(kinematics.SPHERE_REACH[4:, 1:] @ [1, 1 + kinematics.COUPLING])]
-LEVERS = np.stack((kinematics.SPHERE_REACH.sum(1), DISTAL_LEVERS)).astype(np.float32)
-RADII = kinematics.SPHERE_RADII.astype(np.float32)
-LINKS = (slice(0, 4), slice(4, 6), slice(6, 8))  # spheres of a finger's links
-UPPER = kinematics.LIMITS[:3, 1].astype(np.float32)  # flexion and distal are the same for all fingers
 TOUCH, CONTACT = 0.0005, 0.002  # m: a finger stops, a link counts as touching
 MIN_STEP, MAX_STEP = np.radians([0.15, 12]).astype(np.float32)
 
 
-def close_fingers(q, rotation, position, mode, field):
-    """Close each finger (m rows) by itself until it touches: q (m, 3) -> q (m, 3), last gaps (8, m).
+def finger_gaps(chain, q, frames, field):
+    """Gaps (P, m) m between the spheres of fingers q (k, m) rad, on frames (4, 3, m), and the object."""
+    points = finger_points(chain, q, frames)
+    return field.at(points.reshape(3, -1)).reshape(points.shape[1:]) - chain.radii.astype(np.float32)
 
-    Conservative advancement: a step is as long as the nearest sphere's gap allows, so nothing is
-    passed through. Contact of link 1 stops flexion (a power grasp's distal joint then goes on, other
-    fingers end); contact of link 2 or 3 ends the finger.
+
+def close_fingers(chain, q, frames, mode, field, goes_on):
+    """Close fingers of a `Chain` each by itself until it touches: q (k, m) -> q (k, m), last gaps (P, m).
+
+    Conservative advancement: a step is as long as the nearest sphere's gap allows, so nothing is passed through.
+    A link that touches stops all joints that move it; those beyond then go on where `goes_on` (modes,) says so.
     """
-    q, gaps, speed = q.copy(), np.empty((8, len(q)), dtype=np.float32), SPEED[mode]
-    active = np.arange(len(q))
+    q, gaps = q.copy(), np.empty((len(chain.links), q.shape[1]), dtype=np.float32)
+    low, high, levers = (part.astype(np.float32) for part in (chain.low, chain.high, chain.levers.T))
+    active, speed, ends = np.arange(q.shape[1]), chain.speed.astype(np.float32)[mode].T, ~goes_on[mode]
+    moved = [(joint, chain.first[joint]) for joint in np.flatnonzero(chain.speed.any(0))]
     for _ in range(80):
-        now, pace = q[active], speed[active]
-        gap = field(kinematics.finger_points(now, rotation[active], position[active])) - RADII[:, None]
-        gaps[:, active] = gap
-        base, rest = gap[:4].min(0) < TOUCH, gap[4:].min(0) < TOUCH
-        pace[:, 0] *= ~base & (now[:, 0] < UPPER[0])
-        pace[:, 1] *= now[:, 2] < UPPER[2]
-        pace *= ~(rest | base & (mode[active] > 0))[:, None]
-        speed[active] = pace
-        keep = (pace[:, 0] > 0) | (pace[:, 1] > 0)
-        active, now, pace = active[keep], now[keep], pace[keep]
+        now, pace = q[:, active], speed[:, active]
+        gap = gaps[:, active] = finger_gaps(chain, now, frames, field)
+        any_touches = gap.min(0) < TOUCH
+        for joint, first in moved:
+            touches = gap[first:].min(0, initial=FIELD_REACH) < TOUCH
+            at_end = np.where(pace[joint] > 0, now[joint] >= high[joint], now[joint] <= low[joint])
+            pace[joint, touches | at_end | any_touches & ends[active]] = 0
+        speed[:, active] = pace
+        keep = pace.any(0)
+        active, now, pace, frames = active[keep], now[:, keep], pace[:, keep], frames[:, :, keep]
         if not len(active):
             break
-        reach = LEVERS.T @ pace.T + np.float32(1e-6)  # (8, m) m per unit of closing
-        advance = np.clip((gap[:, keep] / reach).min(0), MIN_STEP, MAX_STEP)[:, None]
-        q[active, ::2] = np.minimum(now[:, ::2] + advance * pace, UPPER[::2])
+        reach = levers.T @ np.abs(pace) + np.float32(1e-6)  # (P, m) m per unit of closing
+        advance = np.clip((gap[:, keep] / reach).min(0), MIN_STEP, MAX_STEP)
+        q[:, active] = np.clip(now + advance * pace, low, high)
     return q, gaps
 
 
-def close_hands(rotation, position, joints, mode, field):
+def close_hands(rotation, position, joints, mode, field, hand=BENCHMARK):
     """Close whole hands, the thumb first: a thumb that meets nothing is no grasp, and saves the other fingers.
 
-    joints (n, 12) -> joints (n, 12), gaps (n, 4, 8) m, and masks (n,): free at the start, thumb touches.
+    joints (n, J) -> joints (n, J), gaps (n, F, P) m, and masks (n,): free at the start, thumb touches.
     """
-    n = len(joints)
-    q, (bases, origins) = joints.reshape(n, 4, 3).copy(), kinematics.finger_bases(rotation, position)
-    start = kinematics.finger_points(q.reshape(-1, 3), bases.reshape(-1, 3, 3), origins.reshape(-1, 3))
-    free = (field(start) - RADII[:, None]).min(0).reshape(n, 4).min(1) > -0.001
-    touching, gaps = free.copy(), np.full((n, 4, 8), FIELD_REACH, dtype=np.float32)
-    for fingers, count in ((slice(0, 1), 1), (slice(1, 4), 3)):
+    joints, gaps = joints.copy(), np.full((len(joints), *hand.radii.shape), FIELD_REACH, dtype=np.float32)
+    free = np.ones(len(joints), dtype=bool)
+    for chain in hand.chains:
+        frames = finger_frames(chain, rotation, position)
+        start = finger_gaps(chain, finger_joints(chain, joints), frames, field)
+        free &= start.min(0).reshape(len(joints), -1).min(1) > -0.001
+    touching = free.copy()
+    for chain in thumb_first(hand):
         rows = np.flatnonzero(touching)
-        closed, gap = close_fingers(
-            q[rows, fingers].reshape(-1, 3),
-            bases[rows, fingers].reshape(-1, 3, 3),
-            origins[rows, fingers].reshape(-1, 3),
-            np.repeat(mode[rows], count),
-            field,
-        )
-        q[rows, fingers], gaps[rows, fingers] = closed.reshape(-1, count, 3), gap.T.reshape(-1, count, 8)
+        frames = finger_frames(chain, rotation[rows], position[rows])
+        modes = np.repeat(mode[rows], len(chain.fingers))
+        q, gap = close_fingers(chain, finger_joints(chain, joints[rows]), frames, modes, field, hand.goes_on)
+        shape = len(rows), *chain.columns.shape
+        joints[rows[:, None, None], chain.columns] = q.T.reshape(shape)
+        gaps[rows[:, None], chain.fingers] = gap.T.reshape(*shape[:2], -1)
         touching[rows] = gaps[rows, 0].min(1) < CONTACT
-    return q.reshape(n, 12), gaps, free, touching
+    return joints, gaps, free, touching
 
 
-def link_gaps(gaps):
-    """gaps (n, 4, 8) m -> the gap of each finger's three links and the sphere that has it (n, 4, 3)."""
-    nearest = np.stack([link.start + gaps[..., link].argmin(-1) for link in LINKS], -1)
-    return np.take_along_axis(gaps, nearest, -1), nearest
+def thumb_first(hand):
+    """The chains of a hand with the thumb in one of its own, before the others."""
+    parts = []
+    for chain in hand.chains:
+        for of_thumb in (chain.fingers == 0, chain.fingers > 0):
+            mine = {key: getattr(chain, key)[of_thumb] for key in ("fingers", "columns", "bases")}
+            parts += [chain._replace(**mine)] if of_thumb.any() else []
+    return sorted(parts, key=lambda chain: chain.fingers[0] > 0)
+
+
+def link_gaps(gaps, hand=BENCHMARK):
+    """gaps (..., F, P) m -> the gap of each finger's links and the sphere that has it (..., F, L)."""
+    nearest = np.zeros((*gaps.shape[:-1], hand.links.max() + 1), dtype=int)
+    for chain in hand.chains:
+        own, ends = gaps[..., chain.fingers, :], np.searchsorted(chain.links, np.arange(chain.links[-1] + 2))
+        for link, (start, stop) in enumerate(itertools.pairwise(ends)):
+            nearest[..., chain.fingers, link] = start + own[..., start:stop].argmin(-1)
+    has = np.arange(nearest.shape[-1]) <= hand.links.max(1)[:, None]  # (F, L): not all fingers have as many links
+    return np.where(has, np.take_along_axis(gaps, nearest, -1), np.float32(np.inf)), nearest

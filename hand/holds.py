@@ -21,7 +21,8 @@ from scipy.ndimage import label
 
 from cli.errors import refuse
 from hand import kinematics
-from hand.closing import CONTACT, LEVERS, MIN_STEP, RADII, TOUCH, DistanceField, link_gaps, surface_normals
+from hand.closing import CONTACT, MIN_STEP, TOUCH, DistanceField, finger_gaps, link_gaps, surface_normals
+from hand.described import BENCHMARK
 from hand.score import MIN_SCORE, score
 
 # What the shares become with other values stands in results/holds/constants.csv.
@@ -35,13 +36,13 @@ WALL = 0.005  # m: room farther than this from the surface is inside where no wa
 
 
 class Outcomes(NamedTuple):
-    """What became of grasps; (...) is the shape of their joints (..., 12), clipped to the hand's limits first."""
+    """What became of grasps; (...) is the shape of their joints (..., J), clipped to the hand's limits first."""
 
     free: np.ndarray  # (...) bool: no link deeper than FREE_DEPTH in the object, before opening and closing
     holds: np.ndarray  # (...) bool: closed, what grasps.py would keep
-    touching: np.ndarray  # (..., 4) bool: fingers that touch, closed
-    gaps: np.ndarray  # (..., 4) m: each finger's distance to the object then, negative inside
-    closed: np.ndarray  # (..., 12) rad: the joints after opening and closing
+    touching: np.ndarray  # (..., F) bool: fingers that touch, closed
+    gaps: np.ndarray  # (..., F) m: each finger's distance to the object then, negative inside
+    closed: np.ndarray  # (..., J) rad: the joints after opening and closing
     scores: np.ndarray  # (...): as in grasps.py, closed; -1 where there is no grasp to score
 
 
@@ -63,8 +64,8 @@ def solid_field(vertices, faces, density=DENSITY, threads=1):
     return field
 
 
-def grasp_outcomes(field, poses, joints):
-    """`Outcomes` of joints (n, ..., 12) rad at wrist poses (n, 7): several sets of joints may share a pose.
+def grasp_outcomes(field, poses, joints, hand=BENCHMARK):
+    """`Outcomes` of joints (n, ..., J) rad at wrist poses (n, 7): several sets of joints may share a pose.
 
     Raises `UserError` where one is not finite.
     """
@@ -73,46 +74,47 @@ def grasp_outcomes(field, poses, joints):
     shape, sets = joints.shape[:-1], int(np.prod(joints.shape[1:-1]))
     matrix = np.repeat(kinematics.pose_to_matrix(poses), sets, axis=0).astype(np.float32)  # (m, 4, 4), m = n x sets
     rotation, position = matrix[:, :3, :3], matrix[:, :3, 3]
-    joints = np.clip(joints, kinematics.LIMITS[:, 0], kinematics.LIMITS[:, 1]).astype(np.float32).reshape(-1, 12)
-    bases, origins = kinematics.finger_bases(rotation, position)
-    bases, origins = bases.reshape(-1, 3, 3), origins.reshape(-1, 3)  # a finger each: (4 m, 3, 3), (4 m, 3)
-    q = joints.reshape(-1, 3)
-    before = finger_gaps(q, bases, origins, field).min(0).reshape(-1, 4)
-    q, _ = flex(q, bases, origins, field, -1)
-    q, gaps = flex(q, bases, origins, field, 1)
-    closed, gaps = q.reshape(-1, 12), gaps.T.reshape(-1, 4, 8)
-    links = link_gaps(gaps)[0] < CONTACT  # (m, 4, 3)
+    closed = np.clip(joints, *hand.limits.T).astype(np.float32).reshape(-1, len(hand.limits))
+    gaps = np.empty((len(closed), *hand.radii.shape), dtype=np.float32)  # (m, F, P)
+    before = gaps[..., 0].copy()  # (m, F)
+    for chain in hand.chains:
+        frames = kinematics.finger_frames(chain, rotation, position)
+        q, fingers = kinematics.finger_joints(chain, closed), (len(closed), len(chain.fingers))
+        before[:, chain.fingers] = finger_gaps(chain, q, frames, field).min(0).reshape(fingers)
+        q, _ = flex(chain, q, frames, field, -1)
+        q, gap = flex(chain, q, frames, field, 1)
+        closed[:, chain.columns] = q.T.reshape(*fingers, -1)
+        gaps[:, chain.fingers] = gap.T.reshape(*fingers, -1)
+    links = link_gaps(gaps, hand)[0] < CONTACT  # (m, F, L)
     touching = links.any(2)
-    local = kinematics.finger_spheres(closed)[0].astype(np.float32)  # (m, 4, 8, 3)
-    centers = (local.reshape(-1, 32, 3) @ rotation.transpose(0, 2, 1) + position[:, None]).reshape(local.shape)
+    local = kinematics.finger_spheres(closed, hand)[0].astype(np.float32)  # (m, F, P, 3)
+    centers = kinematics.transform(matrix, local)
     grasping = touching[:, 0] & touching[:, 1:].any(1) & (links.sum((1, 2)) >= 3)
     grasping &= gaps.min((1, 2)) > -FREE_DEPTH
-    grasping &= ~kinematics.fingers_collide(local)
+    grasping &= ~kinematics.fingers_collide(local, hand)
     scores = np.full(len(closed), -1, dtype=np.float32)
-    scores[grasping] = score(centers[grasping], gaps[grasping], field)
+    scores[grasping] = score(centers[grasping], gaps[grasping], field, hand)
     found = Outcomes(before.min(1) > -FREE_DEPTH, scores >= MIN_SCORE, touching, before, closed, scores)
     return Outcomes(*(values.reshape(*shape, *values.shape[1:]) for values in found))
 
 
-def flex(q, rotation, position, field, direction):
-    """Turn the flexion of fingers q (m, 3) rad: direction -1 until each is out of the object, 1 until each touches.
+def flex(chain, q, frames, field, direction):
+    """Turn the flexion of fingers q (k, m) rad: direction -1 until each is out of the object, 1 until each touches.
 
-    At most TRAVEL, within the hand's limits. Returns q (m, 3) and the spheres' gaps (8, m) m at its end. Steps
+    At most TRAVEL, within the hand's limits. Returns q (k, m) and the spheres' gaps (P, m) m at its end. Steps
     are as long as the gaps allow (conservative advancement), so that nothing is passed through.
     """
-    q, gaps, lever = q.copy(), np.empty((8, len(q)), dtype=np.float32), LEVERS[0, :, None]
-    end = np.clip(q[:, 0] + direction * TRAVEL, *kinematics.LIMITS[0]).astype(np.float32)
-    active = np.arange(len(q))
+    q, joint, active = q.copy(), chain.flexor, np.arange(q.shape[1])
+    gaps, moved = np.empty((len(chain.links), len(active)), dtype=np.float32), chain.first[joint]
+    lever = np.maximum(chain.levers[moved:, joint, None], 1e-6).astype(np.float32)
+    way = direction * chain.closes  # of the joint
+    end = np.clip(q[joint] + way * TRAVEL, chain.low[joint], chain.high[joint]).astype(np.float32)
     while len(active):
-        gap = gaps[:, active] = finger_gaps(q[active], rotation[active], position[active], field)
-        moving = (direction * gap.min(0) > TOUCH) & (q[active, 0] != end[active])
-        active = active[moving]
+        gaps[:, active] = finger_gaps(chain, q[:, active], frames, field)
+        gap = gaps[moved:, active]
+        moving = (direction * gap.min(0) > TOUCH) & (q[joint, active] != end[active])
+        active, frames = active[moving], frames[:, :, moving]
         step = np.maximum(direction * (gap[:, moving] / lever).min(0), MIN_STEP)
-        left = np.abs(end[active] - q[active, 0])
-        q[active, 0] = np.where(step < left, q[active, 0] + direction * step, end[active])
+        left = np.abs(end[active] - q[joint, active])
+        q[joint, active] = np.where(step < left, q[joint, active] + way * step, end[active])
     return q, gaps
-
-
-def finger_gaps(q, rotation, position, field):
-    """Gaps (8, m) m between the spheres of fingers q (m, 3) rad, on bases (m, 3, 3), (m, 3), and the object."""
-    return field(kinematics.finger_points(q, rotation, position)) - RADII[:, None]

@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 
-from hand.closing import CONTACT, RADII, link_gaps
+from hand.closing import CONTACT, link_gaps
+from hand.described import BENCHMARK
 
 MIN_SCORE = 1.5  # grasps under it do not count
 FRICTION, TORQUE_LENGTH = 0.8, 0.06  # Coulomb coefficient; m that make a torque comparable with a force
@@ -73,15 +74,19 @@ def descend(wrenches, mask, u, rounds):
     return best
 
 
-def score(centers, gaps, field, contact=CONTACT):
-    """Scores (n,) float32 of closed hands: finger spheres (n, 4, 8, 3) m in the object's frame, gaps (n, 4, 8) m.
+def score(centers, gaps, field, hand=BENCHMARK):
+    """Scores (n,) float32 of closed hands: finger spheres (n, F, P, 3) m in the object's frame, gaps (n, F, P) m.
 
-    A link nearer than `contact` m touches, where its nearest sphere points.
+    A link nearer than CONTACT touches, where its nearest sphere points.
     """
-    gap, nearest = link_gaps(gaps)
-    center = np.take_along_axis(centers, nearest[..., None], 2).reshape(-1, 12, 3)
-    mask = (gap < contact).reshape(-1, 12)
+    gap, nearest = link_gaps(gaps, hand)  # (n, F, L)
+    fingers, shape = np.arange(len(hand.fingers))[:, None], (len(gaps), int(np.prod(gap.shape[1:])))
+    radii = hand.radii.astype(np.float32)[fingers, nearest].reshape(shape)
+    center = np.take_along_axis(centers, nearest[..., None], 2).reshape(*shape, 3)
+    gap = gap.reshape(shape)
+    mask = gap < CONTACT
+    gap = np.where(mask, gap, np.float32(0))  # a finger may have fewer links than others
     inward = np.zeros_like(center)
     inward[mask] = field.direction(center[mask])
-    contacts = center + (gap + RADII[nearest]).reshape(-1, 12, 1) * inward
+    contacts = center + (gap + radii)[..., None] * inward
     return (SCORE_PER_EPSILON * epsilon(contact_wrenches(contacts, inward, field.center), mask)).astype(np.float32)

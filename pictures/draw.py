@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from hand.closing import CONTACT, link_gaps
+from hand.described import BENCHMARK
 from hand.holds import FREE_DEPTH, grasp_outcomes, solid_field
 from tqdm import tqdm
 
@@ -23,7 +24,8 @@ from hand.solids import ball, rod
 from pictures.photo import Lit, axes_of_view, frame, photograph, sample_lit, show
 
 PALM_COLOUR = (0.75, 0.75, 0.78)
-FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))  # as in kinematics.FINGERS
+FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))
+FINGER_COLOURS += ((0.8, 0.65, 0.2), (0.5, 0.4, 0.35))  # thumb, first, middle, ring, of other hands more
 AXIS_COLOURS = ((0.9, 0, 0), (0, 0.6, 0), (0, 0, 0.9))  # of the wrist's x, y, z
 AXIS_LENGTH, AXIS_RADIUS, BONE_RADIUS = 0.08, 0.003, 0.007  # m
 OBJECT_COLOUR, TABLE_COLOUR, INSIDE_COLOUR = (0.9, 0.8, 0.55), (0.85, 0.85, 0.87), (0.1, 0.1, 0.1)
@@ -45,17 +47,22 @@ def scene_title(scene):
 
 
 # ---------------------------------------------------------------- one grasp
-def contact_gaps(field, grasp):
-    """How far each finger's three links of a grasp (19,) are from the object of a `solid_field`, (4, 3) m."""
-    centers, radii, _ = kinematics.hand_drawing(grasp[:7], grasp[7:])
-    fingers = slice(len(kinematics.PALM_RADII), None)
+def contact_gaps(field, grasp, hand=BENCHMARK):
+    """How far each finger's links of a grasp (7 + J,) are from the object of a `solid_field`, (F, L) m."""
+    centers, radii, *_ = kinematics.hand_drawing(grasp[:7], grasp[7:], hand)
+    fingers = slice(len(hand.palm_radii), None)
     gaps = field(centers[fingers].astype(np.float32)) - radii[fingers]
-    return link_gaps(gaps.reshape(1, 4, 8))[0][0]
+    return link_gaps(gaps.reshape(hand.radii.shape), hand)[0]
 
 
-def link_colours(gaps=None):
-    """The colours of the fingers' links (4, 3, 3), by contact where the gaps (4, 3) m are given."""
-    colours = np.repeat(np.array(FINGER_COLOURS)[:, None], 3, axis=1)
+def finger_colours(hand):
+    """The names of a hand's fingers and their colours, which begin again where there are many."""
+    return dict(zip(hand.fingers, itertools.cycle(FINGER_COLOURS)))
+
+
+def link_colours(gaps=None, hand=BENCHMARK):
+    """The colours of the fingers' links (F, L, 3), by contact where the gaps (F, L) m are given."""
+    colours = np.repeat(np.array(list(finger_colours(hand).values()))[:, None], hand.links.max() + 1, axis=1)
     if gaps is None:
         return colours
     colours[gaps >= CONTACT] = 0.35 * colours[gaps >= CONTACT] + 0.65
@@ -63,23 +70,22 @@ def link_colours(gaps=None):
     return colours
 
 
-def hand_parts(grasp, gaps=None):
-    """What a hand (19,) looks like: balls [(center, radius, colour)] and rods [(start, end, radius, colour)], in m.
+def hand_parts(grasp, gaps=None, hand=BENCHMARK):
+    """What a hand (7 + J,) looks like: balls [(center, radius, colour)] and rods [(start, end, radius, colour)], in m.
 
     gaps: of `contact_gaps`, where links are to be coloured by contact.
     """
-    centers, radii, segments = kinematics.hand_drawing(grasp[:7], grasp[7:])
-    links = link_colours(gaps)
-    spheres = np.repeat(links, [4, 2, 2], axis=1).reshape(-1, 3)  # as many on links 1, 2 and 3
-    colours = [PALM_COLOUR] * len(kinematics.PALM_RADII) + list(spheres)
-    bones = segments.reshape(4, 4, 2, 3)[:, 1:].reshape(-1, 2, 3)  # without those inside the palm
-    rods = [(*bone, BONE_RADIUS, colour) for bone, colour in zip(bones, links.reshape(-1, 3))]
+    centers, radii, bones, owners = kinematics.hand_drawing(grasp[:7], grasp[7:], hand)
+    links = link_colours(gaps, hand)
+    spheres = np.take_along_axis(links, hand.links[..., None], 1).reshape(-1, 3)
+    colours = [PALM_COLOUR] * len(hand.palm_radii) + list(spheres)
+    rods = [(*bone, BONE_RADIUS, colour) for bone, colour in zip(bones, links[*owners.T])]
     return list(zip(centers, radii, colours)), rods
 
 
-def hand_mesh(grasp, gaps=None):
-    """A hand (19,) and the wrist's axes: triangles (F, 3, 3) m in the object's frame and their colours (F, 3)."""
-    balls, rods = hand_parts(grasp, gaps)
+def hand_mesh(grasp, gaps=None, hand=BENCHMARK):
+    """A hand (7 + J,) and the wrist's axes: triangles (F, 3, 3) m in the object's frame and their colours (F, 3)."""
+    balls, rods = hand_parts(grasp, gaps, hand)
     rods += [(*axis, AXIS_RADIUS, colour) for axis, colour in zip(wrist_axes(grasp[:7]), AXIS_COLOURS)]
     parts = [(ball(*sphere), colour) for *sphere, colour in balls] + [(rod(*bone), colour) for *bone, colour in rods]
     triangles = [vertices[faces] for (vertices, faces), _ in parts]
@@ -102,23 +108,24 @@ def table_lines(reach):
     return Lit(points, np.tile((0, 0, 1), (len(points), 1)), np.tile(TABLE_COLOUR, (len(points), 1)))
 
 
-def lit_grasp(surface, pose, joints, gaps=None):
-    """Table, an object's surface (a `Lit`) and the hand of a wrist pose (7,) with joints (12,) rad -> `Lit`."""
-    fingers = sample_lit(*hand_mesh(np.concatenate((pose, joints)), gaps), HAND_POINTS)
+def lit_grasp(surface, pose, joints, gaps=None, hand=BENCHMARK):
+    """Table, an object's surface (a `Lit`) and the hand of a wrist pose (7,) with joints (J,) rad -> `Lit`."""
+    fingers = sample_lit(*hand_mesh(np.concatenate((pose, joints)), gaps, hand), HAND_POINTS)
     fewer = (part[::4] for part in surface)  # it is small beside the hand
     return Lit(*(np.concatenate(parts) for parts in zip(fingers, fewer, table_lines(0.16))))
 
 
-def view_of_hand(surface, pose, joints):
+def view_of_hand(surface, pose, joints, hand=BENCHMARK):
     """The view, from above the table, that shows the most of every finger and of the object."""
-    lit = Lit(*(part[::10] for part in lit_grasp(surface, pose, joints)))  # enough to judge by
+    lit = Lit(*(part[::10] for part in lit_grasp(surface, pose, joints, hand=hand)))  # enough to judge by
+    wanted = (*dict.fromkeys(finger_colours(hand).values()), OBJECT_COLOUR)
     best, found = -1, None  # best: the sum of roots of seen areas, so that what is hidden counts for more
     for elevation in (15, 35):
         for azimuth in range(0, 360, 20):
             view = axes_of_view(math.radians(azimuth), math.radians(elevation))
             index = photograph(lit, view, *frame(lit.points, view), size=80).index
             colours = lit.colours[index[index >= 0]]
-            score = sum(math.sqrt((colours == colour).all(1).sum()) for colour in (*FINGER_COLOURS, OBJECT_COLOUR))
+            score = sum(math.sqrt((colours == colour).all(1).sum()) for colour in wanted)
             if score > best:
                 best, found = score, view
     return found
@@ -130,41 +137,42 @@ def solid_points(lit):
 
 
 # ---------------------------------------------------------------- a sheet
-def draw_grasps(grasps, path):
-    """A sheet of grasps [(mesh vertices, faces, grasp (19,), title)], four in a row, and whether they hold.
+def draw_grasps(grasps, path, hand=BENCHMARK):
+    """A sheet of grasps [(mesh vertices, faces, grasp (7 + J,), title)], four in a row, and whether they hold.
 
     Neighbours of one mesh and wrist pose share their view and its middle, a row shares its scale.
     """
     panels, groups = [], itertools.groupby(grasps, lambda grasp: (grasp[0].tobytes(), grasp[2][:7].tobytes()))
     for group in tqdm([list(group) for _, group in groups], "drawing", unit="object", disable=None, delay=2):
-        panels += group_panels(group)
+        panels += group_panels(group, hand)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_sheet(panels, path)
+    write_sheet(panels, path, hand)
 
 
-def group_panels(grasps):
+def group_panels(grasps, hand):
     """Panels (title, `Lit`, view (3, 3), middle (2,) m, reach m) of grasps of one mesh at one wrist pose."""
     vertices, faces, first, _ = grasps[0]
     field = solid_field(vertices, faces)
     surface = sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), SURFACE_POINTS)
-    view = view_of_hand(surface, first[:7], first[7:])
+    view = view_of_hand(surface, first[:7], first[7:], hand)
     joints = np.stack([grasp[7:] for _, _, grasp, _ in grasps])
-    holds = grasp_outcomes(field, first[None, :7], joints[None]).holds[0]
-    scenes = [lit_grasp(surface, grasp[:7], grasp[7:], contact_gaps(field, grasp)) for _, _, grasp, _ in grasps]
+    holds = grasp_outcomes(field, first[None, :7], joints[None], hand).holds[0]
+    hands = [grasp for _, _, grasp, _ in grasps]
+    scenes = [lit_grasp(surface, own[:7], own[7:], contact_gaps(field, own, hand), hand) for own in hands]
     where = frame(np.concatenate([solid_points(scene) for scene in scenes]), view)
     verdicts = ["holds" if its_holds else "does not hold" for its_holds in holds]
     titles = [f"{title}\n{verdict}" for (_, _, _, title), verdict in zip(grasps, verdicts)]
     return [(title, scene, view, *where) for title, scene in zip(titles, scenes)]
 
 
-def write_sheet(panels, path):
+def write_sheet(panels, path, hand):
     """Write the panels of `group_panels` as one picture with a legend."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    names = {"palm": PALM_COLOUR, **dict(zip(kinematics.FINGERS, FINGER_COLOURS)), "object": OBJECT_COLOUR}
+    names = {"palm": PALM_COLOUR, **finger_colours(hand), "object": OBJECT_COLOUR}
     note, legend_columns = textwrap.wrap(NOTE, 42 * columns), min(len(names), 3 * columns)
     foot = LINE * (len(note) + 1 + math.ceil(len(names) / legend_columns))
     width, height = columns * CELL[0], rows * CELL[1] + foot
@@ -186,7 +194,7 @@ def write_sheet(panels, path):
 
 
 def draw_beside(data, rows, joints, path):
-    """A sheet of grasps `rows` (n,) of a `GraspData` as recorded, and beside each the predicted joints (n, 12) rad."""
+    """A sheet of grasps `rows` (n,) of a `GraspData` as recorded, and beside each the predicted joints (n, J) rad."""
     sheet = []
     for row, scene, predicted in zip(rows, data.scene[rows], joints):
         mesh, pose, recorded = read_mesh(scene_mesh(data, scene)), data.poses[row], data.joints[row]

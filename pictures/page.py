@@ -17,7 +17,7 @@ from trimesh.viewer.notebook import scene_to_html
 from files.reading import read_mesh
 from files.writing import atomic
 from hand.holds import grasp_outcomes, solid_field
-from hand.kinematics import is_modelled
+from hand.described import is_modelled
 from hand.scenes import scene_mesh
 from pictures.draw import contact_gaps, hand_parts, scene_title, wrist_axes
 

@@ -14,10 +14,10 @@ from scipy.spatial import cKDTree
 
 from cli.errors import refuse
 from files.writing import atomic
-from hand import kinematics
+from hand.described import BENCHMARK
 from hand.holds import solid_field
-from pictures.draw import FINGER_COLOURS, OBJECT_COLOUR, PALM_COLOUR, SURFACE_POINTS
-from pictures.draw import contact_gaps, lit_grasp, solid_points
+from pictures.draw import OBJECT_COLOUR, PALM_COLOUR, SURFACE_POINTS
+from pictures.draw import contact_gaps, finger_colours, lit_grasp, solid_points
 from pictures.photo import Lit, axes_of_view, frame, photograph, project, sample_lit, show
 
 COLUMNS, CELL, DPI = 4, (3.7, 4.5), 68  # of the sheet; a cell in inches has title, picture and legend
@@ -174,17 +174,17 @@ def marks(grasp, k):
     return "".join(f", {name}" for name, which in both.items() if k == which)
 
 
-def hand_panels(thing, surface, view, pose, joints, grasp):
+def hand_panels(thing, surface, view, pose, joints, grasp, hand=BENCHMARK):
     """Stage 16, the recorded hand, and 19, the hypotheses, the most probable first: all in one view and scale."""
     order, field = grasp.chances.argsort(descending=True), solid_field(thing.vertices, thing.faces)
     hands = [np.concatenate((pose, angles)) for angles in (joints, *grasp.joints[order])]
-    scenes = [lit_grasp(surface, hand[:7], hand[7:], contact_gaps(field, hand)) for hand in hands]
+    scenes = [lit_grasp(surface, own[:7], own[7:], contact_gaps(field, own, hand), hand) for own in hands]
     where = frame(np.concatenate([solid_points(scene) for scene in scenes]), view)
     photos = [photograph(scene, view, *where) for scene in scenes]
 
     def recorded(ax):
         show(ax, photos[0], scenes[0].colours)
-        legend(ax, {"palm": PALM_COLOUR, **dict(zip(kinematics.FINGERS, FINGER_COLOURS))})
+        legend(ax, {"palm": PALM_COLOUR, **finger_colours(hand)})
 
     def hypothesis(k, photo, scene):
         title = (

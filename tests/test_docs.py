@@ -15,7 +15,8 @@ import model
 import train
 from benchmark.shapes import CATEGORIES
 from hand import kinematics
-from hand.closing import START, close_hands
+from hand.closing import close_hands
+from hand.described import BENCHMARK
 from hand.holds import grasp_outcomes, solid_field
 
 ROOT = Path(__file__).parents[1]
@@ -153,7 +154,7 @@ def test_prediction_snippet(tiny_run):
     exec(PREDICTION.replace('"RUN"', f'"{tiny_run}/run"'), names)
     assert names["joints"].shape == (1, 5, 12)
     matrix = kinematics.pose_to_matrix(names["pose"].numpy())
-    field, start = solid_field(*names["mesh"]), START[:1]
+    field, start = solid_field(*names["mesh"]), BENCHMARK.start[:1].astype(np.float32)
     joints, _, free, _ = close_hands(matrix[:, :3, :3], matrix[:, :3, 3], start, np.array([0]), field)
     assert free.all() and grasp_outcomes(field, names["pose"].numpy(), joints).holds.all()
 

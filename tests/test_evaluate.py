@@ -15,7 +15,7 @@ from samples import random_predictions
 import evaluate
 import train
 import walkthrough
-from hand import kinematics
+from hand.described import BENCHMARK
 from pictures import draw
 
 SHORT = "--preset tiny --steps 12 --objects-per-batch 4 --threads 1 --quiet".split()  # a run
@@ -87,7 +87,7 @@ def test_bootstrap_draws_objects_with_all_their_grasps():
 def run(tmp_path_factory):
     """A run on boxes whose joints have the names of the hand that pictures show."""
     folder = tmp_path_factory.mktemp("runs")
-    root = write_root(folder / "root", OBJECTS, names=kinematics.JOINT_NAMES)
+    root = write_root(folder / "root", OBJECTS, names=BENCHMARK.joint_names)
     train.main([*f"--data {root} --runs {folder} --name run --no-baseline --no-pictures".split(), *SHORT])
     return folder / "run"
 
@@ -141,7 +141,7 @@ def test_a_bad_file_of_predictions_is_one_line(tmp_path, capsys):
 
 def test_joints_of_another_order_are_not_scored(run, tmp_path, capsys):
     """Equal in number, and so accepted by the network; recordings without names cannot be told apart."""
-    names = kinematics.JOINT_NAMES
+    names = BENCHMARK.joint_names
     turned = write_root(tmp_path / "turned", {"02876657": 2}, names=names[::-1])
     said = fails(evaluate.main, [run, "--suite", "all", "--data", turned], capsys)
     assert f"joint 0 is '{names[-1]}', in the run '{names[0]}'" in said

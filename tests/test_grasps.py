@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from benchmark import card, grasps, shapes
 from hand import closing, kinematics
+from hand.described import BENCHMARK
 from hand.score import contact_wrenches, epsilon
 
 # ---------------------------------------------------------------- distances and closing fingers
@@ -41,15 +42,16 @@ def test_fingers_stop_at_a_thin_plate():
     position = np.zeros((count, 3), dtype=np.float32)
     position[:, 1] = -0.15
     position[:, 2] = -rng.uniform(0.06, 0.12, count)  # the plate lies before the palm, which looks along z
-    bases, origins = kinematics.finger_bases(rotation, position)
-    q = np.tile(np.radians([-15, 0, 5]), (count, 1)).astype(np.float32)
+    (fingers,) = BENCHMARK.chains
+    frames = kinematics.finger_frames(fingers, rotation, position)[..., 2::4]  # of the middle one
+    q = np.tile(np.radians([[-15], [0], [5]]), (1, count)).astype(np.float32)
     mode = np.arange(count) % 3
-    closed, gaps = closing.close_fingers(q, bases[:, 2], origins[:, 2], mode, field)
-    centers = kinematics.finger_points(closed, bases[:, 2], origins[:, 2])
+    closed, gaps = closing.close_fingers(fingers, q, frames, mode, field, BENCHMARK.goes_on)
+    centers = kinematics.finger_points(fingers, closed, frames)
     assert (gaps.min(0) < 0.002).sum() > 0.9 * count
     assert gaps.min() > -0.0015
-    assert (centers[..., 2] < -0.0005).all()
-    assert (closed[:, 0] <= kinematics.LIMITS[0, 1] + 1e-6).all() and (closed[mode == 1, 2] == q[0, 2]).all()
+    assert (centers[2] < -0.0005).all()
+    assert (closed[0] <= BENCHMARK.limits[0, 1] + 1e-6).all() and (closed[2, mode == 1] == q[2, 0]).all()
 
 
 # ---------------------------------------------------------------- score
@@ -117,14 +119,14 @@ def test_grasps_are_physical(cylinder):
     vertices, faces, found, scores, counts = cylinder
     assert found.shape == (len(scores), 19) and found.dtype == scores.dtype == np.float32
     assert counts["kept"] == (scores >= 1.5).sum() == 40 and counts["low"] == (scores < 1.5).sum()
-    assert (found[:, 7:] >= kinematics.LIMITS[:, 0] - 1e-5).all() and (
-        found[:, 7:] <= kinematics.LIMITS[:, 1] + 1e-5
+    assert (found[:, 7:] >= BENCHMARK.limits[:, 0] - 1e-5).all() and (
+        found[:, 7:] <= BENCHMARK.limits[:, 1] + 1e-5
     ).all()
     np.testing.assert_allclose(np.linalg.norm(found[:, 3:7], axis=1), 1, atol=1e-5)
     assert (found[:, 6] >= 0).all()
     radius, exact = 0.03, []
     for grasp in found[scores >= 1.5]:
-        centers, radii, _ = kinematics.hand_drawing(grasp[:7], grasp[7:])
+        centers, radii, *_ = kinematics.hand_drawing(grasp[:7], grasp[7:])
         aside, above = np.linalg.norm(centers[:, :2], axis=1) - radius, np.abs(centers[:, 2] - 0.07) - 0.07
         distance = np.where((aside > 0) & (above > 0), np.hypot(aside, above), np.maximum(aside, above))
         gap = distance - radii  # to a cylinder

@@ -6,6 +6,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from hand import kinematics
+from hand.described import BENCHMARK
 
 
 def move(x, y, z):
@@ -37,7 +38,7 @@ def oracle(finger, flexion, abduction, distal):
 
 @pytest.fixture
 def joints():
-    return np.random.default_rng(0).uniform(*kinematics.LIMITS.T, (40, 12))
+    return np.random.default_rng(0).uniform(*BENCHMARK.limits.T, (40, 12))
 
 
 def scaled(frame):
@@ -48,9 +49,9 @@ def scaled(frame):
 
 
 def test_names_and_limits():
-    assert len(kinematics.JOINT_NAMES) == 12 and kinematics.LIMITS.shape == (12, 2)
-    assert kinematics.JOINT_NAMES[:4] == ("thumb_flexion", "thumb_abduction", "thumb_distal", "first_flexion")
-    degrees = np.degrees(kinematics.LIMITS).round(6)
+    assert len(BENCHMARK.joint_names) == 12 and BENCHMARK.limits.shape == (12, 2)
+    assert BENCHMARK.joint_names[:4] == ("thumb_flexion", "thumb_abduction", "thumb_distal", "first_flexion")
+    degrees = np.degrees(BENCHMARK.limits).round(6)
     assert degrees[0].tolist() == [-20, 70] and degrees[2].tolist() == [0, 100]
     assert degrees[1::3].tolist() == [[-30, 30], [-30, 10], [-30, 30], [-10, 30]]
 
@@ -60,7 +61,8 @@ AT_ORIGIN = np.array([0, 0, 0, 0, 0, 0, 1.0])
 
 def bones_of(row):
     """Base, far ends of links 1 and 2, tip of the fingers with joints (12,) rad, (4 fingers, 4, 3) m, as drawn."""
-    return kinematics.hand_drawing(AT_ORIGIN, row)[2].reshape(4, 4, 2, 3)[:, :, 1]
+    bones = kinematics.hand_drawing(AT_ORIGIN, row)[2].reshape(4, 3, 2, 3)
+    return np.concatenate((bones[:, :1, 0], bones[:, :, 1]), 1)
 
 
 def frames_of(row):
@@ -73,18 +75,18 @@ def test_bones_are_the_chain_of_matrices(joints):
         frames = frames_of(row)
         expected = frames[:, :, :3, 3].copy()
         expected[:, 3] += 25 * 0.85e-3 * frames[:, 3, :3, 2]
-        assert np.abs(bones_of(row) - expected).max() < 1e-6
+        assert np.abs(bones_of(row) - expected).max() < 1e-9
 
 
 def test_published_points_at_rest():
-    third = bones_of(np.zeros(12))[:, 2] @ HAND_FROM_PALM[:3, :3] / kinematics.SCALE  # back to palm mm
+    third = bones_of(np.zeros(12))[:, 2] @ HAND_FROM_PALM[:3, :3] / 0.85e-3  # back to palm mm
     np.testing.assert_allclose(third[2], (0, 274.85, 0), atol=0.06)
     np.testing.assert_allclose(third[0], (-184.9, 26.5, 19.85), atol=0.06)
 
 
 def test_spheres_sit_on_their_links(joints):
     centers, radii = kinematics.finger_spheres(joints)
-    assert centers.shape == (40, 4, 8, 3) and radii.shape == (8,)
+    assert centers.shape == (40, 4, 8, 3) and radii.shape == (4, 8)
     frames = np.array([frames_of(row) for row in joints])
     along = [(1, 0, -82), (1, 0, -60), (1, 0, -38), (1, 0, -16), (2, 0, -30), (2, 0, -12), (3, 2, 6), (3, 2, 20)]
     for sphere, (row, axis, offset) in enumerate(along):
@@ -104,7 +106,7 @@ def test_a_joint_moves_only_what_lies_beyond_it(joints):
             assert np.allclose(speed[:, finger, :4], 0, atol=1e-6)  # the distal joint leaves link 1
             np.testing.assert_allclose(speed[:, finger, 4], 0.0085, atol=1e-6)  # 10 mm beyond it
         if kind == 1:
-            distance = np.linalg.norm(base[:, finger, :4] - kinematics.BASES[finger, :3, 3], axis=-1)
+            distance = np.linalg.norm(base[:, finger, :4] - BENCHMARK.chains[0].bases[finger, :3, 3], axis=-1)
             np.testing.assert_allclose(speed[:, finger, :4], distance, atol=1e-6)
 
 
@@ -121,10 +123,10 @@ def test_pose_round_trip_and_canonical_sign():
 
 def test_drawing_is_the_hand_in_the_objects_frame(joints):
     pose = np.array([0.1, -0.2, 0.3, 0, 0, 1, 0])  # half a turn about z
-    centers, radii, segments = kinematics.hand_drawing(pose, joints[0])
-    assert centers.shape == (59, 3) and radii.shape == (59,) and segments.shape == (16, 2, 3)
-    local = np.concatenate((kinematics.PALM_CENTERS, kinematics.finger_spheres(joints[:1])[0].reshape(-1, 3)))
+    centers, radii, segments, owners = kinematics.hand_drawing(pose, joints[0])
+    assert centers.shape == (59, 3) and radii.shape == (59,) and segments.shape == (12, 2, 3)
+    local = np.concatenate((BENCHMARK.palm_centers, kinematics.finger_spheres(joints[:1])[0].reshape(-1, 3)))
     np.testing.assert_allclose(centers, local * (-1, -1, 1) + pose[:3], atol=1e-12)
-    np.testing.assert_allclose(
-        segments.reshape(4, 4, 2, 3)[:, :-1, 1], segments.reshape(4, 4, 2, 3)[:, 1:, 0]
-    )  # connected
+    bones = segments.reshape(4, 3, 2, 3)
+    np.testing.assert_allclose(bones[:, :-1, 1], bones[:, 1:, 0])  # connected
+    assert owners.tolist() == [[finger, link] for finger in range(4) for link in range(3)]

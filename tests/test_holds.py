@@ -14,6 +14,7 @@ from cli.errors import UserError
 from data import load_dataset
 from files.reading import read_mesh
 from hand import closing, kinematics, scenes
+from hand.described import BENCHMARK
 from hand.holds import CONTACT, TRAVEL, Outcomes, flex, grasp_outcomes, solid_field
 from hand.scenes import outcomes_in_scenes, scene_mesh
 
@@ -43,7 +44,7 @@ def scene(data):
 
 def outcomes_of_kinds(data):
     """Kind of joints -> `Outcomes` at all recorded poses."""
-    rng, recorded, limits = np.random.default_rng(0), data.joints, kinematics.LIMITS
+    rng, recorded, limits = np.random.default_rng(0), data.joints, BENCHMARK.limits
     opened = recorded.copy()
     opened[:, 0::3], opened[:, 2::3] = limits[0, 0], limits[2, 0]  # flexion and distal
     kinds = {"recorded": recorded, "open": opened, "average": np.broadcast_to(recorded.mean(0), recorded.shape)}
@@ -115,8 +116,8 @@ def test_hands_without_numbers_are_refused(scene, where):
 def test_gaps_are_those_of_exact_geometry(scene):
     field, mesh, poses, joints = scene
     found, exact = grasp_outcomes(field, poses, joints), []
-    for pose, its_joints in zip(poses, np.clip(joints, *kinematics.LIMITS.T)):
-        centers, radii, _ = kinematics.hand_drawing(pose, its_joints)
+    for pose, its_joints in zip(poses, np.clip(joints, *BENCHMARK.limits.T)):
+        centers, radii, *_ = kinematics.hand_drawing(pose, its_joints)
         gaps, _ = sphere_gaps(*mesh, centers[-32:], radii[-32:])  # infinite where a sphere is far away
         exact.append(gaps.reshape(4, 8).min(1))
     close = np.abs(exact) < 0.008  # m; deeper inside, the surfaces of overlapping parts come nearer than the outer one
@@ -131,25 +132,26 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     height = np.array([0.02, 0.06, 0.0])  # m, of the wrist above the top
     rotation = np.tile(Rotation.from_euler("x", 180, degrees=True).as_matrix(), (3, 1, 1)).astype(np.float32)
     position = np.stack((0 * height, 0.1 + 0 * height, height), -1).astype(np.float32)
-    bases, origins = kinematics.finger_bases(rotation, position)
+    (fingers,) = BENCHMARK.chains
+    bases = kinematics.finger_frames(fingers, rotation, position)[..., 2::4]  # of the middle one
     start = np.zeros((3, 3), dtype=np.float32)
 
     def lowest(q):  # gap (3,) m of the spheres over the table
         joints = np.zeros((3, 12))
-        joints[:, 6:9] = q
+        joints[:, 6:9] = q.T
         centers = kinematics.transform(frames, kinematics.finger_spheres(joints)[0][:, 2])
         over = centers[..., 1] < -0.08  # the table begins there
-        return np.where(over, centers[..., 2] - kinematics.SPHERE_RADII, np.inf).min(1)
+        return np.where(over, centers[..., 2] - BENCHMARK.radii[2], np.inf).min(1)
 
     frames = np.tile(np.eye(4), (3, 1, 1))
     frames[:, :3, :3], frames[:, :3, 3] = rotation, position
-    opened, _ = flex(start, bases[:, 2], origins[:, 2], field, -1)
-    closed, gaps = flex(opened, bases[:, 2], origins[:, 2], field, 1)
+    opened, _ = flex(fingers, start, bases, field, -1)
+    closed, gaps = flex(fingers, opened, bases, field, 1)
     assert lowest(start)[0] > CONTACT and lowest(start)[2] < -0.005
-    assert np.array_equal(opened[:2], start[:2])  # nothing to open
+    assert np.array_equal(opened[:, :2], start[:, :2])  # nothing to open
     assert abs(lowest(closed)[0]) < CONTACT  # near: touches
-    np.testing.assert_allclose(closed[1] - start[1], [TRAVEL, 0, 0], atol=1e-6)  # far: as far as it may, by flexion
-    assert -TRAVEL <= opened[2, 0] < 0 and abs(lowest(closed)[2]) < CONTACT  # in it: out, and touching
+    np.testing.assert_allclose(closed[:, 1] - start[:, 1], [TRAVEL, 0, 0], atol=1e-6)  # far: as far as it may
+    assert -TRAVEL <= opened[0, 2] < 0 and abs(lowest(closed)[2]) < CONTACT  # in it: out, and touching
     np.testing.assert_allclose(gaps.min(0)[[0, 2]], lowest(closed)[[0, 2]], atol=0.001)
 
 

@@ -10,7 +10,7 @@ from browser import offline_browser
 
 import evaluate
 import predict
-from hand.kinematics import JOINT_NAMES
+from hand.described import BENCHMARK
 from pictures.page import Shown, write_page
 
 POSE = np.r_[0.02, -0.03, 0.3, 1, 0, 0, 0]  # 30 cm over the origin, looking down
@@ -32,10 +32,10 @@ def content(path):
 
 
 def test_page_holds_what_it_shows(tmp_path):
-    write_page("runs/a", list(shown()), JOINT_NAMES, tmp_path / "page.html")
+    write_page("runs/a", list(shown()), BENCHMARK.joint_names, tmp_path / "page.html")
     page = content(tmp_path / "page.html")
     first = page["objects"][0]
-    assert page["joints"] == list(JOINT_NAMES) and first["title"] == "box 0 </script>"
+    assert page["joints"] == list(BENCHMARK.joint_names) and first["title"] == "box 0 </script>"
     assert [hand["chance"] for hand in first["hypotheses"]] == [0.7, 0.2, 0.1]
     assert first["hypotheses"][0]["error"] == 0 < first["hypotheses"][1]["error"]
     assert first["hypotheses"][0]["joints"] == first["recorded"]["joints"] and first["recorded"]["holds"] is False
@@ -51,7 +51,7 @@ def test_other_hands_and_clouds(tmp_path):
     write_page("runs/b", list(shown(recorded=None)), [f"joint {i}" for i in range(12)], tmp_path / "b.html")
     for entry in content(tmp_path / "b.html")["objects"]:
         assert entry["recorded"] is None and all(set(hand) == {"joints", "chance"} for hand in entry["hypotheses"])
-    write_page("runs/c", list(shown(faces=None)), JOINT_NAMES, tmp_path / "c.html")
+    write_page("runs/c", list(shown(faces=None)), BENCHMARK.joint_names, tmp_path / "c.html")
     hand = content(tmp_path / "c.html")["objects"][0]["hypotheses"][0]
     assert "holds" not in hand and len(hand["balls"]) == 59
 
@@ -73,7 +73,7 @@ def test_commands_write_pages(tiny_run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [JOINT_NAMES, [f"joint {i}" for i in range(12)]])
+@pytest.mark.parametrize("names", [BENCHMARK.joint_names, [f"joint {i}" for i in range(12)]])
 def test_in_a_browser(names, tmp_path):
     """Two objects and two hypotheses are clicked through; each choice shows, in words and in the picture."""
     write_page("runs/a", list(shown()), names, tmp_path / "page.html")
@@ -88,7 +88,7 @@ def test_in_a_browser(names, tmp_path):
             words[place].append(browser.run(f"return document.querySelector('{place} .on').textContent"))
         assert words["#objects"] == ["box 0 </script>", "box 1 </script>"]
         assert [text[:4] for text in words["#hypotheses"]] == ["70 %", "20 %", "10 %"]
-        assert all(("hold" in text) == (names == JOINT_NAMES) for text in words["#hypotheses"][1:])
+        assert all(("hold" in text) == (names == BENCHMARK.joint_names) for text in words["#hypotheses"][1:])
         assert len(set(pictures)) == 4
         errors = [line["message"] for line in browser.ask("/se/log", type="browser") if line["level"] == "SEVERE"]
         assert not errors and not browser.run("return performance.getEntriesByType('resource').length")

@@ -13,7 +13,7 @@ import predict
 import train
 from data import load_dataset, read_cloud
 from files.checkpoints import load_run
-from hand.kinematics import JOINT_NAMES, LIMITS
+from hand.described import BENCHMARK
 
 SIZE = np.array([0.1, 0.12, 0.15])
 ABOVE = np.array([0.0, -0.1, 0.2, 0, 1, 0, 0])  # palm down, fingers over the box
@@ -24,7 +24,7 @@ TURN = Rotation.from_euler("x", -90, degrees=True)  # z up -> y up
 def folder(tmp_path_factory):
     """A run on boxes with the joints of the hand that is modelled, `run`, and a box, box.obj."""
     folder = tmp_path_factory.mktemp("predict")
-    root = write_root(folder / "root", OBJECTS, names=JOINT_NAMES)
+    root = write_root(folder / "root", OBJECTS, names=BENCHMARK.joint_names)
     flags = "--preset tiny --points 256 --steps 12 --objects-per-batch 4 --name run --no-baseline --no-pictures --quiet"
     train.main(["--data", str(root), "--runs", str(folder), *flags.split()])
     write_box(folder / "box.obj", SIZE)
@@ -46,12 +46,12 @@ def test_the_table_and_the_json_are_the_models(folder, tmp_path, capsys):
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == found
     assert f"saved {tmp_path}/out.json" in told.out and told.err == ""
     hypotheses = found["predictions"][0]["hypotheses"]
-    assert found["predictions"][0]["pose"] == ABOVE.tolist() and found["joint_names"] == list(JOINT_NAMES)
+    assert found["predictions"][0]["pose"] == ABOVE.tolist() and found["joint_names"] == list(BENCHMARK.joint_names)
     shares = [hypothesis["probability"] for hypothesis in hypotheses]
     assert sum(shares) == pytest.approx(1, abs=1e-5) and shares == sorted(shares, reverse=True)
     table = dict(line.split(maxsplit=1) for line in told.out.splitlines()[1:14])
-    assert "degrees" in told.out and list(table) == ["probability", *JOINT_NAMES]
-    degrees = np.array([table[name].split() for name in JOINT_NAMES], dtype=float).T
+    assert "degrees" in told.out and list(table) == ["probability", *BENCHMARK.joint_names]
+    degrees = np.array([table[name].split() for name in BENCHMARK.joint_names], dtype=float).T
     np.testing.assert_allclose(degrees, np.degrees(joints_of(found)), atol=0.051)
 
     model = load_run(folder / "run")
@@ -59,7 +59,7 @@ def test_the_table_and_the_json_are_the_models(folder, tmp_path, capsys):
     with torch.no_grad():
         joints, logits = model(cloud, torch.tensor([0]), torch.from_numpy(ABOVE)[None].float())
     np.testing.assert_allclose(joints_of(found), joints[0, logits[0].argsort(descending=True)], atol=1e-5)
-    outside = (joints_of(found) < LIMITS[:, 0] - 1e-3) | (joints_of(found) > LIMITS[:, 1] + 1e-3)
+    outside = (joints_of(found) < BENCHMARK.limits[:, 0] - 1e-3) | (joints_of(found) > BENCHMARK.limits[:, 1] + 1e-3)
     assert found["joints_outside_limits"] == outside.sum()
 
 
@@ -126,7 +126,8 @@ def test_predictions_that_leave_the_range_of_training_are_warned_of(folder, caps
     content = torch.load(folder / "run" / "best.pt", weights_only=True)
     torch.save(content | {"joint_range": [[-9.0] * 12, [9.0] * 11 + [-8.0]]}, folder / "narrow" / "best.pt")
     predict.main([str(folder / "narrow"), *words(folder)[1:]])
-    assert f"over 5° outside their range in training in 1 of 1 poses ({JOINT_NAMES[11]})" in capsys.readouterr().err
+    warning = f"over 5° outside their range in training in 1 of 1 poses ({BENCHMARK.joint_names[11]})"
+    assert warning in capsys.readouterr().err
 
 
 def test_picture(folder, tmp_path, monkeypatch, capsys):

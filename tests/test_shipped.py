@@ -17,7 +17,7 @@ from benchmark.roots import LOG, VERSION, ensure_root
 from benchmark.shapes import pose_scene
 from cli.errors import UserError
 from data import load_dataset
-from hand import kinematics
+from hand.described import BENCHMARK
 from model import PRESETS
 
 REDRAWN = "03624134/knife_0023"  # the hand found next to nothing on this knife's first shape
@@ -42,7 +42,7 @@ def rounded_alike(grasps, scores, found_grasps, found_scores):
 
 def test_rounding(tmp_path):
     rng = np.random.default_rng(0)
-    low, high = kinematics.LIMITS.T
+    low, high = BENCHMARK.limits.T
     quaternion = Rotation.random(4000, random_state=0).as_quat(canonical=True)
     quaternion[:8] = np.concatenate((np.eye(4), np.eye(4)[[1, 0, 3, 2]] + np.eye(4))) / np.sqrt([[1]] * 4 + [[2]] * 4)
     joints = np.clip(rng.uniform(low - 0.1, high + 0.1, (4000, 12)), low, high)

@@ -12,7 +12,7 @@ import synthesize
 from benchmark import make, roots
 from cli.errors import UserError
 from files.reading import read_mesh
-from hand import kinematics
+from hand.described import BENCHMARK
 
 FLAGS = MADE.split()
 
@@ -36,7 +36,7 @@ def test_root_layout(made_root):
     for path in made_root.rglob("recording.npz"):
         with np.load(path) as recording:
             assert sorted(recording) == ["drawn_from", "grasps", "joint_names", "pose", "scores"]
-            assert recording["joint_names"].tolist() == list(kinematics.JOINT_NAMES)
+            assert recording["joint_names"].tolist() == list(BENCHMARK.joint_names)
             kept += (recording["scores"] >= 1.5).sum()
     assert kept == content["grasps_kept"] == 32
     scenes = [read_mesh(made_root / "03797390/mug_0000" / k / "mesh.obj")[0] for k in "01"]

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 import variants
 from hand import kinematics
+from hand.described import BENCHMARK
 from model import LOSSES, PRESETS, Encoded, Nearest, PointJEPA, TransformerEncoder, farthest_point_sample, wta_loss
 
 
@@ -74,7 +75,7 @@ def test_surface_distances_by_a_tree():
 
 def test_probes_fill_the_room_in_which_a_hand_closes():
     """The grid lies within 1 cm of the fingers' reach: every tip sphere of random postures is near some probe."""
-    low, high = torch.tensor(kinematics.LIMITS).T
+    low, high = torch.tensor(BENCHMARK.limits).T
     joints = low + torch.rand(200, 12, generator=seeded()) * (high - low)
     centers = torch.from_numpy(kinematics.finger_spheres(joints.numpy())[0]).float().flatten(0, 2)
     nearest = (centers[:, None] - variants.PROBES).norm(dim=2).amin(1)

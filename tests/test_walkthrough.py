@@ -14,7 +14,7 @@ import train
 import walkthrough
 from files.checkpoints import load_run, run_content, save_checkpoint
 from files.predictor import load_with_predictor, predictor_path
-from hand.kinematics import JOINT_NAMES
+from hand.described import BENCHMARK
 from lab import predictor
 from model import PRESETS, GraspModel, PointEncoder, PointJEPA, from_z_up, normalize_clouds
 from pictures import draw, sheet
@@ -172,7 +172,7 @@ def train_tiny(folder, names=None):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run whose joints have the names of the hand that can be drawn."""
-    return train_tiny(tmp_path_factory.mktemp("named"), JOINT_NAMES)
+    return train_tiny(tmp_path_factory.mktemp("named"), BENCHMARK.joint_names)
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def tidy(numbers):
 
 
 def runs_of(axes):
-    """Turn by turn the last one before it that is not parallel, -1 where there is none, and a matrix (T, T) that sums up.
+    """For every turn the last one before it that is not parallel (-1: none), and a matrix (T, T) that sums parallel ones.
 
     axes (T, 3): of the turns.
     """

@@ -228,7 +228,7 @@ def tidy(numbers):
 
 
 def runs_of(axes):
-    """For every turn the last one before it that is not parallel (-1: none), and a matrix (T, T) that sums parallel ones.
+    """The last turn before each that is not parallel (-1: none), and a matrix (T, T) that sums up those that are.
 
     axes (T, 3): of the turns.
     """

@@ -22,6 +22,5 @@ def ensure_root(path, quiet=False):
     if default:
         unpack(root, cores(), quiet)
         return root
-    again = f"{root}: is unfinished; make it with: {command_line(root, content.get('settings', {}))}"
-    refuse(unfinished, again)
+    refuse(unfinished, f"{root}: is unfinished; make it with: {command_line(root, content.get('settings', {}))}")
     raise UserError(f"{root}: no such root; give the folder in which the data lies now as --data")

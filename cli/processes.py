@@ -34,13 +34,10 @@ def map_in_processes(function, items, workers, chunk=1):
 
 @contextlib.contextmanager
 def hearing(handler, *names):
-    """Let `handler` hear the signals of these names for the block, as far as there are such here.
-
-    Windows has fewer; in another thread than the main one nothing changes, since none is heard there.
-    """
-    there = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    alone = threading.current_thread() is threading.main_thread()
-    before = {signum: signal.signal(signum, handler) for signum in there if alone}
+    """Let `handler` hear signals, by name, for the block; nothing in a thread, and on Windows not all are there."""
+    here = threading.current_thread() is threading.main_thread()
+    signums = [getattr(signal, name) for name in names if here and hasattr(signal, name)]
+    before = {signum: signal.signal(signum, handler) for signum in signums}
     try:
         yield
     finally:

@@ -38,8 +38,9 @@ def test_roots_that_must_be_made_again(tmp_path, monkeypatch):
     """Whoever reads a number of the README must have its data."""
     monkeypatch.chdir(tmp_path)
     for name in ("data/synthetic", "data/full"):
+        made = "made by version 1 of the benchmark, this is 2"
         message = refused(claim(Path(name), version=1, **ONE))
-        assert f"{name}: made by version 1 of the benchmark, this is 2; remove it and run: python synthesize.py" in message
+        assert f"{name}: {made}; remove it and run: python synthesize.py" in message
     message = refused(claim(Path("mine"), version=1, **ONE | {"objects": None, "meshes": "m", "grasps": 5}))
     assert "remove it and run: python synthesize.py --out mine --seed 0 --meshes m --grasps 5" in message
     assert "settings of its own" in refused(claim(Path("data/synthetic"), **SETTINGS | {"seed": 1}))

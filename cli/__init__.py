@@ -22,11 +22,19 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 
 def end_with_one_line(kind, error, trace):
-    """Ctrl-C while libraries are still loading, before any `command` hears it, ends as it does in one."""
-    if kind is not KeyboardInterrupt:
-        return sys.__excepthook__(kind, error, trace)
-    print("interrupted", file=sys.stderr)
-    raise SystemExit(130)
+    """Ctrl-C while libraries are still loading, before any `command` hears it, ends as it does in one.
+
+    What a library that is missing or too old has led to, is said of the library.
+    """
+    if kind is KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130)
+    from cli.libraries import lacking  # here: it takes time to load, and is seldom asked
+
+    if wrong := lacking():
+        print(f"error: {wrong}", file=sys.stderr)
+        raise SystemExit(2)
+    sys.__excepthook__(kind, error, trace)
 
 
 sys.excepthook = end_with_one_line

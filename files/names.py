@@ -5,7 +5,8 @@ import re
 # what one mesh of an object is among others of it: its use and its file, how it was made, how fine it is
 WORDS = (
     "visuals?|vis|collisions?|col|(?:non|un)?_?textured|obj|stl|ply|off|glb|mesh|meshes|models?|"
-    "google|berkeley|poisson|tsdf|optimi[sz]ed|800_tex|tex|scan|cad|raw|orig|original|reconst(?:ructed)?|eval|reoriented|watertight|manifold|"
+    "google|berkeley|poisson|tsdf|optimi[sz]ed|800_tex|tex|scan|cad|raw|orig|original|"
+    "reconst(?:ructed)?|eval|reoriented|watertight|manifold|"
     "normali[sz]ed|coacd|v?hacd|convex|decomposed|decomposition|hulls?|pieces|parts|"
     "fine|coarse|simple|simplified|decimated|reduced|remeshed|(?:low|mid|high)_?(?:poly|res)|lod_?[0-9]*|"
     "[0-9]+k?_?(?:faces|triangles|tris|vertices|verts|points|pts)|[0-9]+k"

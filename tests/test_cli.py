@@ -173,6 +173,14 @@ def test_needed_libraries_are_those_of_requirements():
     assert all(tuple(map(int, pin.split("."))) >= bounds[name] for name, pin in pins)
 
 
+def test_what_an_old_library_leads_to_is_said_of_the_library():
+    """In place of a traceback, wherever it happens; with libraries that are new enough the traceback stays."""
+    for bound, code, said in ("99", 2, "error: trimesh "), ("1", 1, "Traceback"):
+        script = f"import cli; from cli import libraries; libraries.NEEDED['trimesh'] = ({bound},); import cli.nowhere"
+        ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == code and ended.stderr.startswith(said), ended.stderr
+
+
 def test_a_missing_or_old_library_is_named(monkeypatch):
     assert libraries.lacking() == ""
     monkeypatch.setitem(libraries.NEEDED, "torch", (99, 1))

@@ -205,8 +205,7 @@ def test_a_run_of_before_is_evaluated_with_a_word(trained, tmp_path, capsys):
 # ---------------------------------------------------------------- names and times
 
 
-def test_names_in_any_unicode_form_are_one_dataset(trained, tmp_path, capsys):
-    root = trained[0]
+def test_names_in_any_unicode_form_are_one_dataset(tmp_path):
     for path in write_root(tmp_path / "made", {"cafe\u0301": 9, "1": 5}).glob("*/*"):
         path.rename(path.with_name(path.name.replace("o", "o\u0308", 1)))
     found = []

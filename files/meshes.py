@@ -130,11 +130,11 @@ def read_obj(content):
         elif key == b"v":
             if len(row) == 5 and number(row[4]) != 1:
                 raise UserError(f"vertex {len(places) // 3} has weight {quoted(row[4])}; export it with weights of 1")
-            places += [*row, b"", b"", b""][1:4]  # empty where one is missing
+            places += row[1:4] if len(row) > 3 else [*row, b"", b"", b""][1:4]  # empty where one is missing
         else:
             corners += row[1:]
             sizes.append(len(row) - 1)
-            seen.append(len(places) // 3)
+            seen.append(len(places))
     refuse(begun, "its last line is cut short; export it again")
     if b"/" in text:  # corners are "v", "v/t", "v//n" or "v/t/n"
         corners = [field.partition(b"/")[0] for field in corners]
@@ -142,7 +142,7 @@ def read_obj(content):
     if not corners.all():
         face = np.repeat(np.arange(len(sizes)), sizes)[corners == 0][0]
         raise UserError(f"face {face} refers to vertex 0, but OBJ counts from 1; add 1 to all numbers")
-    corners = np.where(corners > 0, corners - 1, np.repeat(seen, sizes) + corners)
+    corners = np.where(corners > 0, corners - 1, np.repeat(seen, sizes) // 3 + corners)
     check_end(text, len(vertices), sizes, corners)
     return vertices, sizes, corners
 

@@ -219,3 +219,32 @@ def test_ctrl_c_while_libraries_load(script, module):
     code = PRESSED.format(module=module, script=f"{script}.py")
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE.parents[2], capture_output=True)
     assert (done.returncode, done.stderr.decode().splitlines()) == (130, ["interrupted"])
+
+
+# ---------------------------------------------------------------- how threads wait
+
+
+AT_TORCH = """
+import importlib, os, sys
+
+class AtTorch:
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+            print(*map(os.environ.get, names), flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, AtTorch)
+importlib.import_module(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("script, set_before, seen", [
+    ("train", {}, "passive 20000 0"), ("sweep", {}, "passive 20000 0"), ("walkthrough", {}, "passive 20000 0"),
+    ("train", {"OMP_WAIT_POLICY": "active"}, "active None None"), ("train", {"KMP_BLOCKTIME": "7"}, "passive 20000 7"),
+])  # fmt: skip
+def test_threads_soon_sleep_unless_the_user_says_how(script, set_before, seen):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_", "GOMP_"))}
+    done = subprocess.run([sys.executable, "-c", AT_TORCH, script], cwd=HERE.parents[2], text=True,
+                          env=clean | set_before, capture_output=True)  # fmt: skip
+    assert done.stdout.strip() == seen, done.stderr

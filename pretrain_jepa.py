@@ -5,8 +5,8 @@
     python pretrain_jepa.py --start OFFICIAL.ckpt --out my.pt     go on from the file that the authors publish
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 
-Writes OUT (the encoder), OUT with .json (its card: settings, shapes seen, wall time), OUT with .csv (its curve) and,
-for --resume, OUT with .last.pt. walkthrough.py draws what an encoder makes of an object.
+Writes OUT (the encoder), OUT with _predictor.pt (what walkthrough.py needs besides, to show how it was pretrained), OUT
+with .json (its card: settings, shapes seen, wall time), OUT with .csv (its curve) and, for --resume, OUT with .last.pt.
 """
 
 import dataclasses
@@ -25,6 +25,8 @@ from benchmark.clouds import SYNSETS, add_cloud_flags, load_clouds
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from files.checkpoints import jepa_from, read_checkpoint, save_checkpoint
+from files.config import CHOICES, LEAST_PATCHES, changed
+from files.predictor import save_predictor
 from files.writing import check_writable, stable_seed, write_csv, write_json
 from loop.fast import exact_products, speed_up
 from loop.flags import add_encoder_flags, add_machine_flags, check_network_flags, given_flags
@@ -32,7 +34,6 @@ from loop.graphs import Graphs
 from loop.machine import WIDE, autocast, set_precision, set_up_torch
 from loop.pace import LOOK_EVERY, LoopProgress, adamw, paced, set_rate, warmup_cosine
 from loop.runs import held, load_last, run_settings, save_last
-from files.config import CHOICES, LEAST_PATCHES, changed
 from model import PRESETS, PRETRAINING, PointJEPA, normalize_clouds, start_points
 
 PUBLISHED_STEPS = 40_500  # of Point-JEPA
@@ -309,9 +310,10 @@ def save_progress(run):
 
 
 def finish(run, argv):
-    """Write the encoder and its card, and remove .last.pt; -> the card."""
+    """Write the encoder, its predictor and its card, and remove .last.pt; -> the card."""
     args, curve, config = run.args, run.progress.rows, dataclasses.asdict(run.jepa.config)
     save_checkpoint(run.out, {"config": config, "encoder": run.jepa.encoder.state_dict(), "step": args.steps})
+    save_predictor(run.jepa, run.out)
     card = {
         "command": shlex.join(["python", "pretrain_jepa.py", *(sys.argv[1:] if argv is None else argv)]),
         "seed": args.seed, "settings": run.settings, "network": config, "shapes": len(run.clouds),

@@ -2,7 +2,7 @@
 
     python walkthrough.py                    a mug through the encoder that ships, and how that was pretrained
     python walkthrough.py --shape hammer     another object; --mesh FILE: one of your own
-    python walkthrough.py --encoder FILE     another encoder; a .last.pt and the official file hold their predictor
+    python walkthrough.py --encoder FILE     another encoder, beside its _predictor.pt; or a .last.pt, the official file
     python walkthrough.py RUN                an object of a run that train.py wrote, and one of its recorded grasps
 
 Read it beside model.py: it calls what PointEncoder, PointJEPA and GraspModel call, in the same order. A stage has the
@@ -241,7 +241,6 @@ def walk_alone(args):
     panels += sheet.encoder_panels(photo, surface, seen)
     if jepa is None:
         print("\nThis encoder was kept without its predictor, so how it was pretrained is not shown")
-        print(f"(python -m lab.predictor --encoder {path} makes one)")
         return panels
     return panels + sheet.pretraining_panels(photo, surface, seen, walk_pretraining(jepa, seen, args.seed))
 

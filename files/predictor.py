@@ -1,4 +1,4 @@
-"""The predictor of an encoder that was kept alone: ENCODER_predictor.pt beside ENCODER.pt, by lab/predictor.py."""
+"""The predictor that an encoder was pretrained with: ENCODER_predictor.pt beside ENCODER.pt, for the walk alone."""
 
 import copy
 import hashlib
@@ -19,18 +19,10 @@ def file_hash(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def jepa_around(encoder):
-    """A PointJEPA with this encoder, its copy for the targets and a new predictor, in eval mode."""
-    jepa = PointJEPA(encoder.config)
-    jepa.encoder, jepa.target = encoder, copy.deepcopy(encoder.transformer)
-    return jepa.eval()
-
-
 def save_predictor(jepa, encoder_path):
-    """Keep the predictor of a PointJEPA beside the encoder that it was trained for; -> its path."""
-    path = predictor_path(encoder_path)
-    save_checkpoint(path, {"predictor": jepa.predictor.state_dict(), "encoder_sha256": file_hash(encoder_path)})
-    return path
+    """Keep the predictor of a PointJEPA beside the encoder that it was trained for."""
+    content = {"predictor": jepa.predictor.state_dict(), "encoder_sha256": file_hash(encoder_path)}
+    save_checkpoint(predictor_path(encoder_path), content)
 
 
 def load_with_predictor(path):
@@ -42,8 +34,9 @@ def load_with_predictor(path):
     encoder, beside = load_encoder(path), predictor_path(path)
     if not beside.exists():
         return encoder, None
-    jepa, content = jepa_around(encoder), read_checkpoint(beside, "predictor", "encoder_sha256")
-    again = f"make it again: python -m lab.predictor --encoder {path}"
-    refuse(content["encoder_sha256"] != file_hash(path), f"{beside}: the predictor of another encoder; {again}")
+    content = read_checkpoint(beside, "predictor", "encoder_sha256")
+    refuse(content["encoder_sha256"] != file_hash(path), f"{beside}: the predictor of another encoder; remove it")
+    jepa = PointJEPA(encoder.config)
+    jepa.encoder, jepa.target = encoder, copy.deepcopy(encoder.transformer)  # what the moving average has come to
     load_strictly(jepa.predictor, content["predictor"], beside)
-    return encoder, jepa
+    return encoder, jepa.eval()

@@ -1,7 +1,6 @@
 """walkthrough.py: what it prints and draws against what the network itself does."""
 
 import dataclasses
-import json
 import re
 import shutil
 
@@ -10,12 +9,12 @@ import pytest
 import torch
 from conftest import fails, write_box, write_root
 
+import pretrain_jepa
 import train
 import walkthrough
 from files.checkpoints import load_run, run_content, save_checkpoint
 from files.predictor import load_with_predictor, predictor_path
 from hand.described import BENCHMARK
-from lab import predictor
 from model import PRESETS, GraspModel, PointEncoder, PointJEPA, from_z_up, normalize_clouds
 from pictures import draw, sheet
 
@@ -77,15 +76,11 @@ def shape(tensor):
 
 
 def test_shapes_and_loss_are_those_of_a_direct_forward(walk, tmp_path, capsys, monkeypatch):
-    """An encoder with a predictor that lab/predictor.py made for it."""
+    """An encoder with the predictor that pretraining kept beside it."""
     monkeypatch.chdir(tmp_path)  # shapes are kept below data/
-    encoder = write_encoder(tmp_path / "tiny.pt")
-    before = encoder.read_bytes()
-    flags = "--shapes 4 --new-shapes 2 --steps 30 --batch 4 --log-every 10"
-    predictor.main(["--encoder", str(encoder), *flags.split()])
-    card = json.loads((tmp_path / "tiny_predictor.json").read_text(encoding="utf-8"))
-    assert encoder.read_bytes() == before and card["curve"][-1]["step"] == 30
-    assert card["loss_on_new_shapes"] < card["loss_of_guessing_the_average"]
+    encoder = tmp_path / "tiny.pt"
+    flags = "--preset tiny --num-clouds 4 --batch 4 --steps 3 --threads 1 --precision fp32 --quiet"
+    pretrain_jepa.main([*flags.split(), "--out", str(encoder)])
     stages, text, titles, numbers = walk("--encoder", encoder, "--shape", "bottle", "--seed", 3)
     thing = walkthrough.made_thing("bottle", TINY.points, 3)
     _, jepa = load_with_predictor(encoder)
@@ -120,7 +115,7 @@ def test_predictors_belong_to_their_encoder(walk, tmp_path, capsys):
     assert f"loss {jepa.eval()(units)[0]:.4f};" in stages[15][2]
     encoder = write_encoder(tmp_path / "tiny.pt")
     stages, text, *_ = walk("--encoder", encoder)
-    assert max(stages) == 9 and "python -m lab.predictor --encoder" in text
+    assert max(stages) == 9 and "kept without its predictor" in text
     save_checkpoint(predictor_path(encoder), {"predictor": jepa.predictor.state_dict(), "encoder_sha256": "0"})
     assert "another encoder" in fails(walkthrough.main, ["--encoder", encoder], capsys)
 

@@ -44,7 +44,6 @@ from loop.machine import set_precision, set_up_torch
 from loop.runs import NOT_SETTINGS
 from model import POOLS
 
-ERRORS = "results/table1_long"  # errors by object, whose scatter `published` looks at
 TABLES = "runs/tables"  # of all tables that no --out places elsewhere; the committed ones lie in results/
 TENTH = {"--budget": "0.1", "--init": "jepa"}
 SELDOM = {"--eval-every": "500"}  # twenty validations take a third of such a run
@@ -109,8 +108,7 @@ def build_parser():
     flag("--runs", default="runs/sweep", metavar="DIR", help="folder of the runs and their logs")
     flag("--jobs", type=number(int, 1), default=1, metavar="N", help="runs side by side, each a process if over 1")
     flag("--rates", metavar="FOLDER", help="table1: take trials of rates from this lr-grid (default: OUT/trials.csv)")
-    other = f"table1: another table1 to compare with; published: whose errors it takes (default: {ERRORS})"
-    flag("--against", metavar="FOLDER", help=other)
+    flag("--against", metavar="FOLDER", help="table1: another table1 to compare with")
     flag("--tables", action="store_true", help="run nothing: tables and figures from the rows that are there")
     flag("--quick", action="store_true", help=f"an exercise of minutes: {', '.join(QUICK)}")
     flag("--smoke", action="store_true", help="tiny networks, two steps, at most two values per flag: does it work?")
@@ -142,13 +140,11 @@ def parse(argv):
     names = list(itertools.takewhile(lambda word: not word.startswith("--"), words)) if SWEEPS[kind].names else []
     given = pair_up(words[len(names) :])
     refuse(args.rates and kind != "table1", "--rates goes with table1; leave it out")
-    wants_none = args.against and kind not in ("table1", "published")
-    refuse(wants_none, "--against goes with table1 and published; leave it out")
+    refuse(args.against and kind != "table1", "--against goes with table1; leave it out")
     refuse(args.seeds and kind == "published", "--seeds: published gives every draw a seed of its own; leave it out")
     refuse(args.quick and kind not in QUICK, f"--quick goes with {', '.join(QUICK)}; leave it out")
     short = args.smoke or args.quick
     args.seeds = args.seeds or ("0" if short else SWEEPS[kind].seeds).split(",")
-    args.against = args.against or (ERRORS if kind == "published" else None)
     # flags of all runs; one thread: equal results however many jobs
     args.own = {"--data": DEFAULTS["--data"], "--threads": "1"} if kind != "grid" else {}
     folder = "runs/smoke" if args.smoke else TABLES

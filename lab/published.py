@@ -3,8 +3,7 @@
 It draws p % of the objects first and splits those: a tenth validates, a tenth tests, the rest trains. So a budget of
 1 % is scored on 2 objects, one of 10 % on 15, one of 25 % on 36, each on others, once, after the last step. Here that
 is drawn twenty times, each time for two runs from scratch that differ in their seed alone and for one from the
-pretrained encoder; a draw has a seed of its own, as a pack has there. And the errors per object that a table1 holds
-tell how much validation sets of these sizes scatter.
+pretrained encoder; a draw has a seed of its own, as a pack has there.
 
 Not the published protocol: preset small, 1,000 steps for 25,000 (with the warm-up shortened alike), no fp16, and the
 64 grasps of a batch are of 16 clouds, since drawn one by one they would be of up to 64, at four times the cost.
@@ -14,15 +13,13 @@ Network and loss are ours, as the lab report's list of departures has them.
 import itertools
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 
 import train
 from cli.errors import UserError, command, refuse
 from files.writing import stable_seed
-from lab.by_object import read_errors
-from lab.rows import PUBLISHED, RATE_FLAGS, check_one_setting, flags_of, split_command
+from lab.rows import PUBLISHED, split_command
 from lab.runner import PlannedRun, open_data, plan_runs, refuse_flags, run_all
 from lab.tables import markdown
 from loop.machine import set_up_torch
@@ -38,7 +35,6 @@ FLAGS = {
     "--grasps-per-object": "4",
 }  # fmt: skip
 OWN = ("--init", "--pack", "--budget", "--held-out", "--warmup", "--eval-every")  # what the protocol decides
-SUBSETS = 10_000  # random validation sets of each size
 
 
 # ---------------------------------------------------------------- the protocol
@@ -133,22 +129,6 @@ def place_of(row):
     return flags["--budget"], flags["--draw"], arm
 
 
-def subset_scatter(errors, size, subsets=SUBSETS, seed=0):
-    """How RMSEs and improvements scatter over validation sets of `size` objects, drawn from those with known errors.
-
-    errors: (grasps (O,), mean squared errors by object of S runs from scratch (S, O), of S runs of jepa (S, O)) of one
-    suite. For every set one run of each is drawn, too: the paper has one.
-    -> RMSEs of scratch (subsets,), improvements of jepa over it in % (subsets,).
-    """
-    grasps, *arms = errors
-    rng = np.random.default_rng(seed)
-    chosen = np.argsort(rng.random((subsets, len(grasps))), axis=1)[:, :size]
-    weights = grasps[chosen]  # (subsets, size)
-    runs = (squared[rng.integers(len(squared), size=subsets)[:, None], chosen] for squared in arms)
-    scratch, jepa = ((weights * squared).sum(1) / weights.sum(1) for squared in runs)
-    return np.sqrt(scratch), 100 * (1 - np.sqrt(jepa / scratch))
-
-
 def spread_cells(values):
     """Mean, SD, the middle 95 % and the extremes of some percentages."""
     low, high = np.percentile(values, (2.5, 97.5))
@@ -157,46 +137,11 @@ def spread_cells(values):
 
 
 def published_text(rows, args):
-    """Markdown: improvements over the draws, and the scatter of small validation sets of the table1 in --against."""
+    """Markdown: improvements over the draws."""
     header = ["comparison", "budget", "draws", "mean %", "SD", "middle 95 %", "extremes", "paper's Table I, %"]
     lines = []
     for name, of in (("scratch against itself, other seed", "scratch again"), ("jepa over scratch", "jepa")):
         for budget, values in improvements(rows, of).items():
             if len(values) > 1:
                 lines.append([name, budget, len(values), *spread_cells(values), PAPER[budget]])
-    draws = "## Relative improvement over the draws\n\n" + markdown(header, lines)
-    title = f"## Validation sets of as few objects, drawn from the test objects of {Path(args.against).name}\n\n"
-    header = ["budget", "objects", "RMSE of scratch, all objects", "middle 95 % of such sets"]
-    header += ["jepa over scratch, all objects", "middle 95 % of such sets"]
-    return "\n".join([draws, title + markdown(header, scatter_lines(errors_of(args.against)))])
-
-
-def scatter_lines(errors):
-    """A line per budget: what `subset_scatter` makes of the published number of validation objects."""
-    lines = []
-    for budget, size in VALIDATED.items():
-        if budget in errors:
-            rmse, better = (np.percentile(values, (2.5, 97.5)) for values in subset_scatter(errors[budget], size))
-            grasps, *arms = errors[budget]
-            whole = [math.sqrt((grasps * squared.mean(0)).sum() / grasps.sum()) for squared in arms]
-            lines.append([
-                budget, size, f"{whole[0]:.3f}", f"{rmse[0]:.3f} to {rmse[1]:.3f}",
-                f"{100 * (1 - whole[1] / whole[0]):.1f} %", f"{better[0]:.1f} to {better[1]:.1f} %",
-            ])  # fmt: skip
-    return lines
-
-
-def errors_of(folder):
-    """Budget -> grasps (O,), squared errors by object of test of all runs from scratch and of jepa; of a table1."""
-    errors, found = read_errors(Path(folder)), {}
-    refuse(not errors, f"{folder}: no objects.npz in it; give the --out of a table1 as --against")
-    rows = [{"command": command} for command, suite in errors if suite == "test"]
-    check_one_setting(rows, ("--budget", "--init", "--jepa-ckpt", *RATE_FLAGS), folder)
-    for init in ("scratch", "jepa"):
-        check_one_setting([row for row in rows if flags_of(row)["--init"] == init], ("--budget",), folder)
-    for row in sorted(rows, key=lambda row: row["command"]):
-        flags, (_, grasps, squared) = flags_of(row), errors[row["command"], "test"]
-        found.setdefault((flags["--budget"], flags["--init"]), []).append((grasps, squared))
-    arms = {key: (runs[0][0], np.stack([squared for _, squared in runs])) for key, runs in found.items()}
-    both = [budget for budget, init in arms if init == "scratch" and (budget, "jepa") in arms]
-    return {budget: (*arms[budget, "scratch"], arms[budget, "jepa"][1]) for budget in both}
+    return "## Relative improvement over the draws\n\n" + markdown(header, lines)

@@ -196,6 +196,13 @@ def test_categories_in_the_documents_are_the_generators():
         assert re.search(rf"\| {maker.__name__}( \(held out\))? \| {synset} \|", DOCS["DATA.md"])
 
 
+def test_values_with_commas_are_quoted():
+    """Unquoted, they are lists to a shell of Windows."""
+    lines = [line for text in DOCS.values() for _, block in FENCE.findall(text) for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("python ")]
+    assert len(commands) > 30 and not [line for line in commands if re.search(r" --[\w-]+ [^\" ]+,", line)]
+
+
 def test_the_report_and_the_folders_of_results_are_the_same():
     folders = {path.name for path in (ROOT / "results").iterdir() if path.is_dir()}
     assert set(re.findall(r"\]\(([\w-]+)/", REPORT)) == folders

@@ -61,7 +61,7 @@ def test_metrics_against_loops(k):
 
 def test_metrics_of_a_thousand_hypotheses():
     """All pairs at once would be 5 GB of (n, K, K, J)."""
-    p = random_predictions(0, n=100, k=1000, j=12)
+    p = random_predictions(0, n=5, k=1000, j=12)
     distances = [pdist(joints_hat) / math.sqrt(12) for joints_hat in p["joints_pred"]]
     found = evaluate.summarize({name: p[name] for name in ARRAYS})
     assert found["diversity"] == pytest.approx(np.mean(distances), rel=1e-6)

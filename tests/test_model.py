@@ -380,6 +380,7 @@ def test_every_parameter_learns(pool, loss):
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["attention", "hand"])
 def test_gradients_are_the_same_to_the_bit_with_two_threads(pool):
     """Grasps of all objects mixed: two threads add to the gradient of the same embedding."""

@@ -27,6 +27,7 @@ def coarse(monkeypatch):
     for module in (sheet, draw):
         monkeypatch.setattr(module, "SURFACE_POINTS", 2_000)
     monkeypatch.setattr(draw, "HAND_POINTS", 2_000)
+    monkeypatch.setattr(sheet, "DPI", 20)
 
 
 def with_statistics(module):
@@ -50,10 +51,13 @@ def walk(tmp_path, capsys):
     """Runs the command -> its stages {number: [name, shape, sentence]}, a line without one as number + 0.5; its text;
     the numbers and titles of its pictures."""
 
-    def run(*argv):
+    def run(*argv, drawn=True):
         capsys.readouterr()
-        titles = walkthrough.main([*map(str, argv), "--out", str(tmp_path / "drawn.png")])
-        assert (tmp_path / "drawn.png").read_bytes()[:4] == b"\x89PNG"
+        with pytest.MonkeyPatch.context() as patch:
+            if not drawn:
+                patch.setattr(sheet, "draw", lambda panels, path: None)
+            titles = walkthrough.main([*map(str, argv), "--out", str(tmp_path / "drawn.png")])
+        assert not drawn or (tmp_path / "drawn.png").read_bytes()[:4] == b"\x89PNG"
         text, stages, last = capsys.readouterr().out, {}, 0
         assert max(len(line) for line in text.splitlines() if not line.startswith("drawn: ")) <= 120
         for line in text.splitlines():
@@ -109,12 +113,12 @@ def test_predictors_belong_to_their_encoder(walk, tmp_path, capsys):
         weights.data.mul_(1.1)  # a target encoder of its own
     content = {"config": dataclasses.asdict(TINY), "jepa": jepa.state_dict(), "step": 7}
     save_checkpoint(tmp_path / "jepa.pt", content)
-    stages, *_ = walk("--encoder", tmp_path / "jepa.pt", "--seed", 5)
+    stages, *_ = walk("--encoder", tmp_path / "jepa.pt", "--seed", 5, drawn=False)
     units, _, _ = normalize_clouds(walkthrough.made_thing("mug", TINY.points, 5).cloud, TINY)
     torch.manual_seed(5)
     assert f"loss {jepa.eval()(units)[0]:.4f};" in stages[15][2]
     encoder = write_encoder(tmp_path / "tiny.pt")
-    stages, text, *_ = walk("--encoder", encoder)
+    stages, text, *_ = walk("--encoder", encoder, drawn=False)
     assert max(stages) == 9 and "kept without its predictor" in text
     save_checkpoint(predictor_path(encoder), {"predictor": jepa.predictor.state_dict(), "encoder_sha256": "0"})
     assert "another encoder" in fails(walkthrough.main, ["--encoder", encoder], capsys)
@@ -122,7 +126,7 @@ def test_predictors_belong_to_their_encoder(walk, tmp_path, capsys):
 
 def test_the_shipped_predictor_has_learnt(walk):
     """What README shows: its loss on a new mug is far below that of guessing the average."""
-    stages, *_ = walk()
+    stages, *_ = walk(drawn=False)
     loss, average = map(float, re.findall(r"0\.\d+", stages[15][2]))
     assert loss < 0.5 * average
 
@@ -147,7 +151,7 @@ def test_features_are_the_encoders_to_the_bit(changes):
 def test_objects_of_ones_own(walk, tmp_path):
     encoder = write_encoder(tmp_path / "tiny.pt")
     write_box(tmp_path / "box.obj", np.array([0.1, 0.2, 0.05]))
-    stages, *_ = walk("--encoder", encoder, "--mesh", tmp_path / "box.obj")
+    stages, *_ = walk("--encoder", encoder, "--mesh", tmp_path / "box.obj", drawn=False)
     assert stages[1] == ("vertices", "(8, 3)", "box.obj, 10.0 x 20.0 x 5.0 cm, z up")
     np.save(tmp_path / "cloud.npy", np.random.default_rng(0).normal(size=(100, 3)) * 0.03)
     stages, *_ = walk("--encoder", encoder, "--mesh", tmp_path / "cloud.npy")
@@ -201,7 +205,7 @@ def test_a_run(pool, loss, run, walk, tmp_path):
 
 
 def test_joints_of_another_hand_are_not_drawn(walk, tmp_path):
-    stages, text, _, numbers = walk(train_tiny(tmp_path))
+    stages, text, _, numbers = walk(train_tiny(tmp_path), drawn=False)
     assert "No hands in the pictures" in text and numbers == [2, 4, 5, 6, 7, 9, 17, 21]
 
 

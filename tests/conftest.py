@@ -140,6 +140,29 @@ def tiny_run(box_root, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def boxes(box_root):
+    """The shared dataset of boxes with 64 points, and its split; tests must not write to their arrays."""
+    from data import load_dataset
+    from splits import make_split
+
+    loaded = load_dataset(box_root, 64, quiet=True)
+    return loaded, make_split(loaded)
+
+
+@pytest.fixture(scope="session")
+def named_run(tmp_path_factory):
+    """A run of 12 steps on boxes whose joints have the names of the hand that is modelled; beside it its `root`."""
+    import train
+    from hand.described import BENCHMARK
+
+    folder = tmp_path_factory.mktemp("named")
+    root = write_root(folder / "root", OBJECTS, names=BENCHMARK.joint_names)
+    flags = "--name run --preset tiny --steps 12 --objects-per-batch 4 --no-baseline --no-pictures --quiet --threads 1"
+    train.main(["--data", str(root), "--runs", str(folder), *flags.split()])
+    return folder / "run"
+
+
 MADE = "--objects 4 --grasps 8 --scenes 2"
 
 

@@ -10,11 +10,10 @@ from conftest import fails
 import controls
 import model
 import train
-from data import load_dataset
 from files.checkpoints import load_encoder, load_run, save_checkpoint
 from files.writing import read_json
 from loop.comparisons import check_oracle
-from splits import HELD_OUT, make_split
+from splits import HELD_OUT
 
 TINY = model.PRESETS["tiny"]
 
@@ -22,12 +21,6 @@ TINY = model.PRESETS["tiny"]
 def flags(box_root, runs, *more):
     own = "--preset tiny --steps 8 --eval-every 4 --quiet --no-baseline --no-pictures --threads 1".split()
     return [*own, "--data", str(box_root), "--runs", str(runs), *map(str, more)]
-
-
-@pytest.fixture(scope="module")
-def boxes(box_root):
-    data = load_dataset(box_root, TINY.points, quiet=True)
-    return data, make_split(data)
 
 
 @pytest.fixture(scope="module")
@@ -193,14 +186,6 @@ def test_centers_are_the_hand_pooling_with_features_of_zero(boxes):
     for ours, theirs in zip(network(clouds, index, poses), hand.decode(encoded, index, poses)):
         torch.testing.assert_close(ours, theirs)
     assert not any(name.startswith("encoder") for name in network.state_dict())
-
-
-def test_flags_that_would_do_nothing_are_refused(box_root, tmp_path, capsys):
-    for more, what in (
-        ("--init random --pool size", "--init random"),
-        ("--schedule constant --pool centers", "--schedule"), ("--pool size --normalize metric", "--normalize metric"),
-    ):  # fmt: skip
-        assert what in fails(train.main, flags(box_root, tmp_path, *more.split()), capsys)
 
 
 # ---------------------------------------------------------------- the paper's own input

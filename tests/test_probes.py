@@ -8,16 +8,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from data import load_dataset
 from lab import baselines, encoders
 from model import PRESETS, GraspModel
-from splits import make_split
-
-
-@pytest.fixture(scope="module")
-def boxes(box_root):
-    data = load_dataset(box_root, 64, quiet=True)
-    return data, make_split(data)
 
 
 def test_nearest_grasp_against_a_loop(boxes):

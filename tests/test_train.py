@@ -206,29 +206,12 @@ def test_pictures_of_another_hand_are_its_curve_and_without_matplotlib_none(box_
 
 
 # ---------------------------------------------------------------- flags
-CONTRADICTIONS = {
-    "--radius 0.3": "--group ball", "--radius 0.3 --group knn": "--group ball",
-    "--radius 0.3 --init random": "--group ball", "--scale 0.1": "--normalize metric",
-    "--init oracle": "--jepa-ckpt", "--jepa-ckpt x.pt": "--init", "--resume --overwrite": "--overwrite",
-    "--lora 2 --pool surface": "no encoder", "--schedule constant --pool centers": "no encoder",
-    "--init random --pool size": "no encoder", "--schedule constant --lora 2": "a backbone that trains",
-    "--schedule layerwise --lr-backbone 0": "a backbone that trains", "--pool size --normalize metric": "--normalize",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("flags", CONTRADICTIONS)
-def test_what_contradicts_is_refused_before_anything_is_written(box_root, tmp_path, flags, capsys):
-    assert CONTRADICTIONS[flags] in fails(train.main, [*arguments(box_root, tmp_path), *flags.split()], capsys)
-    assert not list(tmp_path.iterdir())
-
-
 def test_jepa_settings_come_from_the_checkpoint(box_root, encoder, tmp_path, capsys):
     argv = arguments(box_root, tmp_path, "--init", "jepa", "--jepa-ckpt", encoder)
     config, _ = train.resolve_network(train.parse(argv))
     assert config.patches == 8 and config.dropout == model.FINE_TUNING["dropout"]
     for flag, value in (("--patches", 4), ("--points", 32), ("--group", "ball"), ("--preset", "small")):
         assert "tiny.pt" in fails(train.main, [*argv, flag, value], capsys)
-    assert "presets with weights" in fails(train.main, arguments(box_root, tmp_path, "--init", "jepa"), capsys)
 
 
 def test_a_flag_that_contradicts_the_file_of_from_is_told_with_it(finished, tmp_path, capsys):

@@ -7,14 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import fails, write_box, write_root
+from conftest import fails, write_box
 
 import pretrain_jepa
-import train
 import walkthrough
 from files.checkpoints import load_run, run_content, save_checkpoint
 from files.predictor import load_with_predictor, predictor_path
-from hand.described import BENCHMARK
 from model import PRESETS, GraspModel, PointEncoder, PointJEPA, from_z_up, normalize_clouds
 from pictures import draw, sheet
 
@@ -161,27 +159,14 @@ def test_objects_of_ones_own(walk, tmp_path):
 # ---------------------------------------------------------------- a run
 
 
-def train_tiny(folder, names=None):
-    root = write_root(folder / "root", {"03797390": 5}, names=names)
-    base = f"--data {root} --preset tiny --steps 2 --objects-per-batch 4 --k 3 --quiet --no-baseline --no-pictures"
-    train.main([*base.split(), "--runs", str(folder), "--name", "run"])
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run whose joints have the names of the hand that can be drawn."""
-    return train_tiny(tmp_path_factory.mktemp("named"), BENCHMARK.joint_names)
-
-
 @pytest.mark.parametrize(
     "pool, loss", [("attention", "wta"), pytest.param("surface", "hedged", marks=pytest.mark.slow)]
 )
-def test_a_run(pool, loss, run, walk, tmp_path):
+def test_a_run(pool, loss, named_run, walk, tmp_path):
     torch.manual_seed(0)
-    model = with_statistics(GraspModel(dataclasses.replace(load_run(run).config, pool=pool, loss=loss)))
+    model = with_statistics(GraspModel(dataclasses.replace(load_run(named_run).config, pool=pool, loss=loss, k=3)))
     (tmp_path / "run").mkdir()
-    shutil.copy(run / "config.json", tmp_path / "run")
+    shutil.copy(named_run / "config.json", tmp_path / "run")
     save_checkpoint(tmp_path / "run" / "best.pt", run_content(model))
     stages, text, titles, numbers = walk(tmp_path / "run", "--seed", 4)
     model, alpha, thing, pose, joints, _ = walkthrough.open_grasp(tmp_path / "run", 4)
@@ -204,25 +189,6 @@ def test_a_run(pool, loss, run, walk, tmp_path):
     assert winner.startswith(f"19  hypothesis {errors.argmin()},") and f"the winner is {errors.argmin()} " in text
 
 
-def test_joints_of_another_hand_are_not_drawn(walk, tmp_path):
-    stages, text, _, numbers = walk(train_tiny(tmp_path), drawn=False)
+def test_joints_of_another_hand_are_not_drawn(walk, tiny_run):
+    stages, text, _, numbers = walk(tiny_run / "run", drawn=False)
     assert "No hands in the pictures" in text and numbers == [2, 4, 5, 6, 7, 9, 17, 21]
-
-
-def test_errors_are_one_line(tmp_path, capsys):
-    encoder = write_encoder(tmp_path / "tiny.pt")
-    (tmp_path / "empty").mkdir()
-    np.save(tmp_path / "few.npy", np.random.default_rng(0).random((9, 3)))
-    for argv, message in (
-        ([tmp_path / "empty"], "no run"),
-        ([tmp_path / "empty", "--shape", "mug"], "--shape"),
-        ([tmp_path / "empty", "--encoder", encoder], "--encoder"),
-        (["--shape", "teapot"], "teapot"),
-        (["--shape", "mug", "--mesh", "a.obj"], "--mesh"),
-        (["--encoder", tmp_path / "none.pt"], "none.pt"),
-        (["--encoder", encoder, "--mesh", tmp_path / "few.npy"], "at least"),
-        (["--seed", "-1"], "--seed"),
-        (["--out", encoder], "no picture of this script"),  # nothing else is written over
-    ):
-        assert message in fails(walkthrough.main, argv, capsys), argv
-    write_encoder(encoder)  # whole, or this fails

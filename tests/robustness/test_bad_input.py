@@ -44,6 +44,7 @@ def good(tiny_run, box_root, tmp_path_factory):
     for i in range(4):
         np.save(folder / "shapes" / f"{i}.npy", rng.normal(size=(64, 3)) * 0.1)
     np.save(folder / "cloud.npy", rng.normal(size=(80, 3)) * 0.05)
+    np.save(folder / "few.npy", rng.normal(size=(3, 3)) * 0.05)
     np.save(folder / "poses.npy", np.array([[0, 0, 0.2, 0, 0, 0, 1.0]] * 3))
     argv = f"--clouds {folder}/shapes --out {folder}/e.pt {TINY} --batch 2"
     interrupted(pretrain_jepa.main, argv.split(), 1)
@@ -76,6 +77,7 @@ WORDS = {  # command: flags that are fine
     "synthesize": "--out {out}/root --quiet",
     "evaluate": "",
     "predict": "{good}/run",
+    "walkthrough": "",
 }
 NO_VALUES = {  # kind of flag: what it must refuse
     "share": ("0", "-0.1", "1.0001", "2", "nan", "inf", "-inf", "", "10%", "a", "1e400", "0,1"),
@@ -101,56 +103,85 @@ FLAGS = {  # command: kind of flag: flags
     "synthesize": {"count": "objects grasps scenes workers", "whole": "seed", "choice": "up"},
 }  # fmt: skip
 MORE = """
-    train       --budge 0.1                                 --budge
-    train       --patches 65                                patches
-    train       --patch-size 65                             patch_size
-    train       --points 7                                  points
-    train       --group ball                                radius
-    train       --jepa-ckpt x.pt                            --jepa-ckpt
-    train       --init jepa                                 --jepa-ckpt
-    train       --init jepa --jepa-ckpt nowhere.pt          nowhere.pt
-    train       --loss hedged --k 1                         hedged
-    train       --resume --overwrite                        --overwrite
-    train       --precision tf32                            --precision
-    train       --unknown                                   --unknown
-    train       extra                                       extra
-    train       --from nowhere.json                         nowhere.json
-    train       --data {top}/nowhere                        nowhere
-    train       --held-out 12345678                         12345678
-    train       --init jepa --jepa-ckpt {good}/encoder.pt --preset small                encoder.pt
-    train       --init jepa --jepa-ckpt {good}/encoder.pt --group ball --radius 0.1     encoder.pt
-    pretrain    --batch 99                                  --batch
-    pretrain    --tau 1.1                                   --tau
-    pretrain    --patches 65                                patches
-    pretrain    --patches 1                                 --patches
-    pretrain    --clouds nowhere                            nowhere
-    pretrain    --synsets 03948459                          --synsets
-    pretrain    --precision tf32                            --precision
-    data        extra                                       extra
-    synthesize  --meshes nowhere                            --meshes
-    synthesize  --up y                                      --up
-    synthesize  --rescale                                   --rescale
-    evaluate                                                RUN
-    evaluate    {good}/nowhere                              nowhere
-    evaluate    {good}/shapes                               shapes
-    evaluate    {good}/run --predictions {good}/predictions.npz     RUN
-    evaluate    {good}/run --suite none                     --suite
-    evaluate    {good}/run --suite all                      --suite
-    evaluate    {good}/run --checkpoint first               --checkpoint
-    evaluate    {good}/run --data {top}/moved               moved
-    evaluate    {good}/run --seed -1                        --seed
-    predict     {good}/box.obj                              --pose
-    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 1 --poses {good}/poses.npy          --pose
-    predict     {good}/nowhere.obj --pose 0 0 0.2 0 0 0 1   nowhere.obj
-    predict     {good}/encoder.pt --pose 0 0 0.2 0 0 0 1    encoder.pt
-    predict     {good}/box.obj --pose                       --pose
-    predict     {good}/box.obj --pose 0 0 0.2 0 0 0         --pose
-    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 x       --pose
-    predict     {good}/box.obj --pose 0 0 nan 0 0 0 1       --pose
-    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 0.9     --pose
-    predict     {good}/box.obj --pose 0 0 1.2 0 0 0 1       --pose
-    predict     {good}/box.obj --pose 0 0 1e400 0 0 0 1     --pose
-    predict     {good}/box.obj --pose 0,0,0.2,0,0,0,1       --pose"""
+    train       --budge 0.1 => --budge
+    train       --patch-size 65 => patch_size
+    train       --points 7 => points
+    train       --group ball => radius
+    train       --jepa-ckpt x.pt => --jepa-ckpt
+    train       --init jepa => --jepa-ckpt
+    train       --init jepa --jepa-ckpt nowhere.pt => nowhere.pt
+    train       --loss hedged --k 1 => hedged
+    train       --resume --overwrite => --overwrite
+    train       --precision tf32 => --precision
+    train       --unknown => --unknown
+    train       extra => extra
+    train       --from nowhere.json => nowhere.json
+    train       --data {top}/nowhere => nowhere
+    train       --held-out 12345678 => 12345678
+    train       --init jepa --jepa-ckpt {good}/encoder.pt --preset small => encoder.pt
+    train       --init jepa --jepa-ckpt {good}/encoder.pt --group ball --radius 0.1 => encoder.pt
+    train       --radius 0.3 => --group ball
+    train       --radius 0.3 --group knn => --group ball
+    train       --radius 0.3 --init random => --group ball
+    train       --scale 0.1 => --normalize metric
+    train       --init oracle => --jepa-ckpt
+    train       --lora 2 --pool surface => no encoder
+    train       --schedule constant --pool centers => no encoder
+    train       --init random --pool size => no encoder
+    train       --schedule constant --lora 2 => a backbone that trains
+    train       --schedule layerwise --lr-backbone 0 => a backbone that trains
+    train       --pool size --normalize metric => --normalize
+    train       --init jepa --preset tiny => presets with weights
+    pretrain    --batch 99 => --batch
+    pretrain    --tau 1.1 => --tau
+    pretrain    --patches 65 => patches
+    pretrain    --patches 1 => --patches
+    pretrain    --clouds nowhere => nowhere
+    pretrain    --synsets 03948459 => --synsets
+    pretrain    --precision tf32 => --precision
+    data        extra => extra
+    synthesize  --meshes nowhere => --meshes
+    synthesize  --up y => --up
+    synthesize  --rescale => --rescale
+    synthesize  --objects 0 => at least 1
+    evaluate    => RUN
+    evaluate    {good}/nowhere => nowhere
+    evaluate    {good}/shapes => shapes
+    evaluate    {good}/run --predictions {good}/predictions.npz => RUN
+    evaluate    {good}/run --suite none => --suite
+    evaluate    {good}/run --suite all => --suite
+    evaluate    {good}/run --checkpoint first => --checkpoint
+    evaluate    {good}/run --data {top}/moved => moved
+    evaluate    {good}/run --seed -1 => --seed
+    evaluate    --predictions x.npz --holds => --holds goes with a RUN
+    evaluate    --predictions x.npz --save-predictions y.npz => --save-predictions goes with a RUN
+    predict     {good}/box.obj => --pose
+    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 1 --poses {good}/poses.npy => --pose
+    predict     {good}/nowhere.obj --pose 0 0 0.2 0 0 0 1 => nowhere.obj
+    predict     {good}/encoder.pt --pose 0 0 0.2 0 0 0 1 => encoder.pt
+    predict     {good}/box.obj --pose => --pose
+    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 => --pose
+    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 x => --pose
+    predict     {good}/box.obj --pose 0 0 nan 0 0 0 1 => --pose
+    predict     {good}/box.obj --pose 0 0 0.2 0 0 0 0.9 => --pose
+    predict     {good}/box.obj --pose 0 0 1.2 0 0 0 1 => --pose
+    predict     {good}/box.obj --pose 0 0 1e400 0 0 0 1 => --pose
+    predict     {good}/box.obj --pose 0,0,0.2,0,0,0,1 => --pose
+    predict     --pose 0 0 0.2 0 0 0 1 => MESH
+    predict     {good}/box.obj --pose 0 0 0 0 0 0 2 => norm
+    predict     {good}/box.obj --pose 0 0 0.75 0 1 0 0 => 0.65 m from the mesh
+    predict     {good}/few.npy --pose 0 0 0.2 0 0 0 1 => at least
+    predict     {good}/few.npy --pose 0 0 0.2 0 0 0 1 --picture x.png => is a cloud
+    predict     {good}/box.txt --pose 0 0 0.2 0 0 0 1 => box.txt
+    walkthrough {good}/shapes => no run
+    walkthrough {good}/run --shape mug => --shape
+    walkthrough {good}/run --encoder {good}/encoder.pt => --encoder
+    walkthrough --shape teapot => teapot
+    walkthrough --shape mug --mesh a.obj => --mesh
+    walkthrough --encoder {good}/none.pt => none.pt
+    walkthrough --encoder {good}/encoder.pt --mesh {good}/few.npy => at least
+    walkthrough --seed -1 => --seed
+    walkthrough --out {good}/encoder.pt => no picture of this script"""
 
 
 def flag_cases():
@@ -161,7 +192,8 @@ def flag_cases():
                 for value in NO_VALUES[kind]:
                     yield command, [f"--{flag}={value}"], f"--{flag}"
     for line in MORE.strip().splitlines():
-        command, *flags, name = line.split()
+        words, name = line.split(" => ")
+        command, *flags = words.split()
         yield command, flags, name
     if not torch.cuda.is_available():
         for command in ("train", "pretrain"):

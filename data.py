@@ -26,7 +26,7 @@ from files.cache import cache_path, read_cache, write_cache
 from files.frames import check_reach, describe_frames, frame_figures, frame_warnings
 from files.reading import MAX_LENGTH, MESH_TYPES, parse_mesh, read_array, read_bytes, stamp, unit_hint
 from files.recordings import check_complete, find_scenes, numbered_joints, parse_recording, uncommon_joints
-from files.writing import is_device, stable_seed
+from files.writing import stable_seed
 
 
 @dataclasses.dataclass
@@ -172,7 +172,6 @@ def read_scene(name, mesh, recording, num_points, root, old):
     check_complete(Path(mesh or recording).parent, mesh, recording)
     if name.encode(errors="ignore").decode() != name:
         raise UserError(f"{root}/{ascii(name)[1:-1]}: the folder's name is not valid UTF-8; rename it")
-    refuse(is_device(name), f"{root}/{name}: Windows keeps such a name for a device; rename the folder")
     stamps = [stamp(mesh), stamp(recording)]
     if old and old["stamps"] == stamps:
         return old

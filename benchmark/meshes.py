@@ -15,7 +15,6 @@ from data import sample_surface
 from files.folders import files_under
 from files.names import duplicate_groups
 from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, read_mesh
-from files.writing import is_device
 
 
 def mesh_objects(folder, out):
@@ -57,13 +56,12 @@ def unclear_folders(groups):
 def named_objects(found):
     """{(category, object name): path} of (names of folders and file, path): of several, the first is the category.
 
-    Names are made fit for folders of any system. Where that makes two equal, the later one gets a number; cup.stl
-    beside cup.obj is cup_stl, which splits.py knows for the same object.
+    Names are made fit for folders. Where that makes two equal, the later one gets a number; cup.stl beside cup.obj is
+    cup_stl, which splits.py knows for the same object.
     """
     named, owners = {}, {}
     for names, path in found:
         fit = [re.sub(r"[^\w-]+", "_", name).strip("_") or "_" for name in names]
-        fit = [name + "_" * is_device(name) for name in fit]
         category, plain = fit[0] if len(fit) > 1 else "unsorted", "_".join(fit[1:] or fit)
         name, count = plain, 1
         if owners.get(f"{category}/{name}".lower()) == names:

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import tempfile
 import time
 from pathlib import Path
@@ -43,12 +42,6 @@ def atomic(path):
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def is_device(path):
-    """Whether a name in a path is one that Windows keeps for a device, which no file or folder can have there."""
-    devices = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
-    return any(re.fullmatch(devices, name, re.IGNORECASE) for name in Path(path).parts)
 
 
 def check_writable(folder, flag):

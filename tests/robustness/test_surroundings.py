@@ -21,8 +21,6 @@ import sweep
 import synthesize
 import train
 import walkthrough
-from benchmark.meshes import mesh_objects
-from files.writing import is_device
 
 HERE = Path(commands.__file__)
 
@@ -136,23 +134,6 @@ def test_a_sweep_without_matplotlib_begins_nothing(tmp_path, monkeypatch, capsys
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "pip install matplotlib" in fails(sweep.main, ["grid", "--smoke", "--data", "r"], capsys)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", ["con", "NUL", "aux.b", "com1", "Lpt9.tar.gz"])
-def test_a_name_that_windows_keeps_for_a_device(name, tmp_path, monkeypatch, capsys):
-    """A run or an object of that name could not be copied there; of somebody's meshes it is made fit."""
-    monkeypatch.chdir(tmp_path)
-    write_root(tmp_path / "r", {"console": 5})  # no device
-    assert name in fails(train.main, ["--data", "r", "--name", name], capsys)
-    Path("r/console/object_000").rename(f"r/console/{name}")
-    assert f"r/console/{name}/scene_0: Windows keeps" in fails(splits.main, ["--data", "r"], capsys)
-    splits.main(["--data", "r", "--skip-bad"])
-    named = mesh_objects("r", "out")
-    assert len(named) == 5 and not any(is_device("/".join(path)) for path in named)
-    Path("m", "con").mkdir(parents=True)
-    Path("m", "con", f"{name}.obj").touch()
-    ((category, made),) = mesh_objects("m", "out")
-    assert category == "con_" and not is_device(made)
 
 
 # ---------------------------------------------------------------- Ctrl-C while libraries load

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from files.writing import atomic
 from lab import control_table, published
-from lab.rows import DEFAULTS, differences, flags_of, is_training, read_rows
+from lab.rows import differences, flags_of, read_rows
 from lab.table1 import BOTH_PACKS, arms
 from lab.tables import by_configuration, values_of
 
@@ -20,10 +20,6 @@ HOLD_LOOKS = (  # the same of the second panel
     ("holds_average", "average of K holds", "D", 4, "C3"),
 )
 MEAN_STYLE = {"color": "0.5", "linestyle": ":", "label": "training mean"}
-NUMBERS = {  # kind of sweep -> the flag on its axis, a factor, the axis's label
-    "k": ("--k", 1, "hypotheses K"),
-    "budget": ("--budget", 100, "share of the training objects (%)"),
-}
 
 
 class Series(NamedTuple):
@@ -134,58 +130,22 @@ def save(figure, path, title):
 
 
 def draw_grid(rows, args):
-    """Top-logit and best-of-K RMSE, and where rows have them the shares of grasps that hold, into OUT/figure.png.
-
-    A grid over one number is drawn against that, any other one as configurations side by side.
-    """
+    """Top-logit and best-of-K RMSE, and where rows have them the shares of grasps that hold, into OUT/figure.png."""
     panels = [(LOOKS, "RMSE on val (rad)")]
     if values_of(rows, "holds"):
         panels.append((HOLD_LOOKS, "share of val grasps that hold once closed"))
-    title, path = "\n".join(differences(rows)), args.out / "figure.png"
-    if args.kind in NUMBERS:
-        draw_numbers(panels, rows, *NUMBERS[args.kind], path, title)
-        return
     groups, _ = by_configuration(rows)
     # "`--init jepa --loss wta`" -> "init jepa, loss wta"
     names = [name.replace("`", "").replace(") --", ") ").replace(" --", ", ").removeprefix("--") for name in groups]
     means = sorted({round(mean, 4) for mean in values_of(rows, "training_mean")})
     found = []
     for looks, label in panels:
-        series = [
-            Series({name: values_of(group, column) for name, group in zip(names, groups.values())}, style_of(*look))
-            for column, *look in looks
-        ]
-        found.append(Panel(series, label, means=() if found else means, from_zero=bool(found)))
-    draw_places(found, names, path, title)
-
-
-def style_of(label, marker, size, color):
-    return {"label": label, "marker": marker, "markersize": size, "color": color}
-
-
-def draw_numbers(panels, rows, flag, factor, name, path, title):
-    """Every column of the panels' looks against a flag's value, a line per configuration besides it."""
-    rows = [row for row in rows if is_training(row)]
-    groups, means = {}, {}  # flags besides `flag` -> its value -> rows; its value -> training means
-    for row in rows:
-        flags = flags_of(row)
-        number = factor * float(flags.pop(flag, DEFAULTS[flag]))
-        groups.setdefault(tuple(flags.items()), {}).setdefault(number, []).append(row)
-        means.setdefault(number, []).extend(values_of([row], "training_mean"))
-    shared = set.intersection(*map(set, groups))
-    found = []
-    for looks, label in panels:
         series = []
-        for i, (flags, numbers) in enumerate(groups.items()):
-            own = ", ".join(f"{other[2:]} {value}" for other, value in flags if (other, value) not in shared)
-            for column, *look in looks:
-                style = style_of(*look) | {"linestyle": "-" if column == looks[0][0] else "--"}
-                if len(groups) > 1:
-                    style |= {"color": f"C{i}", "label": f"{style['label']}, {own}"}
-                series.append(Series({number: values_of(group, column) for number, group in numbers.items()}, style))
-        found.append(Panel(series, label, from_zero=True))
-    found[0].series.append(Series(means, MEAN_STYLE))
-    draw_lines([found], f"{name}, logarithmic", path, title, ticks=sorted(means))
+        for column, name, marker, size, color in looks:
+            values = {place: values_of(group, column) for place, group in zip(names, groups.values())}
+            series.append(Series(values, {"label": name, "marker": marker, "markersize": size, "color": color}))
+        found.append(Panel(series, label, means=() if found else means, from_zero=bool(found)))
+    draw_places(found, names, args.out / "figure.png", "\n".join(differences(rows)))
 
 
 # ---------------------------------------------------------------- Table I

@@ -8,7 +8,7 @@
     python sweep.py controls [ARM ...]     the initialisations between controls: no shape, random, all labels
     python sweep.py published              the published code's protocol: how far does an improvement scatter?
     python sweep.py benchmark              is the open benchmark a good one? baselines and linear probes
-    python sweep.py encoders A.pt B.pt     pretrained encoders: probes, effective ranks, fine-tuning on val
+    python sweep.py encoders A.pt B.pt     pretrained encoders: probes, fine-tuning on val
     python sweep.py grid --k "1,5" --pool "attention,hand" --seeds "0,1,2"      any grid of train.py's flags
 
 Any flag of train.py may follow, with values separated by commas; it beats the sweep's own. A finished run is one row

@@ -1,4 +1,4 @@
-"""What frozen encoders know: linear probes for category and shape, effective ranks; and a table of such encoders.
+"""What frozen encoders know: linear probes for category and shape; and a table of such encoders.
 
 The probes' features are the mean and the maximum over tokens. Nothing here looks at the test suites.
 """
@@ -33,14 +33,6 @@ def encode_scenes(encoder, clouds, device, chunk=64):
         part = from_z_up(normalize_clouds(part, encoder.config)[0], encoder.config.up)
         tokens.append(encoder(part)[0].float().cpu())
     return torch.cat(tokens).numpy()
-
-
-def effective_rank(features):
-    """exp(entropy) of the normalised singular values of centred features (n, D): 1 … D (Roy and Vetterli 2007)."""
-    variances = np.linalg.eigvalsh(np.atleast_2d(np.cov(np.asarray(features, dtype=np.float64), rowvar=False)))
-    values = np.sqrt(variances[variances > 1e-12 * variances.max()])
-    share = values / values.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 # ---------------------------------------------------------------- linear probes
@@ -118,11 +110,11 @@ def few_object_fit(features, targets, objects, pool, val, count, draws=10, seed=
 
 
 def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, device="cpu", seed=0):
-    """Linear probes for category and shape on mean + max pooled frozen features, and the features' effective ranks.
+    """Linear probes for category and shape on mean + max pooled frozen features.
 
     Trained on objects of the split's whole pool, standardised with the pool's statistics, evaluated on val, never on
     test. -> dict: probe_<n> and categories_<n> for n of `shots`, shape_<n> (how well `slab_widths` are explained)
-    for n of `counts`, rank_tokens and rank_pooled over val scenes.
+    for n of `counts`.
     """
     tokens = encode_scenes(encoder, data.clouds, device)  # (C, G, D)
     pooled = np.concatenate([tokens.mean(1), tokens.max(1)], axis=1).astype(np.float64)  # (C, 2·D)
@@ -137,16 +129,14 @@ def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, de
     widths = slab_widths(data.clouds)
     for n in counts:
         result[f"shape_{n}"] = few_object_fit(features, widths, objects, pool, val, n, draws, seed)
-    width = tokens.shape[2]
-    ranks = {"rank_tokens": effective_rank(tokens[val].reshape(-1, width)), "rank_pooled": effective_rank(pooled[val])}
-    return result | ranks
+    return result
 
 
 # ---------------------------------------------------------------- a table of encoders
 
 
 def probe_row(file, name, flags):
-    """A pretrained encoder's row: its linear probes on val and effective ranks; `name` stands for the file."""
+    """A pretrained encoder's row: its linear probes on val; `name` stands for the file."""
     encoder = load_encoder(file)
     data, split = open_data(data_flags(flags), encoder.config.points)
     return {"file": name, "encoder": file_tag(file)} | probe(encoder, data, split)

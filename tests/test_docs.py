@@ -84,12 +84,13 @@ def small(name, argv, places, out, request):
     if name == "train" and "jepa" in argv and "--jepa-ckpt" not in argv:
         argv += ["--jepa-ckpt", places["my_encoder.pt"]]
     appended = {
-        "train": f"--data {root} --preset tiny --steps 2 --runs {out} --name run --quiet",
+        "train": f"--data {root} --preset tiny --steps 2 --runs {out} --name run --quiet --no-baseline --no-pictures",
         "pretrain_jepa": f"--clouds {places['FOLDER']} --preset tiny --steps 2 --batch 2 --out {out}/e.pt --quiet",
         "splits": f"--data {root}",
         "walkthrough": f"--out {out}/walk.png",
         "sweep": f"--smoke --data {root} --jobs 1 --runs {out}/runs --out {out}/table",
-        "synthesize": f"--out {out}/made --grasps 4 --workers 1 --quiet" + " --objects 2" * ("--meshes" not in argv),
+        "synthesize": f"--out {out}/made --grasps 4 --scenes 1 --workers 1 --quiet"
+        + " --objects 2" * ("--meshes" not in argv),
     }.get(name, "")
     return argv + appended.split()
 

@@ -72,6 +72,7 @@ def test_an_interval_against_a_loop():
     assert [by_object.end_of(value) for value in (-2.34, -0.04, 0.04, 0.06)] == ["-2.3", "-0.04", "0.04", "0.1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("scatter", [(0.008, 0.0065), (0.008, 0.0008)])  # of RMSEs over seeds: jepa's, the oracle's
 def test_an_interval_of_95_percent_holds_the_truth_so_often(seeds, scatter):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import variants  # noqa: F401 - its poolings
 from loop import fast
-from model import PRESETS, GraspModel, Nearest, squared_distances, weighted_mean
+from model import PRESETS, GraspModel, Nearest, squared_distances
 
 
 def with_gradients(function, *inputs):
@@ -209,11 +209,3 @@ def test_take_rows_on_a_gpu(gpu):
     assert_same([x.double() for x in ours], theirs, atol=1e-3, rtol=1e-4)
     again = with_gradients(lambda x: fast.FastTakeRows()(x, index), values)
     assert all(map(torch.equal, ours, again))
-
-
-def test_weighted_mean_leaves_padding_out():
-    torch.manual_seed(0)
-    values, weights = torch.randn(6, dtype=torch.float64), torch.tensor([0.25, 0.25, 0.25, 0.25, 0, 0]).double()
-    assert_same(with_gradients(weighted_mean, values), with_gradients(torch.mean, values))
-    padded = with_gradients(lambda x: weighted_mean(x, weights), values)
-    assert_same(padded, with_gradients(lambda x: x[:4].mean(), values))

@@ -112,7 +112,7 @@ def as_collision_meshes(root):
 
 
 CHANGES = {
-    "added": [add], "removed": [remove], "both": [add, remove], "renamed": [rename], "respelt": [respell, add],
+    "more and fewer": [add, remove], "renamed": [rename], "respelt": [respell, add],
     "meshes anew": [remesh, add], "grasps anew": [record_anew, add], "all anew": [remesh, record_anew, add],
     "more scenes": [more_scenes, add], "other meshes of them": [as_collision_meshes, add],
 }  # fmt: skip

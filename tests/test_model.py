@@ -183,35 +183,6 @@ def test_order_of_points_in_a_patch_changes_nothing():
     torch.testing.assert_close(embed(shuffled), embed(patches), atol=1e-6, rtol=0)
 
 
-def naive_block(block, x, heads):
-    size = x.shape[2] // heads
-    hidden = F.layer_norm(x, x.shape[2:], block.norm1.weight, block.norm1.bias, 1e-5)
-    query, key, value = F.linear(hidden, block.attn.qkv.weight, block.attn.qkv.bias).chunk(3, dim=2)
-    parts = []
-    for head in range(heads):
-        cut = slice(head * size, (head + 1) * size)
-        scores = torch.einsum("bgd,bhd->bgh", query[..., cut], key[..., cut]) / math.sqrt(size)
-        parts.append(scores.softmax(2) @ value[..., cut])
-    x = x + F.linear(torch.cat(parts, 2), block.attn.proj.weight, block.attn.proj.bias)
-    hidden = F.layer_norm(x, x.shape[2:], block.norm2.weight, block.norm2.bias, 1e-5)
-    hidden = F.linear(hidden, block.mlp[0].weight, block.mlp[0].bias)
-    hidden = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
-    return x + F.linear(hidden, block.mlp[3].weight, block.mlp[3].bias)
-
-
-def test_transformer_adds_positions_before_every_block_and_norms_once():
-    torch.manual_seed(0)
-    network = TransformerEncoder(24, 3, 4).double()
-    x, position = torch.randn(2, 2, 7, 24, dtype=torch.float64)
-    expected = x
-    for block in network.blocks:
-        expected = naive_block(block, expected + position, 4)
-    torch.testing.assert_close(network.residual(x, position), expected, atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(network(x, position), network.norm(expected), atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(network(x), network(x, torch.zeros_like(x)), atol=0, rtol=0)
-    assert network.norm.eps == 1e-5
-
-
 def test_stochastic_depth_is_per_sample_and_rises_linearly():
     network = TransformerEncoder(8, 5, 2, drop_path=(0.0, 0.4))
     assert [round(block.drop_path, 6) for block in network.blocks] == [0, 0.1, 0.2, 0.3, 0.4]
@@ -222,18 +193,6 @@ def test_stochastic_depth_is_per_sample_and_rises_linearly():
     assert abs((per_sample[:, 0] == 0).float().mean().item() - 0.4) < 0.03
     torch.testing.assert_close(per_sample[:, 0].unique(), torch.tensor([0, 1 / 0.6]))
     assert torch.equal(network.eval().blocks[4].drop_branch(kept), kept)
-
-
-def test_encoder_shapes_and_determinism():
-    torch.manual_seed(0)
-    encoder = PointEncoder(TINY).eval()
-    clouds, _, _ = model.normalize_clouds(clouds_of(3), TINY)
-    tokens, centers = encoder(clouds)
-    assert tokens.shape == (3, TINY.patches, TINY.width) and centers.shape == (3, TINY.patches, 3)
-    again, _ = encoder(clouds)
-    assert torch.equal(tokens, again)  # to the bit
-    alone, _ = encoder(clouds[1:2])
-    torch.testing.assert_close(alone, tokens[1:2], atol=1e-5, rtol=0)  # clouds do not see each other
 
 
 def test_ball_radius_is_metres_on_metric_clouds():
@@ -253,20 +212,6 @@ def test_pools_without_weights():
     torch.testing.assert_close(mean, tokens.sum(1) / 5)
     assert torch.equal(highest, tokens.max(1).values)
     assert torch.equal(both, torch.cat([mean, highest], 1))
-
-
-def test_a_pooling_of_ones_own_is_three_lines(monkeypatch):
-    class MedianPool(model.TokenPool):
-        def embed(self, tokens):
-            return tokens.median(1).values
-
-    monkeypatch.setitem(model.POOLS, "median", MedianPool)
-    network = grasp_model(pool="median")
-    joints, _ = network(clouds_of(2), torch.tensor([0, 1, 1]), poses_of(3))
-    encoded = network.encode(clouds_of(2))
-    embedding = encoded.tokens.sort(1).values[:, (TINY.patches - 1) // 2]
-    assert torch.equal(network.pool(encoded, torch.tensor([1]), poses_of(1))[0, : TINY.width], embedding[1])
-    assert joints.shape == (3, 5, 12)
 
 
 @pytest.mark.parametrize("name", model.POOLS)
@@ -312,21 +257,6 @@ def test_grasp_model_shapes_and_object_index(pool, k):
     assert torch.equal(network.decode(encoded, index, poses)[0], joints)
 
 
-def test_each_cloud_is_encoded_once_however_many_grasps():
-    network, rows = grasp_model(), []
-    network.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    network(clouds_of(3), torch.arange(3).repeat_interleave(50), poses_of(150))
-    assert rows == [3]
-
-
-def test_pose_only_has_no_encoder():
-    network = grasp_model(pool="none")
-    assert not [name for name in network.state_dict() if name.startswith("encoder")]
-    index, poses = torch.tensor([0, 1]), poses_of(2)
-    left, right = network(clouds_of(2, seed=1), index, poses), network(clouds_of(2, seed=2), index, poses)
-    assert torch.equal(left[0], right[0])
-
-
 def test_unit_sphere_models_see_size_and_place():
     clouds, index, poses = clouds_of(1), torch.tensor([0]), poses_of(1)
     for normalize, sees in (("unit_sphere", True), ("metric", False)):
@@ -358,17 +288,6 @@ def test_joint_mean_is_added_and_saved():
     plain, _ = grasp_model()(clouds_of(1), torch.tensor([0]), poses_of(1))
     torch.testing.assert_close(joints, plain + mean)
     assert torch.equal(network.state_dict()["joint_mean"], mean)
-
-
-def test_frozen_encoder_keeps_its_statistics_and_gets_no_gradient():
-    network = grasp_model().train()
-    network.encoder.requires_grad_(False).eval()
-    before = {name: value.clone() for name, value in network.encoder.state_dict().items()}
-    joints, logits = network(clouds_of(3), torch.tensor([0, 1, 2]), poses_of(3), seeded())
-    network.loss(joints, logits, torch.zeros(3, 12), 0.1).backward()
-    assert all(torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
-    assert all(parameter.grad is None for parameter in network.encoder.parameters())
-    assert network.head[0].weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("pool", model.POOLS)
@@ -424,15 +343,6 @@ def test_wta_loss_of_one_hypothesis_is_the_mean_squared_error():
     joints_hat, joints = torch.randn(6, 1, 12), torch.randn(6, 12)
     loss = model.wta_loss(joints_hat, torch.randn(6, 1), joints, 0.1)
     torch.testing.assert_close(loss, F.mse_loss(joints_hat[:, 0], joints))
-
-
-def test_padding_of_weight_zero_changes_no_loss():
-    """A batch filled up with copies of its first grasp, as a captured training step wants it."""
-    joints_hat, logits, joints = torch.randn(4, 5, 12), torch.randn(4, 5), torch.randn(4, 12)
-    padded = [torch.cat([x, x[:1], x[:1]]) for x in (joints_hat, logits, joints)]
-    weights = torch.tensor([0.25] * 4 + [0.0] * 2)
-    loss = model.wta_loss(joints_hat, logits, joints, 0.1)
-    torch.testing.assert_close(model.wta_loss(*padded, 0.1, weights), loss)
 
 
 # ---------------------------------------------------------------- pretraining: sequencer and blocks
@@ -577,12 +487,3 @@ def test_all_blocks_are_one_pass_and_do_not_see_each_other():
     for block in range(4):
         alone = jepa.predictor(context, centers, hidden[:, block : block + 1])
         torch.testing.assert_close(together[:, block : block + 1], alone, atol=1e-5, rtol=1e-4)
-
-
-def test_same_seed_same_step():
-    results = []
-    for _ in range(2):
-        jepa = jepa_of(dropout=0.1)
-        torch.manual_seed(7)
-        results.append(jepa(unit_clouds(3), seeded(2)))
-    assert all(torch.equal(left, right) for left, right in zip(*results))

@@ -70,20 +70,6 @@ def test_checkpoint_card_and_fine_tuning(pretrained, box_root, tmp_path):
     assert np.isfinite(train.main(argv.split())["suites"]["val"]["top_logit_rmse"])
 
 
-def test_stopped_and_resumed_equals_undisturbed(shapes, pretrained, tmp_path, capsys):
-    argv = arguments(shapes, tmp_path / "encoder.pt")
-    assert "--resume goes on" in interrupted(pretrain_jepa.main, argv, 10)
-    last = read_checkpoint(tmp_path / "encoder.last.pt")
-    assert (last["step"], last["device"], last["precision"]) == (10, "cpu", "fp32")
-    assert "--resume" in fails(pretrain_jepa.main, argv, capsys)
-    # the number of threads is in the last bits of a sum, and in the card
-    assert "threads" in fails(pretrain_jepa.main, [*argv, "--resume", "--threads", "2"], capsys)
-    pretrain_jepa.main([*argv, "--resume"])
-    assert "goes on on" not in capsys.readouterr().err
-    assert outcome(tmp_path / "encoder.pt") == outcome(pretrained)
-    assert "--overwrite" in fails(pretrain_jepa.main, argv, capsys)
-
-
 def test_a_run_follows_the_schedules(shapes, tmp_path):
     """AdamW on all that trains, weight decay 0.05; rate and EMA momentum of every step as scheduled."""
     groups = []

@@ -95,15 +95,6 @@ def test_a_grid_goes_on_where_it_stopped(box_root, tmp_path, capsys):
     assert text_of(tmp_path) == text and not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(
-    "kind", ["k", "loss", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("budget", "pool"))]
-)
-def test_smoke(kind, box_root, tmp_path):
-    rows = sweep.main(arguments(box_root, tmp_path, "--quick", kind=kind))
-    assert len(rows) == 2 and all(row["top_logit_rmse"] for row in rows)
-    assert {path.name for path in (tmp_path / "table").iterdir()} == {"rows.csv", "table.md", "figure.png"}
-
-
 def test_a_diverged_run_keeps_its_row(box_root, tmp_path):
     argv = arguments(box_root, tmp_path, "--lr-head", "1e-3,1e30")
     good, bad = sweep.main(argv)
@@ -301,6 +292,7 @@ def test_encoders_and_their_cards(box_root, tmp_path):
     assert run("0,1") == rows and run("1") == rows
 
 
+@pytest.mark.slow
 def test_benchmark_has_its_baselines(box_root, tmp_path):
     argv = arguments(box_root, tmp_path, "--budget", "1", kind="benchmark")
     rows, text = sweep.main(argv), text_of(tmp_path)
@@ -333,6 +325,7 @@ def test_table1_and_made_again_from_its_files(box_root, tmp_path):
         sweep.main([*argv, "--tables"])
 
 
+@pytest.mark.slow
 def test_given_rates_run_no_trials(box_root, tmp_path):
     words = "--pack A --budget 1 --init scratch --lr-backbone 0 --lr-head 2e-3".split()
     assert len(sweep.main(arguments(box_root, tmp_path, *words, kind="table1"))) == 1

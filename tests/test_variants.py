@@ -24,12 +24,6 @@ def encoded(tokens, centers):
     return Encoded(tokens, centers, centers[:, 0], centers[:, 0, :1], centers)
 
 
-def test_rotation_matrix_against_scipy():
-    poses = poses_of(10)
-    expected = torch.from_numpy(Rotation.from_quat(poses[:, 3:].numpy()).as_matrix()).float()
-    torch.testing.assert_close(variants.rotation_matrix(poses[:, 3:]), expected, atol=1e-6, rtol=0)
-
-
 def test_hand_pool_by_hand():
     torch.manual_seed(0)
     pool = variants.HandPool(METRIC)
@@ -48,16 +42,6 @@ def test_hand_pool_by_hand():
         share = pool.score(hidden).softmax(0)  # (5, 4)
         expected = pool.out(torch.cat([share[:, head] @ hidden for head in range(4)]))
         torch.testing.assert_close(out[b], expected, atol=1e-5, rtol=1e-4)
-
-
-def test_hand_pool_sees_only_relative_positions():
-    pool, shift = variants.HandPool(METRIC), torch.tensor([0.3, -0.2, 0.1])
-    tokens, centers = torch.randn(2, 5, 16), torch.rand(2, 5, 3)
-    poses, objects = poses_of(4), torch.tensor([0, 1, 0, 1])
-    moved = poses.clone()
-    moved[:, :3] += shift
-    left, right = pool(encoded(tokens, centers), objects, poses), pool(encoded(tokens, centers + shift), objects, moved)
-    torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
 
 
 def test_surface_distances_by_a_tree():
@@ -219,24 +203,6 @@ def test_local_shape_against_eigh():
         gap = (values[:, 1] - values[:, 0]) / values.sum(1) > 0.02  # elsewhere the normal is hardly defined
         agreement = (normals[b].double() * vectors[:, :, 0]).sum(1).abs()[gap]
         torch.testing.assert_close(agreement, torch.ones_like(agreement), atol=1e-3, rtol=0)
-
-
-def test_local_shape_of_a_plate_and_a_sphere():
-    clouds = sphere_on_plate()
-    normals, variation = variants.local_shape(clouds, Nearest())
-    assert variation[0, :200].max() < 1e-5  # flat
-    assert variation[0, 200:].min() > 1e-4  # bent
-    torch.testing.assert_close(normals[0, :200, 2].abs(), torch.ones(200), atol=1e-4, rtol=0)
-
-
-def test_local_shape_turns_with_the_cloud():
-    clouds = torch.randn(1, 80, 3, generator=torch.Generator().manual_seed(2))
-    turn = torch.from_numpy(Rotation.from_euler("xyz", [0.3, -1, 2]).as_matrix()).float()
-    normals, variation = variants.local_shape(clouds, Nearest())
-    turned, same = variants.local_shape(3 * clouds @ turn.T, Nearest())
-    torch.testing.assert_close(same, variation, atol=1e-5, rtol=1e-3)
-    agreement = ((normals @ turn.T) * turned).sum(2).abs()
-    assert agreement.median() > 0.999
 
 
 def test_points_that_coincide_have_finite_shape():

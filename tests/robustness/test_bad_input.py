@@ -112,6 +112,8 @@ MORE = """
     train       --init jepa --jepa-ckpt nowhere.pt => nowhere.pt
     train       --loss hedged --k 1 => hedged
     train       --resume --overwrite => --overwrite
+    train       --runs {good} --name unfinished --keep-last --resume --seed 5 => other settings (seed)
+    train       --runs {good} --name unfinished --keep-last => --resume
     train       --precision tf32 => --precision
     train       --unknown => --unknown
     train       extra => extra
@@ -133,6 +135,8 @@ MORE = """
     train       --pool size --normalize metric => --normalize
     train       --init jepa --preset tiny => presets with weights
     pretrain    --batch 99 => --batch
+    pretrain    --out {good}/e.pt --resume --threads 2 => threads
+    pretrain    --out {good}/e.pt => --resume
     pretrain    --tau 1.1 => --tau
     pretrain    --patches 65 => patches
     pretrain    --patches 1 => --patches
@@ -400,26 +404,20 @@ def test_few_objects_per_category(tmp_path, each):
         assert few == many
 
 
-def test_duplicates_give_one_warning(tmp_path, capsys):
-    root = write_root(tmp_path / "root", {"a": 6, "b": 4})
-    for obj in ("a/object_003", "a/object_004", "b/object_001"):
-        shutil.copy(root / "a" / "object_000" / "scene_0" / "mesh.obj", root / obj / "scene_0")
-    capsys.readouterr()
-    train_on(root, tmp_path)
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and err.startswith("warning: ") and "4 objects share a mesh" in err
-
-
 # ---------------------------------------------------------------- nothing outside of a folder is opened
 
 
 @needs_posix
 def test_no_path_in_a_file_is_followed(tmp_path):
-    """Textures and buffers that are said to lie elsewhere: nothing but the root's files is opened."""
+    """Materials, textures and buffers that are said to lie elsewhere: nothing but the root's files is opened."""
     outside, root = tmp_path / "outside", write_root(tmp_path / "root", {"a": 1})
     outside.mkdir()
     os.mkfifo(outside / "trap.png")  # opening it would block for ever
     scene = root / "a" / "object_000" / "scene_0"
+    text = (scene / "mesh.obj").read_text(encoding="utf-8")
+    os.mkfifo(scene / "trap.mtl")
+    (scene / "mesh.obj").write_text("mtllib trap.mtl\nusemtl a\n" + text, encoding="utf-8")
+    assert len(data.load_dataset(root, 32, quiet=True).scenes) == 1
     (scene / "mesh.obj").unlink()
     texture = f"ply\ncomment TextureFile {outside}/trap.png\n".encode()
     (scene / "mesh.ply").write_bytes(mesh_bytes(".ply", corners(), BOX_FACES).replace(b"ply\n", texture, 1))

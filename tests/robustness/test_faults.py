@@ -228,10 +228,6 @@ def test_full_disk_elsewhere(box_root, undisturbed, tmp_path, name):
     with full_disk(tmp_path / name):
         assert f"{name}: No space left on device" in stopped(main, argv)[1]
     assert not contents(tmp_path)
-    # neither can a folder be made where a file lies
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    argv = words.format(file=tmp_path / "file" / name, out=tmp_path / "file", **place).split()
-    assert "file" in stopped(main, argv)[1] and (tmp_path / "file").read_text(encoding="utf-8") == ""
 
 
 # ---------------------------------------------------------------- folders and caches of no use

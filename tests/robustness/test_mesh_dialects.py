@@ -19,8 +19,7 @@ from rules import ADVICE
 from benchmark.clouds import folder_clouds
 from cli.errors import UserError
 from files.polygons import triangulate
-from files.folders import files_under
-from files.reading import parse_mesh, read_bytes, unit_hint
+from files.reading import parse_mesh, read_bytes
 
 PROFILE = [(0, 0), (10, 0), (10, 10), (8, 10), (8, 2), (2, 2), (2, 10), (0, 10)]  # cm
 VERTICES = np.array([(x, y, z) for z in (1, 4) for x, y in PROFILE]) / 100 + (0.015, -0.025, 0)  # (16, 3) m
@@ -637,10 +636,6 @@ def test_a_size_out_of_range_names_the_factor_that_mends_it(longest, unit):
     assert len(parse_mesh(text.encode(), "mesh.obj", 1e31)[1]) == len(TRIANGLES)  # where any unit will do
 
 
-def test_a_factor_is_named_for_what_is_too_small():
-    assert 0.03 <= 1e-3 * float(unit_hint(1e-3).rsplit(" ", 1)[1]) <= 0.5
-
-
 def test_faces_without_extent_have_no_size():
     """A line that sticks out is left out, one within the solid stays, and a thin strip counts."""
     assert is_bracket(read(".obj", obj() + "v 1 -0.025 0.01\nf 1 2 17\n"))
@@ -663,14 +658,6 @@ def test_what_is_no_mesh_is_named(what, tmp_path):
     (tmp_path / "file").write_bytes(FOREIGN[what])
     with pytest.raises(UserError, match=what):
         read_bytes(tmp_path / "file")
-
-
-def test_companions_are_left_out(tmp_path):
-    companions = ("b/._cup.obj", "__MACOSX/b/cup.obj", ".git/x.obj", "b/.hidden.obj", "b/note.txt")
-    for name in ("b/cup.OBJ", "a.ply", *companions):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("", encoding="utf-8")
-    assert files_under(tmp_path, (".obj", ".ply")) == [tmp_path / "a.ply", tmp_path / "b/cup.OBJ"]
 
 
 def test_a_folder_for_pretraining_with_bad_files(tmp_path, capsys):

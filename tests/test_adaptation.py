@@ -1,7 +1,5 @@
 """--lora, --schedule and the annealed loss in whole trainings: what trains, at which rate, and what is saved."""
 
-import json
-
 import pytest
 import torch
 from conftest import interrupted
@@ -9,6 +7,7 @@ from conftest import interrupted
 import train
 import variants
 from files.checkpoints import load_run, read_checkpoint
+from files.writing import read_json
 from model import PRESETS, GraspModel
 
 
@@ -26,40 +25,38 @@ def rates(optimizer):
     return [group["lr"] for group in optimizer.param_groups]
 
 
-def test_adapters_are_merged_into_the_best_checkpoint_and_not_into_the_last(box_root, tmp_path):
-    train.main(flags(box_root, tmp_path, "--lora", 2, "--name", "a", "--keep-last"))
-    model = load_run(tmp_path / "a")  # loads strictly, without adapters
-    assert isinstance(model, GraspModel)
-    last = read_checkpoint(tmp_path / "a" / "last.pt")["model"]
+LORA = ("--lora", 2, "--save-every", 4, "--keep-last")
+
+
+@pytest.fixture(scope="module")
+def adapted(box_root, tmp_path_factory):
+    """The folder of a run with adapters of rank 2."""
+    runs = tmp_path_factory.mktemp("adapted")
+    train.main(flags(box_root, runs, *LORA, "--name", "run"))
+    return runs / "run"
+
+
+def test_adapters_train_with_pooling_and_head_alone_and_are_merged_into_the_best_checkpoint(adapted):
+    model, last = load_run(adapted), read_checkpoint(adapted / "last.pt")["model"]  # the first strictly, without them
     assert any(".down." in name for name in last) and not any(".down." in name for name in model.state_dict())
-
-
-def test_resumed_training_with_adapters_repeats_the_undisturbed_one(box_root, tmp_path):
-    own = ("--lora", 2, "--save-every", 4, "--keep-last")
-    train.main(flags(box_root, tmp_path, *own, "--name", "whole"))
-    interrupted(train.main, flags(box_root, tmp_path, *own, "--name", "cut"), 6)
-    train.main(flags(box_root, tmp_path, *own, "--name", "cut", "--resume"))
-    whole, cut = (read_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("whole", "cut"))
-    assert all(torch.equal(cut[name], weights) for name, weights in whole.items())
-
-
-def test_only_adapters_pooling_and_head_train_with_lora(box_root, tmp_path):
-    train.main(flags(box_root, tmp_path, "--lora", 2, "--name", "a", "--keep-last"))
-    config = load_run(tmp_path / "a").config
     torch.manual_seed(train.stable_seed("weights", 0))
-    fresh = GraspModel(config).state_dict()
-    last = read_checkpoint(tmp_path / "a" / "last.pt")["model"]
-    for name, weights in fresh.items():
+    fresh = GraspModel(model.config).state_dict()
+    for name in (name for name in fresh if name.startswith("encoder.")):
         adapted = name.replace(".qkv.", ".qkv.layer.").replace(".attn.proj.", ".attn.proj.layer.")
-        if name.startswith("encoder."):
-            assert torch.equal(last[adapted], weights), name  # BatchNorm's statistics included
+        assert torch.equal(last[adapted], fresh[name]), name  # BatchNorm's statistics included
     assert not torch.equal(last["head.0.weight"], fresh["head.0.weight"])
 
 
-def test_what_a_run_took_is_said(box_root, tmp_path, capsys):
-    train.main(flags(box_root, tmp_path, "--lora", 2, "--name", "a"))
-    result = json.loads((tmp_path / "a" / "result.json").read_text(encoding="utf-8"))
-    network = load_run(tmp_path / "a")
+def test_resumed_training_with_adapters_repeats_the_undisturbed_one(adapted, box_root, tmp_path, capsys):
+    interrupted(train.main, flags(box_root, tmp_path, *LORA, "--name", "cut"), 6)
+    train.main(flags(box_root, tmp_path, *LORA, "--name", "cut", "--resume"))
+    whole, cut = (read_checkpoint(folder / "last.pt")["model"] for folder in (adapted, tmp_path / "cut"))
+    assert all(torch.equal(cut[name], weights) for name, weights in whole.items())
+    assert "parameters trained" in capsys.readouterr().out
+
+
+def test_what_a_run_took_is_kept(adapted):
+    result, network = read_json(adapted / "result.json"), load_run(adapted)
     head = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("encoder."))
     width, depth = network.config.width, network.config.depth
     adapters = depth * 2 * (width + 3 * width + width + width)  # rank 2: A and B of qkv, then of the projection
@@ -67,7 +64,6 @@ def test_what_a_run_took_is_said(box_root, tmp_path, capsys):
     assert (result["parameters_trained"], result["parameters"]) == (head + adapters, whole + adapters)
     assert 0 < result["ms_per_step"] * result["steps"] / 1000 <= result["seconds"] + 0.1
     assert 50 < result["memory_mb"] < 20_000
-    assert "parameters trained" in capsys.readouterr().out
 
 
 def test_layerwise_rates_fall_from_block_to_block():

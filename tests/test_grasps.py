@@ -77,7 +77,7 @@ def hull_of_cones(points, normals, edges=16):
     return -ConvexHull(wrenches).equations[:, -1].max()
 
 
-@pytest.mark.parametrize("count", [16, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_epsilon_follows_the_hull_of_linearised_cones(count):
     rng = np.random.default_rng(0)
     found, exact = [], []

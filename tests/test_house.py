@@ -1,6 +1,7 @@
 """The house itself: which file may import which, how long a line may be."""
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -47,10 +48,17 @@ def name_of(path):
 NAMES = {name_of(path): path for path in SOURCES}
 
 
+@functools.cache
+def nodes(path):
+    """Every node of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@functools.cache
 def imports(path):
     """Names of our own files that a file imports, inside functions too."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -99,9 +107,7 @@ def test_text_is_read_and_written_in_one_encoding():
     """Windows would take its own: every open() of text, read_text() and write_text() names one."""
     bare = []
     for path in [*SOURCES, *(ROOT / "tests").rglob("*.py")]:
-        for call in (
-            node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
-        ):
+        for call in (node for node in nodes(path) if isinstance(node, ast.Call)):
             mode = ast.unparse(call.args[1]) if len(call.args) > 1 else ""
             opens = isinstance(call.func, ast.Name) and call.func.id == "open" and "b" not in mode
             reads = isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text")

@@ -301,6 +301,7 @@ def test_benchmark_has_its_baselines(box_root, tmp_path):
     assert sweep.main(argv) == rows
 
 
+@pytest.mark.slow
 def test_table1_and_made_again_from_its_files(box_root, tmp_path):
     out = tmp_path / "table"
     argv = arguments(box_root, tmp_path, "--pack", "A", "--budget", "1", kind="table1")

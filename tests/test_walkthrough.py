@@ -189,6 +189,6 @@ def test_a_run(pool, loss, named_run, walk, tmp_path):
     assert winner.startswith(f"19  hypothesis {errors.argmin()},") and f"the winner is {errors.argmin()} " in text
 
 
-def test_joints_of_another_hand_are_not_drawn(walk, tiny_run):
-    stages, text, _, numbers = walk(tiny_run / "run", drawn=False)
+def test_joints_of_another_hand_are_not_drawn(walk, tiny_run, box_root):
+    stages, text, _, numbers = walk(tiny_run / "run", "--data", box_root, drawn=False)
     assert "No hands in the pictures" in text and numbers == [2, 4, 5, 6, 7, 9, 17, 21]

@@ -147,15 +147,18 @@ FAULTS = {  # what happens: how, in a folder; exit code; what is said; step of t
     "an infinite gradient": (lambda _: in_forward(10, infinite_gradient), 2, "at step 9 (batch of ", 5),
     "no memory": (lambda _: in_forward(8, no_memory), 2, "out of memory; ", 5),
 }
+SLOW = ("pretrain: a NaN", "pretrain: no memory", "train: an infinite gradient")  # happen to the other one below
 CASES = [
-    pytest.param(which, *FAULTS[name], id=f"{which}: {name}") for which in ("train", "pretrain") for name in FAULTS
+    pytest.param(which, *FAULTS[name], id=f"{which}: {name}", marks=[slow] * (f"{which}: {name}" in SLOW))
+    for which in ("train", "pretrain")
+    for name in FAULTS
 ]
 for name, step in {  # of the last checkpoint, when there is no room for the file
     "run/last.pt": None, "run/best.pt": 5, "run/metrics.csv": 5, "run/result.json": 12,
     "e.last.pt": None, "e.pt": 12, "e.csv": 5, "e.json": 12,
 }.items():  # fmt: skip
     case = (lambda folder, name=name: full_disk(folder / name)), 2, f"{name}: No space left on device", step
-    marks = (needs_full, *([slow] if name[-3:] in ("csv", "son") else []))
+    marks = (needs_full, *([slow] if name not in ("run/best.pt", "e.last.pt") else []))
     CASES.append(pytest.param("train" if "run" in name else "pretrain", *case, id=f"no room for {name}", marks=marks))
 
 
@@ -391,6 +394,7 @@ def once_there(folder, pattern, action):
     thread.join()
 
 
+@slow
 def test_interrupted_synthesis_can_be_resumed(made_root, tmp_path):
     root = tmp_path / "root"
     with once_there(root, "recording.npz", press):
@@ -438,12 +442,10 @@ def test_two_processes_make_one_cache(tmp_path):
     def load():
         assert same(data.load_dataset(root, 64, quiet=True), expected)
 
-    for _ in range(3):
-        children = [start(load, tmp_path / "log") for _ in range(2)]
-        assert [end(child) for child in children] == [0, 0], (tmp_path / "log").read_text(encoding="utf-8")
-        load()
-        assert os.listdir(root / ".cache") == ["points-64.npz"]
-        shutil.rmtree(root / ".cache")
+    children = [start(load, tmp_path / "log") for _ in range(2)]
+    assert [end(child) for child in children] == [0, 0], (tmp_path / "log").read_text(encoding="utf-8")
+    load()
+    assert os.listdir(root / ".cache") == ["points-64.npz"]
 
 
 @pytest.mark.parametrize("which, lock", [("train", "run/.lock"), ("pretrain", ".e.pt.lock")])

@@ -108,7 +108,6 @@ def test_who_needs_data_that_has_moved_names_the_flag(tmp_path, monkeypatch, cap
         assert "r: no such root; give the folder in which the data lies now as --data" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "s"]
     evaluate.main("runs/run --data s --quiet".split())
-    walkthrough.main("runs/run --data s".split())
     shutil.move("s", "s,t")  # a comma separates values, but not in the name of what is there
     rows = sweep.main("grid --smoke --data s,t".split())
     assert ["--data s,t" in row["command"] for row in rows] == [True]

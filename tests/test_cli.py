@@ -14,7 +14,7 @@ from cli import libraries
 from cli.errors import UserError, command
 from cli.flags import Parser, as_flags, number
 from cli.processes import map_in_processes
-from files.writing import atomic, read_json, stable_seed, write_json
+from files.writing import atomic, stable_seed
 
 ROOT = Path(__file__).parent.parent
 FAILURES = {  # what main raises -> exit code, what stderr says
@@ -116,15 +116,6 @@ def test_atomic_leaves_nothing_half_written(tmp_path):
             raise RuntimeError
     assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(path.parent) == ["file.txt"]
-
-
-def test_json_round_trip_and_errors(tmp_path):
-    write_json(tmp_path / "x.json", {"a": [1, None]})
-    assert read_json(tmp_path / "x.json") == {"a": [1, None]}
-    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
-    for name in ("bad.json", "missing.json"):
-        with pytest.raises(UserError, match=name):
-            read_json(tmp_path / name)
 
 
 def test_stable_seed_is_sha256():

@@ -56,20 +56,6 @@ def test_calibrated_statistics_are_those_of_the_points(boxes):
     torch.testing.assert_close(batches.running_var, points.var(1).mean(0))
 
 
-def test_calibrated_tokens_tell_more_than_positions(boxes):
-    data, _ = boxes
-    clouds = torch.from_numpy(data.clouds)
-    units = model.normalize_clouds(clouds, TINY)[0]
-    plain, calibrated = random_encoder().eval(), controls.calibrate(random_encoder(), clouds)
-
-    def spread(encoder):
-        """Of a token's features over points, against their offset: what shape can change in them."""
-        tokens = encoder.embed(encoder.group(units)[0]).flatten(0, 1)
-        return (tokens.std(0).mean() / tokens.mean(0).abs().mean()).item()
-
-    assert spread(calibrated) > 3 * spread(plain)
-
-
 def test_a_random_encoder_stays_as_it_was_calibrated(box_root, boxes, tmp_path):
     data, split = boxes
     train.main(flags(box_root, tmp_path, "--init", "random", "--name", "a", "--budget", 0.5))

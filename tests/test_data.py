@@ -87,10 +87,7 @@ def test_the_recording_that_names_other_joints_is_the_bad_one(tmp_path, capsys):
 # ---------------------------------------------------------------- the root and its cache
 
 
-def test_root_errors_and_summary(tmp_path, box_root, capsys):
-    assert "no such dataset" in fails(data.main, [tmp_path / "nowhere"], capsys)
-    assert "no scenes" in fails(data.main, [tmp_path], capsys)
-    assert "lower --min-score" in fails(data.main, [box_root, "--min-score", "99"], capsys)
+def test_summary(box_root, capsys):
     data.main([str(box_root), "--points", "64"])
     out = capsys.readouterr().out
     assert "18 objects of 4 synsets" in out and "joint_11" in out
@@ -110,8 +107,6 @@ def test_second_read_uses_the_cache_and_sees_changes(tmp_path, monkeypatch):
     third = load(root)
     assert read == [str(mesh)]
     assert third.fingerprint != first.fingerprint and not np.array_equal(third.clouds[1], first.clouds[1])
-    (root / ".cache" / "points-64.npz").write_bytes(b"PK broken")
-    assert load(root).fingerprint == third.fingerprint and len(read) == 4
 
 
 def test_fingerprint_is_of_the_content_not_of_the_archive(tmp_path):

@@ -110,24 +110,6 @@ def test_saved_predictions_of_any_precision_without_names(tmp_path, capsys):
         assert "suites" not in found and "interval_95" not in found
 
 
-def test_a_bad_file_of_predictions_is_one_line(tmp_path, capsys):
-    p = random_predictions(0)
-    for name, bad in {
-        "other shapes": {"logits": np.zeros((60, 2))},
-        "K = 0": {"joints_pred": np.zeros((60, 0, 3)), "logits": np.zeros((60, 0))},
-        "J = 0": {"joints_pred": np.zeros((60, 4, 0)), "joints_true": np.zeros((60, 0))},
-        "n = 0": {"joints_pred": np.zeros((0, 4, 3)), "logits": np.zeros((0, 4)), "joints_true": np.zeros((0, 3))},
-        "huge": {"joints_true": np.full((60, 3), 1e300)},
-        "not a number": {"logits": np.full((60, 4), np.nan)},
-        "whole numbers": {"logits": np.zeros((60, 4), int)},
-        "suites that are numbers": {"suite": np.arange(60)},
-        "too few suites": {"suite": np.array(["val"])},
-    }.items():
-        path = tmp_path / f"{name}.npz"
-        np.savez(path, **{array: p[array] for array in ARRAYS} | bad)
-        assert path.name in fails(evaluate.main, ["--predictions", path], capsys)
-
-
 def test_joints_of_another_order_are_not_scored(named_run, tmp_path, capsys):
     """Equal in number, and so accepted by the network; recordings without names cannot be told apart."""
     names = BENCHMARK.joint_names

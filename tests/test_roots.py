@@ -49,10 +49,3 @@ def test_roots_that_must_be_made_again(tmp_path, monkeypatch):
 def test_roots_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "nothing: no such root; give the folder in which the data lies now as --data" in refused("nothing")
-    root = claim(Path("made"), **OTHER)
-    head = (root / "dataset.json").read_text(encoding="utf-8").replace("true", "false", 1)
-    (root / "dataset.json").unlink()
-    (root / roots.LOG).write_text(
-        head + "\n" + json.dumps({"object": "a/b"}) + "\n" + '{"object": "a/', encoding="utf-8"
-    )
-    assert "is unfinished; make it with: python synthesize.py --out made --objects 4 --rescale" in refused(root)

@@ -94,23 +94,6 @@ def test_hedged_loss_by_hand():
     assert moved.nonzero().tolist() == [[b, k] for b, winner in enumerate(winners) for k in (0, winner)]
 
 
-def test_hedged_loss_finds_average_and_modes():
-    """Two equally likely poses, 0 and 1, of which nothing tells: the choice is their average, and both are covered."""
-    torch.manual_seed(0)
-    joints_hat = (0.5 + 0.1 * torch.randn(3, 12)).requires_grad_()
-    logits = torch.zeros(3, requires_grad=True)
-    joints = (torch.arange(64) % 2).float()[:, None].expand(-1, 12)
-    optimizer = torch.optim.Adam([joints_hat, logits], lr=0.05)
-    for _ in range(300):
-        loss = variants.hedged_loss(joints_hat.expand(64, -1, -1), logits.expand(64, -1), joints, 0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert logits.argmax() == 0
-    torch.testing.assert_close(joints_hat[0], torch.full((12,), 0.5), atol=0.02, rtol=0)
-    torch.testing.assert_close(joints_hat[1:].mean(1).sort().values, torch.tensor([0.0, 1.0]), atol=0.02, rtol=0)
-
-
 def test_mdn_loss_against_torch_distributions():
     joints_hat, logits = torch.randn(6, 5, 12), torch.randn(6, 5)
     joints, log_sigma = torch.randn(6, 12), torch.randn(12)

@@ -4,6 +4,7 @@ A file that a command reads is spoilt in every way that its kind knows (`spoilt`
 """
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -245,12 +246,21 @@ def spoilt(path):
         for key in ("joints_pred", "logits", "joints_true"):
             for name, array in (*spoilt_arrays(arrays[key]), ("one less", arrays[key][1:])):
                 yield f"{key}: {name}", lambda target, new={key: array}: np.savez(open(target, "wb"), **arrays | new)
+        for name, new in {
+            "K = 0": {key: arrays[key][:, :0] for key in ("joints_pred", "logits")},
+            "J = 0": {key: arrays[key][..., :0] for key in ("joints_pred", "joints_true")},
+            "n = 0": {key: arrays[key][:0] for key in ("joints_pred", "logits", "joints_true")},
+            "suites that are numbers": {"suite": np.arange(len(arrays["suite"]))},
+            "too few suites": {"suite": arrays["suite"][1:]},
+        }.items():
+            yield name, lambda target, new=new: np.savez(open(target, "wb"), **arrays | new)
 
 
 def spoilt_checkpoints(good):
     """(id, content) of well-formed files that hold something else than the checkpoint `good`."""
     weights = next(key for key in ("jepa", "encoder", "model") if key in good)
     name = sorted(good[weights])[0]
+    variances = {key: -value for key, value in good[weights].items() if key.endswith("running_var")}
     yield "a list", [1, 2]
     yield "a tensor", torch.zeros(3)
     yield "an empty dict", {}
@@ -259,6 +269,8 @@ def spoilt_checkpoints(good):
     for what, value in (
         ("a list", [1]), ("numbers", {k: 1.0 for k in good[weights]}),
         ("too many", good[weights] | {"x": torch.ones(1)}),
+        ("not finite", good[weights] | {name: good[weights][name] * math.nan}),
+        ("negative variances", good[weights] | variances),
         ("one too few", {k: v for k, v in good[weights].items() if k != name}),
         ("of another shape", good[weights] | {name: torch.zeros(1, 2, 3)}),
     ):  # fmt: skip
@@ -297,6 +309,14 @@ def spoilt_arrays(good):
 
 RESUME = "--name unfinished --keep-last --no-baseline --no-pictures --resume"
 HEAD = {"encoder.position.0.weight": 1e38, "head.9.weight": 1e38, "head.9.bias": 1e12}  # tensors, times what
+SAID = {  # of checkpoints, beside the file's name
+    "weights are not finite": "not finite, ", "weights are negative variances": "negative variances: ",
+    "weights are a list": "not a dict of tensors", "weights are numbers": "not a dict of tensors",
+    "weights are too many": "leftover keys: x", "weights are one too few": "missing keys: ",
+    "weights are of another shape": "shapes contradict", "config says width 64": "shapes contradict",
+    "config says colour 1": "unknown fields: colour", "config says group other": "group must be one of",
+    "config says patches 1000": "patches must",
+}  # fmt: skip
 ALONE = ("config", "missing", "a dangling", "a joint")  # a run has its own settings; without last.pt it starts anew
 READERS = [  # a file, who reads it, with which words, and which of the above are fine there
     ("encoder.pt", "train", f"{WORDS['train']} --init jepa --jepa-ckpt {{good}}/encoder.pt", ()),
@@ -324,7 +344,7 @@ def test_bad_files(place, planted, capsys, problems, file, command, words, fine)
         path.unlink()
         write(path)
         with problems.of(f"{file} for {command}: {name}"):
-            run_case(place, command, words.split(), (path.name,), capsys)
+            run_case(place, command, words.split(), (path.name, SAID.get(name, "")), capsys)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         path.write_bytes(kept)
 

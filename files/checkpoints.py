@@ -43,14 +43,12 @@ def check_run(folder, which="best"):
     folder = Path(folder)
     if not (folder / "config.json").exists():
         runs = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        if runs:
-            some = ", ".join(runs[:3]) + (", …" if len(runs) > 3 else "")
-            raise UserError(f"{folder}: holds {len(runs)} runs and is none; give the folder of one ({some})")
+        refuse(runs, f"{folder}: holds {len(runs)} runs and is none; give one of these: {' '.join(runs[:3])}")
         raise UserError(f"{folder}: no run (no config.json in it); give the folder that train.py printed")
-    if not (folder / "best.pt").exists():
-        raise UserError(f"{folder}: this run has not come to its first validation; go on with it by --resume first")
-    if not (folder / f"{which}.pt").exists():
-        raise UserError(f"--checkpoint {which}: {folder} has no {which}.pt; train.py keeps it with --keep-last")
+    early = f"{folder}: this run has not come to its first validation; go on with it by --resume first"
+    refuse(not (folder / "best.pt").exists(), early)
+    gone = f"--checkpoint {which}: {folder} has no {which}.pt; train.py keeps it with --keep-last"
+    refuse(not (folder / f"{which}.pt").exists(), gone)
 
 
 def save_checkpoint(path, content):
@@ -274,8 +272,7 @@ def load_run(folder, which="best"):
     None in files that lack them.
     """
     path = Path(folder) / f"{which}.pt"
-    content = read_checkpoint(path)
-    refuse("model" not in content, f"{path}: not the checkpoint of a training run; give a folder that train.py wrote")
+    content = read_checkpoint(path, "model")
     check_tensors(content["model"], path)
     weights = merged(content["model"])  # last.pt may hold adapters
     model = load_strictly(build(GraspModel, content.get("config"), path), weights, path)

@@ -50,8 +50,6 @@ def config_from(stored):
     fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
     needed = {name for name, field in fields.items() if not field.metadata.get("later")}
     stored = stored if isinstance(stored, dict) else {}
-    if stored.get("embedding") == "raw":  # a field of older runs, and its only value that is still known
-        stored = {name: value for name, value in stored.items() if name not in ("embedding", "embedding_scale")}
     wrong = (needed - set(stored)) | (set(stored) - set(fields))
     refuse(wrong, f"its config has missing or unknown fields: {listed(wrong)}; make it again with this version")
     for name, value in stored.items():

@@ -72,14 +72,8 @@ def quoted(field):
 
 
 def coordinates(fields):
-    """Vertices (V, 3) from x, y and z of each as a file spells them, one after the other."""
-    found = numbers(fields).reshape(-1, 3)
-    finite = np.isfinite(found).all(axis=1)
-    if not finite.all():
-        wrong = finite.argmin()
-        corner = " ".join(map(quoted, fields[3 * wrong : 3 * wrong + 3])).strip()
-        raise UserError(f"vertex {wrong} is '{corner}', it must be three finite numbers; export it again")
-    return found
+    """Vertices (V, 3) from x, y and z of each as a file spells them, one after the other; nan for no number."""
+    return numbers(fields).reshape(-1, 3)
 
 
 def is_over(content, end, row):

@@ -96,8 +96,6 @@ SWEEPS = {kind: Sweep() for kind in GRIDS} | {
 
 
 # ---------------------------------------------------------------- command line
-
-
 def build_parser():
     parser = Parser(__doc__)
     flag = parser.add_argument
@@ -153,8 +151,6 @@ def parse(argv):
 
 
 # ---------------------------------------------------------------- from the rows to the table
-
-
 def notes_of(rows, args):
     """The `notes` on a sweep's rows; those of `encoders` are not runs."""
     return notes(read_rows(args.out / "runs.csv") or rows)

@@ -15,9 +15,8 @@ from lab.rows import flags_of, seed_of
 
 SUITES = ("val", "test", "test_category")  # whose errors are kept
 
+
 # ---------------------------------------------------------------- the file
-
-
 def per_object(predictions):
     """Squared error of the top logit by object: ids (O,), grasps (O,), mean squared error (O,) in rad²."""
     arrays = (torch.as_tensor(predictions[name]).float() for name in ("joints_pred", "logits", "joints_true"))
@@ -69,8 +68,6 @@ def read_errors(out):
 
 
 # ---------------------------------------------------------------- intervals
-
-
 class ArmErrors(NamedTuple):
     """What the runs of one configuration were off by on one suite."""
 

@@ -34,8 +34,6 @@ VARIED = ("--budget", "--k", "--pool", "--init", "--jepa-ckpt", "--preset", "--s
 
 
 # ---------------------------------------------------------------- runs
-
-
 def run_controls(names, given, args):
     """Train the oracle's encoder, the trials of rates, then all arms at the rates that were best on val; -> rows.
 
@@ -101,8 +99,6 @@ def place_of(flags):
 
 
 # ---------------------------------------------------------------- the table
-
-
 def grouped(rows):
     """(budget, K, arm) -> rows: small budgets first, K = 5 before 1, in the order of ARMS."""
     groups = {}

@@ -20,9 +20,8 @@ from lab.runner import choices_of, data_flags, file_tag, open_data, plan_runs, r
 from lab.tables import values_of
 from model import from_z_up, normalize_clouds
 
+
 # ---------------------------------------------------------------- features
-
-
 @torch.no_grad()
 def encode_scenes(encoder, clouds, device, chunk=64):
     """Tokens (C, G, D) float32 of clouds (C, N, 3) m, prepared as `GraspModel.encode` does; twice the same."""
@@ -36,8 +35,6 @@ def encode_scenes(encoder, clouds, device, chunk=64):
 
 
 # ---------------------------------------------------------------- linear probes
-
-
 def ridge(features, targets):
     """Ridge regression from features (n, D) to targets (n, T) -> a function from features to predictions.
 
@@ -133,8 +130,6 @@ def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, de
 
 
 # ---------------------------------------------------------------- a table of encoders
-
-
 def probe_row(file, name, flags):
     """A pretrained encoder's row: its linear probes on val; `name` stands for the file."""
     encoder = load_encoder(file)

@@ -40,8 +40,6 @@ class Panel(NamedTuple):
 
 
 # ---------------------------------------------------------------- the two kinds
-
-
 def draw_places(panels, places, path, title="", apart=0.0):
     """Panels side by side, a line for each place: mean ± SD (n - 1) of every series, and its values if they are many.
 
@@ -127,8 +125,6 @@ def save(figure, path, title):
 
 
 # ---------------------------------------------------------------- any grid
-
-
 def draw_grid(rows, args):
     """Top-logit and best-of-K RMSE, and where rows have them the shares of grasps that hold, into OUT/figure.png."""
     panels = [(LOOKS, "RMSE on val (rad)")]
@@ -149,8 +145,6 @@ def draw_grid(rows, args):
 
 
 # ---------------------------------------------------------------- Table I
-
-
 def arm_style(label, init):
     """How one arm of table1 is drawn."""
     return {
@@ -202,8 +196,6 @@ def curve_panel(groups, curves, pack, budget):
 
 
 # ---------------------------------------------------------------- controls, the published protocol
-
-
 def draw_controls(rows, args):
     """Top-logit RMSE on test of every arm, from knowing no shape to knowing all labels: a panel per K, by budget."""
     groups = control_table.grouped(rows)

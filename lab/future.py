@@ -37,8 +37,6 @@ SUITES = ("val", "test", "test_grasp", "test_category")
 
 
 # ---------------------------------------------------------------- runs
-
-
 def run_future(names, given, args):
     """Make the encoders that are missing, then run every variant on every suite; -> rows."""
     planned = plan_future(names, given, args)
@@ -97,8 +95,6 @@ def pretrain(command):
 
 
 # ---------------------------------------------------------------- the table
-
-
 def variant_of(row):
     """Name of the variant that a row's flags are of: the default's are no more than every other one's."""
     flags = flags_of(row)

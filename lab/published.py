@@ -38,8 +38,6 @@ OWN = ("--init", "--pack", "--budget", "--held-out", "--warmup", "--eval-every")
 
 
 # ---------------------------------------------------------------- the protocol
-
-
 def published_split(data, budget, draw):
     """The `Split` of one draw: ⌈p·n⌉ objects outside the held-out synsets, shuffled and cut.
 
@@ -69,8 +67,6 @@ def warmup_share(grasps):
 
 
 # ---------------------------------------------------------------- runs
-
-
 class PublishedRun(PlannedRun):
     """A training on a split of the published code, scored once, after the last step."""
 
@@ -107,8 +103,6 @@ def remove(out, run):
 
 
 # ---------------------------------------------------------------- what it says
-
-
 def improvements(rows, of, over="scratch"):
     """Budget -> relative improvements in % of one arm over another, one per draw that has both."""
     values, found = {}, {}

@@ -31,8 +31,6 @@ KEYS = ("command", "file", "step")  # the first column of every table that is re
 
 
 # ---------------------------------------------------------------- commands
-
-
 def as_words(flags):
     """{"--k": "1", "--pool": "hand"} -> ["--k", "1", "--pool", "hand"]."""
     return list(itertools.chain(*flags.items()))
@@ -66,8 +64,6 @@ def is_training(row):
 
 
 # ---------------------------------------------------------------- files
-
-
 def read_rows(path):
     """The rows of a CSV file that a sweep wrote; [] where there is none."""
     if not Path(path).exists():
@@ -86,8 +82,6 @@ def write_rows(path, rows):
 
 
 # ---------------------------------------------------------------- what rows have in common
-
-
 def counted(values):
     """ "bf16 (4 rows), fp32 (1 row)": each value and how often it occurs."""
     counts = sorted(collections.Counter(values).items())

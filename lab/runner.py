@@ -45,8 +45,6 @@ PAUSE = 10  # s before a run is tried again that another process has
 
 
 # ---------------------------------------------------------------- which runs
-
-
 def choices_of(flag, text):
     """The values of a flag, separated by commas but in the name of what is there; one spelling for each root."""
     there = flag in ("--data", "--jepa-ckpt", "--cache-dir") and Path(text).exists()
@@ -110,8 +108,6 @@ def refuse_flags(given, flags, kind):
 
 
 # ---------------------------------------------------------------- what a run starts from
-
-
 def random_encoder(config, runs):
     """Path of an encoder checkpoint of this configuration with random weights, made where it is missing."""
     path = Path(runs) / f"random-{hashlib.sha256(repr(config).encode()).hexdigest()[:6]}.pt"
@@ -154,8 +150,6 @@ def open_data(flags, points=None):
 
 
 # ---------------------------------------------------------------- planned runs
-
-
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
     """A run of train.py with its origins, and its folder under --runs."""
@@ -233,8 +227,6 @@ def check_origins(run, row, path):
 
 
 # ---------------------------------------------------------------- rows
-
-
 def finished_row(run, suites):
     """The row of a finished run: its command, metrics with intervals, the baseline, time, device, origins."""
     result = read_json(run.folder / "result.json", "suites", "training_mean")
@@ -281,8 +273,6 @@ def take_into_rows(run, code, path, order, suites, keep):
 
 
 # ---------------------------------------------------------------- one run
-
-
 def run_one(run, suites):
     """Train one configuration, or go on with it, then evaluate its best step on `suites`; both write to its log.
 
@@ -314,8 +304,6 @@ def evaluate_one(run, suites):
 
 
 # ---------------------------------------------------------------- many runs
-
-
 def exit_code(run, suites):
     """`run_one` in this process; -> its exit code."""
     try:

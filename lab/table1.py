@@ -25,8 +25,6 @@ ARM_FLAGS = ("--pack", "--budget", "--init", *RATE_FLAGS)
 
 
 # ---------------------------------------------------------------- runs
-
-
 def run_table1(names, given, args):
     """Run trials of rates, then all arms on every suite; -> rows."""
     path, planned = args.out / "rows.csv", plan_table1(given, rates_of_table1(given, args), args)
@@ -74,8 +72,6 @@ def keep_curve(out, run):
 
 
 # ---------------------------------------------------------------- arms
-
-
 def rates_of(flags):
     return {flag: flags[flag] for flag in RATE_FLAGS}
 
@@ -118,8 +114,6 @@ def scratch_as_jepa(groups):
 
 
 # ---------------------------------------------------------------- the table
-
-
 def table1_text(rows, args):
     """Markdown: a table per suite, then relative improvements with paired intervals, over --against's arms too."""
     check_alike(rows, args.out / "rows.csv")

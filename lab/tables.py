@@ -7,9 +7,8 @@ from lab.rows import HOLDS, METRICS, TRAINING, flags_of, split_command
 
 DIGITS = {"rmse": 4, "gap": 4, "ms_per_step": 0, "memory_mb": 0}  # of columns whose names end so; of others 3
 
+
 # ---------------------------------------------------------------- cells
-
-
 def values_of(rows, column):
     """The numbers in a column, of the rows that have one."""
     return [float(row[column]) for row in rows if row.get(column)]
@@ -52,8 +51,6 @@ def markdown(header, lines):
 
 
 # ---------------------------------------------------------------- configurations
-
-
 def by_configuration(rows):
     """Rows by what their commands do not share, seeds together, and the flags that they all share as text."""
     groups = {}

@@ -237,13 +237,11 @@ def epoch_batches(scene, objects_per_batch, grasps_per_object, seed):
         next_batch[own] = b + 1
         while first_open < len(batches) and len(batches[first_open]) == objects_per_batch:
             first_open += 1
-    return [batch_arrays(scene, batches[b]) for b in rng.permutation(len(batches))]
-
-
-def batch_arrays(scene, chunks):
-    """A batch of chunks (grasp indices, each of one scene): scenes (O,), grasp index (B,), object_index (B,)."""
-    object_index = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])
-    return scene[[chunk[0] for chunk in chunks]], np.concatenate(chunks), object_index
+    arrays = []
+    for chosen in (batches[b] for b in rng.permutation(len(batches))):
+        object_index = np.repeat(np.arange(len(chosen)), [len(chunk) for chunk in chosen])
+        arrays.append((scene[[chunk[0] for chunk in chosen]], np.concatenate(chosen), object_index))
+    return arrays
 
 
 def epochs(scene, rows, objects_per_batch, grasps_per_object, seed, first=0, pad=False):

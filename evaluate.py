@@ -78,11 +78,6 @@ def from_means(means):
     return metrics
 
 
-def resample(count, seed=0, draws=2000):
-    """How often each of `count` objects is drawn in each of R = `draws` resamplings with replacement, (R, O)."""
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-
-
 def bootstrap(statistics, objects, seed=0, draws=2000):
     """95 % intervals of every metric over resampled objects: name -> [low, high]; {} under 8 objects.
 
@@ -92,7 +87,8 @@ def bootstrap(statistics, objects, seed=0, draws=2000):
     ids, index = np.unique(np.asarray(objects), return_inverse=True)
     if len(ids) < MIN_OBJECTS:
         return {}
-    weights = resample(len(ids), seed, draws)
+    draw = np.random.default_rng(seed).multinomial
+    weights = draw(len(ids), np.full(len(ids), 1 / len(ids)), size=draws)  # (R, O) how often each object is drawn
     grasps = weights @ np.bincount(index)  # (R,)
     means = {name: weights @ np.bincount(index, weights=value.numpy()) / grasps for name, value in statistics.items()}
     return {name: np.percentile(value, (2.5, 97.5)).tolist() for name, value in from_means(means).items()}

@@ -98,11 +98,6 @@ def parse(argv):
     return args
 
 
-def resolve_config(args):
-    """`ModelConfig` from the preset and the flags that were given."""
-    return changed(PRESETS[args.preset], **given_flags(args), **PRETRAINING)
-
-
 def load_start(args):
     """The `PointJEPA` of --start and the EMA momentum that its schedule had reached."""
     content = read_checkpoint(args.start)
@@ -214,7 +209,9 @@ def build_jepa(args):
         jepa, reached = load_start(args)
         args.tau = reached if args.tau is None else args.tau
     torch.manual_seed(stable_seed("pretrain-weights", args.seed))
-    return jepa if args.start else speed_up(PointJEPA(resolve_config(args)))
+    if args.start:
+        return jepa
+    return speed_up(PointJEPA(changed(PRESETS[args.preset], **given_flags(args), **PRETRAINING)))
 
 
 def make_run(args, device, jepa, clouds):
@@ -283,7 +280,8 @@ def pretraining_loop(run):
                     "target_std": target_std.item(), "prediction_std": prediction_std.item(),
                 })  # fmt: skip
             if save_now:
-                save_progress(run)
+                config = dataclasses.asdict(run.jepa.config)  # --start of another run reads it
+                save_last(run, {"config": config, "jepa": run.jepa.state_dict(), "step": progress.step})
 
 
 def log_row(run, bar, row):
@@ -303,12 +301,6 @@ def shapes_in_batch(run, step):
 
 
 # ---------------------------------------------------------------- from the flags to the encoder
-def save_progress(run):
-    """Write .last.pt, from which --resume, and --start of another run, go on."""
-    config = dataclasses.asdict(run.jepa.config)
-    save_last(run, {"config": config, "jepa": run.jepa.state_dict(), "step": run.progress.step})
-
-
 def finish(run, argv):
     """Write the encoder, its predictor and its card, and remove .last.pt; -> the card."""
     args, curve, config = run.args, run.progress.rows, dataclasses.asdict(run.jepa.config)

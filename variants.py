@@ -237,12 +237,7 @@ LOSSES |= {"mdn": MixtureLoss, "hedged": hedged_loss, "relaxed": relaxed_loss, "
 # ---------------------------------------------------------------- patches and points that know the surface
 NEIGHBOURS = 16  # points whose covariance tells normal and surface variation
 BENT = 4.0  # how many times closer centers may lie where the surface bends most, compared with where it is flat
-SPREADS = {
-    "fps": (1,),
-    "curvature": (1,),
-    "overlap": (2,),
-    "multiscale": (1, 4),
-}  # points per patch, in S; they alternate
+SPREADS = {"fps": (1,), "curvature": (1,), "overlap": (2,), "multiscale": (1, 4)}  # points per patch, in S; alternating
 
 
 @torch.no_grad()

@@ -2,11 +2,8 @@
 
 By default they spin for some milliseconds after every parallel loop. Where other programs compute too, threads then
 wait for each other on the same core: a training step of `small` by two threads beside a busy loop on two cores took
-9 s, and 0.6 to 0.9 s where they sleep at once. Alone on the machine that costs: most loops are short, and to wake a
-thread takes longer than to wait for the next one. So they spin for some tenths of a millisecond, then sleep. On two
-cores (Xeon, three turns, medians of 30 steps in ms) a step then takes 91 to 97, where threads that sleep at once need
-104 to 117 and threads that spin without end 91 to 105; beside two trainings it takes 350 to 400, 348 to 378, and 458 to
-738. One thread has nobody to wait for. A user's own setting wins.
+9 s, and 0.6 to 0.9 s where they sleep at once. Alone on the machine to sleep at once costs a tenth, since most loops
+are short. So they spin for some tenths of a millisecond, then sleep. A user's own setting wins.
 """
 
 import os

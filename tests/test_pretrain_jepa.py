@@ -91,7 +91,7 @@ def test_the_target_encoder_follows_by_tau(shapes, tmp_path):
     argv = arguments(shapes, tmp_path / "a.pt", "--tau", 0.9)
     interrupted(pretrain_jepa.main, argv, 1)
     torch.manual_seed(stable_seed("pretrain-weights", 0))
-    before = model.PointJEPA(pretrain_jepa.resolve_config(pretrain_jepa.parse(argv))).state_dict()
+    before = pretrain_jepa.build_jepa(pretrain_jepa.parse(argv)).state_dict()
     after = read_checkpoint(tmp_path / "a.last.pt")["jepa"]
     for name in (name for name in before if name.startswith("target.")):
         online = after[name.replace("target.", "encoder.transformer.")]

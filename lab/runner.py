@@ -184,10 +184,6 @@ class PlannedRun:
         return Path(f"{self.folder}.log")
 
     @property
-    def finished(self):
-        return (self.folder / "result.json").exists()
-
-    @property
     def words(self):
         """The arguments of train.py that make this run, or go on with it; the sweep has its own baselines."""
         place = ["--runs", str(self.folder.parent), "--name", self.folder.name]
@@ -276,24 +272,25 @@ def take_into_rows(run, code, path, order, suites, keep):
 def run_one(run, suites):
     """Train one configuration, or go on with it, then evaluate its best step on `suites`; both write to its log.
 
-    Ends as a process would, by SystemExit, if anything is wrong: with BUSY while another process has the run.
+    -> the exit code of a process that does so, BUSY while another one has the run.
     """
     with locked(run.log) as mine:
         if not mine:
-            raise SystemExit(BUSY)
+            return BUSY
         with (
             open(run.log, "a", encoding="utf-8") as log,
             contextlib.redirect_stdout(log),
             contextlib.redirect_stderr(log),
         ):
             try:
-                if not run.finished:
+                if not (run.folder / "result.json").exists():
                     run.train()
                 evaluate_one(run, suites)
             except SystemExit as stop:
                 sys.stderr.flush()  # into the log
                 taken = "another process" in last_line(run.log)  # by its command
-                raise SystemExit(BUSY if taken else stop.code) from None
+                return BUSY if taken else stop.code
+    return 0
 
 
 def evaluate_one(run, suites):
@@ -304,21 +301,12 @@ def evaluate_one(run, suites):
 
 
 # ---------------------------------------------------------------- many runs
-def exit_code(run, suites):
-    """`run_one` in this process; -> its exit code."""
-    try:
-        run_one(run, suites)
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
 def run_in_child(run, suites):
     """`run_one` in a process of its own, out of the terminal's reach: the parent passes Ctrl-C on."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    run_one(run, suites)
+    raise SystemExit(run_one(run, suites))
 
 
 def start_child(run, suites):
@@ -358,7 +346,7 @@ def ended_runs(waiting, path, jobs, suites):
         while queue or running:
             if jobs == 1:
                 run = next_run(queue, path)
-                ended = [(run, exit_code(run, suites))] if run else []
+                ended = [(run, run_one(run, suites))] if run else []
             else:
                 while len(running) < jobs and (run := next_run(queue, path)):
                     running[start_child(run, suites)] = run

@@ -84,7 +84,7 @@ class Sweep(NamedTuple):
 
 SWEEPS = {kind: Sweep() for kind in GRIDS} | {
     "table1": Sweep(run_table1, table1_text, figures.draw_table1, seeds="0,1,2"),
-    "controls": Sweep(run_controls, controls_text, figures.draw_controls, seeds="0,1,2", names="ARM"),
+    "controls": Sweep(run_controls, controls_text, lambda rows, args: None, seeds="0,1,2", names="ARM"),
     "future": Sweep(run_future, future_text, lambda rows, args: None, seeds="0,1,2", names="VARIANT"),
     "published": Sweep(run_published, published_text, figures.draw_published),
     "benchmark": Sweep(run_benchmark, benchmark_text, seeds="0,1"),

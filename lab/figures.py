@@ -5,7 +5,7 @@ import textwrap
 from typing import NamedTuple
 
 from files.writing import atomic
-from lab import control_table, published
+from lab import published
 from lab.rows import differences, flags_of, read_rows
 from lab.table1 import BOTH_PACKS, arms
 from lab.tables import by_configuration, values_of
@@ -195,22 +195,7 @@ def curve_panel(groups, curves, pack, budget):
     return Panel(series, "val top-logit RMSE (rad)", f"pack {pack}, {100 * budget:g} %") if series else None
 
 
-# ---------------------------------------------------------------- controls, the published protocol
-def draw_controls(rows, args):
-    """Top-logit RMSE on test of every arm, from knowing no shape to knowing all labels: a panel per K, by budget."""
-    groups = control_table.grouped(rows)
-    shown = [arm for arm in control_table.ARMS if any(arm == key[2] for key in groups)]
-    panels = []
-    for k in sorted({k for _, k, _ in groups}, reverse=True):
-        series = []
-        for i, budget in enumerate(sorted({budget for budget, *_ in groups})):
-            values = {arm: values_of(groups.get((budget, k, arm), []), "test_top_logit_rmse") for arm in shown}
-            style = {"marker": "o", "color": f"C{i}", "label": f"{100 * budget:g} % of the labels"}
-            series.append(Series(values, style))
-        panels.append(Panel(series, "test top-logit RMSE (rad), mean and SD over seeds", f"K = {k}"))
-    draw_places(panels, shown, args.out / "figure.png", "\n".join(differences(rows)), apart=0.2)
-
-
+# ---------------------------------------------------------------- the published protocol
 def draw_published(rows, args):
     """Relative improvements of every draw, by budget: scratch against itself, jepa over scratch, and Table I."""
     looks = {"scratch again": ("scratch against itself, other seed", "0.5"), "jepa": ("jepa over scratch", "C0")}

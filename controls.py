@@ -66,16 +66,13 @@ def calibrate(encoder, clouds, batch=16):
     At their initial values, mean 0 and variance 1, features are small beside their biases, and tokens tell positions
     and little else.
     """
-    layers = [layer for layer in encoder.modules() if isinstance(layer, torch.nn.BatchNorm1d)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # the plain average over batches
+    for layer in encoder.modules():
+        if isinstance(layer, torch.nn.BatchNorm1d):
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain average over batches
     encoder.eval().embed.train()
     for part in clouds.split(batch):
         encoder(from_z_up(normalize_clouds(part, encoder.config)[0], encoder.config.up))
-    for layer, momentum in zip(layers, momenta):
-        layer.momentum = momentum
     return encoder.eval()
 
 

@@ -52,8 +52,10 @@ def synthetic_clouds(count, num_points, seed, up, synsets, quiet=False, workers=
     """
     tag = "all" if set(synsets) == set(TRAIN_SYNSETS) else "-".join(sorted(synsets))
     path = KEPT / f"v{VERSION}-{count}x{num_points}-{up}-seed{seed}-{tag}.npy"
-    if path.exists():
-        return read_kept(path, (count, num_points, 3))
+    with contextlib.suppress(OSError, ValueError, EOFError):  # missing or broken: made again
+        clouds = np.load(path, allow_pickle=False)
+        if clouds.shape == (count, num_points, 3) and clouds.dtype == np.float32:
+            return clouds
     make = functools.partial(pretraining_cloud, seed, num_points=num_points, up=up, synsets=synsets)
     workers = workers or (cores() if count > FEW_SHAPES else 1)
     with contextlib.closing(map_in_processes(make, range(count), workers, chunk=50)) as made:
@@ -61,17 +63,6 @@ def synthetic_clouds(count, num_points, seed, up, synsets, quiet=False, workers=
         clouds = np.stack(list(bar))
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.save(file, clouds)
-    return clouds
-
-
-def read_kept(path, shape):
-    """Clouds of that shape that `synthetic_clouds` has kept; raises `UserError`."""
-    try:
-        clouds = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        clouds = None
-    as_kept = getattr(clouds, "shape", None) == shape and clouds.dtype == np.float32
-    refuse(not as_kept, f"{path}: broken; remove it, and it will be made again")
     return clouds
 
 

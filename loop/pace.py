@@ -52,18 +52,14 @@ class LoopProgress:
 
 
 @contextlib.contextmanager
-def deferred_interrupt():
-    """Yield a list that Ctrl-C fills, so that a loop stops between two steps and never inside one."""
-    pressed = []
-    with hearing(lambda *_: pressed.append(True), "SIGINT"):
-        yield pressed
-
-
-@contextlib.contextmanager
 def paced(progress, steps, title, device, silent=False):
-    """A `Pace` that counts on a `LoopProgress` up to `steps`, with a bar unless `silent`."""
+    """A `Pace` that counts on a `LoopProgress` up to `steps`, with a bar unless `silent`.
+
+    Ctrl-C fills a list, so that the loop stops between two steps and never inside one.
+    """
+    pressed = []
     bar = tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=silent or None)
-    with bar, deferred_interrupt() as pressed:
+    with bar, hearing(lambda *_: pressed.append(True), "SIGINT"):
         yield Pace(progress, steps, device, bar, pressed)
 
 

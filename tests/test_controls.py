@@ -49,7 +49,7 @@ def test_calibrated_statistics_are_those_of_the_points(boxes):
     layer = encoder.embed.first[1]
     torch.testing.assert_close(layer.running_mean, first.mean(0))
     torch.testing.assert_close(layer.running_var, first.var(0))
-    assert layer.momentum == 0.1 and not encoder.training and not layer.training
+    assert not encoder.training and not layer.training
     batches = controls.calibrate(random_encoder(), clouds, batch=4).embed.first[1]
     points = encoder.embed.first[0](patches.flatten(1, 2)).unflatten(0, (3, 4)).flatten(1, 2)  # (3, 4·G·S, w1)
     torch.testing.assert_close(batches.running_mean, points.mean(1).mean(0))

@@ -56,7 +56,8 @@ def read_object(path):
     """
     path = Path(path)
     entries = read_entries(path)
-    joint_names = names_of_joints(entries[0], f"{path}: entry 0")
+    joint_names = sorted(map(str, set(entries[0]["qpos"]) - {*POSITION, *ROTATION}))
+    refuse(not joint_names, f"{path}: entry 0: 'qpos' names no joints")
     names = (*POSITION, *ROTATION, *joint_names)
     values = np.array([numbers_of(entry, names, f"{path}: entry {i}") for i, entry in enumerate(entries)])
     scales = values[:, 0].round(6)  # the same scale is 0.06 in one entry and 0.05999999542 in another
@@ -85,19 +86,9 @@ def read_object(path):
 
 
 # ---------------------------------------------------------------- entries, checked
-def names_of_joints(entry, name):
-    """The joints' names in an entry: all that `qpos` holds besides the wrist, in alphabetical order."""
-    qpos = entry.get("qpos")
-    joints = sorted(set(qpos) - {*POSITION, *ROTATION}) if isinstance(qpos, dict) else []
-    if not joints or not all(isinstance(joint, str) for joint in joints):
-        raise UserError(f"{name}: has no 'qpos' that names the joints; is it a file of DexGraspNet's grasps?")
-    return joints
-
-
 def numbers_of(entry, names, name):
     """The scale of an entry and the values of `names` in its `qpos`, which must hold nothing else."""
-    qpos = entry.get("qpos")
-    refuse(not isinstance(qpos, dict), f"{name}: has no 'qpos' that names the joints")
+    qpos = entry["qpos"]
     more = sorted(map(str, set(qpos) - set(names)))
     refuse(more, f"{name}: 'qpos' has a joint '{' '.join(more)}', which entry 0 lacks")
     return [number_in(entry, "scale", name)] + [number_in(qpos, key, f"{name}: 'qpos'") for key in names]
@@ -124,7 +115,8 @@ def read_entries(path):
         raise UserError(f"{path}: not an array of numpy.save, or cut short; fetch it again") from None
     refuse(not isinstance(entries, list) or not entries, f"{path}: holds no grasps; an array of dicts is expected")
     for i, entry in enumerate(entries):
-        refuse(not isinstance(entry, dict), f"{path}: entry {i} is no dict with 'qpos' and 'scale'")
+        named = isinstance(entry, dict) and isinstance(entry.get("qpos"), dict)
+        refuse(not named, f"{path}: entry {i}: has no 'qpos' that names the joints; is it DexGraspNet's?")
     return entries
 
 

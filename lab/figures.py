@@ -36,7 +36,6 @@ class Panel(NamedTuple):
     label: str  # of the axis of values
     title: str = ""
     means: tuple = ()  # levels of the training mean
-    from_zero: bool = False  # whether that axis begins there
 
 
 # ---------------------------------------------------------------- the two kinds
@@ -61,10 +60,10 @@ def draw_places(panels, places, path, title="", apart=0.0):
                           linestyle="", **series.style)  # fmt: skip
         for mean in panel.means:
             axes.axvline(mean, **MEAN_STYLE)
-        axes.set(xlabel=panel.label, title=panel.title)
+        axes.set_xlabel(panel.label)
         axes.grid(axis="x", alpha=0.3)
-        if panel.from_zero:
-            axes.set_xlim(left=0)
+    for axes in row[1:]:  # of shares
+        axes.set_xlim(left=0)
     row[0].set_yticks(range(len(places)), [textwrap.fill(place, 60, break_on_hyphens=False) for place in places])
     row[0].set_ylim(len(places) - 0.5, -0.5)  # the first on top
     save(figure, path, title)
@@ -93,8 +92,6 @@ def draw_lines(rows_of_panels, label, path, title="", ticks=()):
             axes.set(xscale="log", xlim=(ticks[0] / 1.2, ticks[-1] * 1.2))
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
-        if panel.from_zero:
-            axes.set_ylim(bottom=0)
     save(figure, path, title)
 
 
@@ -140,7 +137,7 @@ def draw_grid(rows, args):
         for column, name, marker, size, color in looks:
             values = {place: values_of(group, column) for place, group in zip(names, groups.values())}
             series.append(Series(values, {"label": name, "marker": marker, "markersize": size, "color": color}))
-        found.append(Panel(series, label, means=() if found else means, from_zero=bool(found)))
+        found.append(Panel(series, label, means=() if found else means))
     draw_places(found, names, args.out / "figure.png", "\n".join(differences(rows)))
 
 

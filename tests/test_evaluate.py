@@ -137,6 +137,7 @@ def test_what_is_no_run_is_told_apart(named_run, tmp_path, capsys):
     assert "holds 1 runs and is none" in fails(evaluate.main, [named_run.parent], capsys)
     shutil.copytree(named_run, tmp_path / "early", ignore=shutil.ignore_patterns("best.pt"))
     assert "first validation" in fails(evaluate.main, [tmp_path / "early"], capsys)
+    assert "--keep-last" in fails(evaluate.main, [named_run, "--checkpoint", "last"], capsys)
 
 
 def test_all_objects_of_another_root(named_run, tmp_path, capsys):

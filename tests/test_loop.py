@@ -1,6 +1,5 @@
-"""loop/: the machine, the pace of a loop, flags that must agree with a checkpoint."""
+"""loop/: the machine, the pace of a loop, what a curve says."""
 
-import dataclasses
 import math
 import signal
 import warnings
@@ -8,10 +7,9 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from samples import TINY
 
 from cli.errors import UserError
-from loop import fast, flags, machine, pace, report
+from loop import fast, machine, pace, report
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -116,16 +114,6 @@ def test_a_loop_counts_hears_ctrl_c_after_its_step_and_tells_a_bad_one():
         clock.look(lambda step: "nothing", "x.pt", "--lr")
         assert clock.speed() > 0
     assert due == [(7, False), (8, True), (9, True)]  # the last step always is
-
-
-# ---------------------------------------------------------------- flags
-def test_flags_must_agree_with_a_checkpoint():
-    flags.check_network_flags({"patches": TINY.patches}, "tiny", TINY, "x.pt")
-    with pytest.raises(UserError, match="x.pt: was pretrained with patch_size 8, not 4; leave --patch-size out"):
-        flags.check_network_flags({"patches": TINY.patches, "patch_size": 4}, None, TINY, "x.pt")
-    flags.check_network_flags({}, "tiny", dataclasses.replace(TINY, patches=4), "x.pt")  # no part of its size
-    with pytest.raises(UserError, match="x.pt: is not of --preset small"):
-        flags.check_network_flags({}, "small", TINY, "x.pt")
 
 
 # ---------------------------------------------------------------- what a curve says

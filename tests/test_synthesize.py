@@ -78,7 +78,7 @@ def test_existing_roots(made_root, tmp_path, capsys):
     assert "other settings (seed 0 there, 7 here)" in fails(synthesize.main, [*argv, "--seed", 7], capsys)
     (tmp_path / "mine/03797390/a/0").mkdir(parents=True)
     assert "not empty" in fails(synthesize.main, ["--out", tmp_path / "mine"], capsys)
-    run("--out", tmp_path / "other", "--objects", 1, "--grasps", 8, "--seed", 1)
+    run("--out", tmp_path / "other", "--objects", 1, "--grasps", 8, "--seed", 1, "--workers", 1)
     mug = "03797390/mug_0000/0/mesh.obj"
     assert tree(tmp_path / "other")[mug] != tree(made_root)[mug]
 

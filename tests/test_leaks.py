@@ -63,7 +63,7 @@ def grasps_of(loaded, rows):
     return map(np.ndarray.tobytes, np.concatenate([loaded.poses[rows], loaded.joints[rows]], axis=1))
 
 
-def add(root, seed=7, count=9):
+def add(root, seed=7, count=5):
     """New objects in every synset, by names that stand before, between and after the old ones."""
     fresh = write_root(root.parent / "fresh", {synset: count for synset in GROUPS}, seed=seed)
     for i, path in enumerate(objects_of(fresh)):

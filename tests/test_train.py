@@ -20,7 +20,7 @@ from splits import make_split
 
 BATCHES = "--objects-per-batch 4 --grasps-per-object 3"
 TIMED = ("seconds", "ms_per_step", "memory_mb")  # what differs between equal runs
-TINY = f"--preset tiny --steps 24 {BATCHES} --eval-every 6 --save-every 4 --quiet --threads 1"
+TINY = f"--preset tiny --steps 12 {BATCHES} --eval-every 3 --save-every 4 --quiet --threads 1"
 
 
 def arguments(box_root, runs, *more, baseline=False):
@@ -47,12 +47,12 @@ def finished(box_root, tmp_path_factory):
 # ---------------------------------------------------------------- a run and its files
 def test_a_run_and_its_files(finished):
     rows, result, _ = outcome(finished)
-    assert [int(row["step"]) for row in rows] == [6, 12, 18, 24]
+    assert [int(row["step"]) for row in rows] == [3, 6, 9, 12]
     val = result["suites"]["val"]
     assert val["top_logit_rmse"] == pytest.approx(min(float(row["val_top_logit_rmse"]) for row in rows), abs=1e-7)
     assert result["training_mean"]["num_grasps"] == val["num_grasps"] and result["train_objects"] == 10
     config = read_json(finished / "config.json")
-    assert config["settings"]["steps"] == 24 and config["network"]["width"] == 32 and config["fingerprint"]
+    assert config["settings"]["steps"] == 12 and config["network"]["width"] == 32 and config["fingerprint"]
     assert load_run(finished).joint_names == [f"joint_{i}" for i in range(12)]
     assert not (finished / "last.pt").exists()
 
@@ -97,7 +97,7 @@ def test_frozen_backbone_does_not_move(box_root, tiny_run, tmp_path):
 
 
 def test_two_learning_rates_and_their_schedule(box_root, tmp_path):
-    args = train.parse(arguments(box_root, tmp_path, "--warmup", 0.25))
+    args = train.parse(arguments(box_root, tmp_path, "--steps", 24, "--warmup", 0.25))
     network = model.GraspModel(train.resolve_network(args)[0])
     optimizer = train.build_optimizer(network, args)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))

@@ -120,7 +120,6 @@ MORE = """
     train       extra => extra
     train       --from nowhere.json => nowhere.json
     train       --data {top}/nowhere => nowhere
-    train       --held-out 12345678 => 12345678
     train       --init jepa --jepa-ckpt {good}/encoder.pt --preset small => encoder.pt
     train       --init jepa --jepa-ckpt {good}/encoder.pt --group ball --radius 0.1 => encoder.pt
     train       --radius 0.3 => --group ball

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from loop.fast import exact_products, speed_up
+from loop.fast import exact_products
 from model import (
     LENGTH, LOSSES, PATCHINGS, POOLS, AttentionPool, TokenPool, farthest_point_sample, squared_distances,
     weighted_mean,
@@ -367,7 +367,7 @@ def add_lora(transformer, rank):
     for block in transformer.blocks:
         for name in ("qkv", "proj"):
             adapted = LoraLinear(getattr(block.attn, name), rank)
-            setattr(block.attn, name, speed_up(adapted))
+            setattr(block.attn, name, adapted)
             trained += [adapted.down.weight, adapted.up.weight]
     return trained
 

@@ -2,7 +2,6 @@
 
     speed_up(network)    puts these into a network, in place; weights and names stay:
 
-    nn.Linear            bfloat16 where a CPU has no instructions for it
     nn.Dropout           16 random bits per value
     nn.LayerNorm         on a GPU bfloat16 stays what it is
     model.Attention      dropout for a few dozen tokens
@@ -11,12 +10,10 @@
     model.TakeRows       on a GPU a gradient that adds up in a fixed order
 
 tests/test_fast.py holds each against the layer beside it, gradients included. On a GPU all but LayerNorm, PatchEmbed
-and TakeRows are PyTorch's. Under autocast a CPU without instructions for bfloat16 makes the products of Linear and
-Attention in float32, of values rounded as they would be.
+and TakeRows are PyTorch's.
 """
 
 import contextlib
-import functools
 
 import numpy as np
 import torch
@@ -38,38 +35,6 @@ def exact_products():
         torch.set_float32_matmul_precision(before)
 
 
-def has_bf16():
-    """Whether this processor has instructions for bfloat16; without them PyTorch's products take ten times as long."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in builds without oneDNN
-    features = getattr(torch.cpu, "get_capabilities", dict)()
-    # oneDNN is content with AVX-512, by which it computes bfloat16 in software
-    in_software = features.get("avx512_f") and not (features["avx512_bf16"] or features["amx_bf16"])
-    return bool(supported and supported() and not in_software)
-
-
-BF16 = has_bf16()
-
-
-def rounds(x):
-    """Whether products with x are to be of bfloat16 values and the processor has no instructions for them."""
-    return not BF16 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-
-
-def by_rounding(product, *tensors):
-    """What `product` of some tensors, or None, gives under autocast, but multiplied in float32: bfloat16."""
-    with torch.autocast("cpu", enabled=False):
-        return product(*(x if x is None else x.bfloat16().float() for x in tensors)).bfloat16()
-
-
-def linear(x, weight, bias=None):
-    return by_rounding(F.linear, x, weight, bias) if rounds(x) else F.linear(x, weight, bias)
-
-
-class FastLinear(nn.Linear):
-    def forward(self, x):
-        return linear(x, self.weight, self.bias)
-
-
 def dropout(x, rate):
     if rate == 0 or x.device.type != "cpu":
         return F.dropout(x, rate)
@@ -88,9 +53,8 @@ class FastAttention(Attention):
     def mix(self, query, key, value, rate):
         if rate == 0 or query.device.type != "cpu":
             return super().mix(query, key, value, rate)
-        product = functools.partial(by_rounding, torch.matmul) if rounds(query) else torch.matmul
-        weights = (product(query, key.transpose(2, 3)) * query.shape[3] ** -0.5).softmax(3)  # (B, H, G, G)
-        return product(dropout(weights, rate), value)
+        weights = (query @ key.transpose(2, 3) * query.shape[3] ** -0.5).softmax(3)  # (B, H, G, G)
+        return dropout(weights, rate) @ value
 
 
 class FastLayerNorm(nn.LayerNorm):
@@ -135,8 +99,8 @@ class FastPatchEmbed(PatchEmbed):
         pooled = MaxOverPoints.apply(points.view(batch * num_patches, size, -1))  # (B·G, w2)
         # second[0] acts on concat(pooled, points); split, its pooled half runs once per patch, not S times
         for_pooled, for_points = self.second[0].weight.chunk(2, dim=1)  # (w3, w2) each
-        points = linear(points, for_points).view(batch * num_patches, size, -1)  # (B·G, S, w3)
-        points = points + linear(pooled, for_pooled)[:, None]
+        points = F.linear(points, for_points).view(batch * num_patches, size, -1)  # (B·G, S, w3)
+        points = points + F.linear(pooled, for_pooled)[:, None]
         points = self.second[1:](points.flatten(0, 1))  # (B·G·S, D)
         return MaxOverPoints.apply(points.view(batch * num_patches, size, -1)).view(batch, num_patches, -1)  # (B, G, D)
 
@@ -159,8 +123,8 @@ class FastTakeRows(TakeRows):
 
 # ---------------------------------------------------------------- in their place
 FAST = {
-    nn.Linear: FastLinear, nn.Dropout: FastDropout, nn.LayerNorm: FastLayerNorm, Attention: FastAttention,
-    PatchEmbed: FastPatchEmbed, Nearest: FastNearest, TakeRows: FastTakeRows,
+    nn.Dropout: FastDropout, nn.LayerNorm: FastLayerNorm, Attention: FastAttention, PatchEmbed: FastPatchEmbed,
+    Nearest: FastNearest, TakeRows: FastTakeRows,
 }  # fmt: skip
 
 

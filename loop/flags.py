@@ -30,7 +30,7 @@ def add_machine_flags(parser):
     flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
     flag(
         "--precision", choices=("auto", "fp32", "tf32", "bf16"), default="auto",
-        help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU saves time with AVX512_BF16 or AMX only; "
+        help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU needs AVX512_BF16 or AMX; "
         "auto: fp32 on CPU; on CUDA bf16 where that was measured to be faster than tf32, else tf32",
     )  # fmt: skip
     flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from cli.errors import refuse
-from loop import fast
 
 WIDE = 384  # width D of the preset `paper`: from here on bf16 pays on a GPU
 
@@ -48,11 +47,20 @@ def set_precision(precision, device, fastest="tf32"):
         precision = "fp32" if device.type == "cpu" else fastest
     on_cpu = device.type == "cpu"
     refuse(precision == "tf32" and on_cpu, "--precision tf32: only a CUDA device has it; take fp32 or auto")
-    if precision == "bf16" and on_cpu and not fast.BF16:
-        slow = "this processor has no instructions for bfloat16; that saves no time; leave the flag out for fp32"
-        print(f"warning: --precision bf16: {slow}", file=sys.stderr)
+    if precision == "bf16" and on_cpu and not has_bf16():
+        precision = "fp32"  # in software products of bfloat16 take ten times as long
+        print("warning: --precision bf16: this processor has no instructions for that; taking fp32", file=sys.stderr)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     return precision
+
+
+def has_bf16():
+    """Whether this processor has instructions for bfloat16."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in builds without oneDNN
+    features = getattr(torch.cpu, "get_capabilities", dict)()
+    # oneDNN is content with AVX-512, by which it computes bfloat16 in software
+    in_software = features.get("avx512_f") and not (features["avx512_bf16"] or features["amx_bf16"])
+    return bool(supported and supported() and not in_software)
 
 
 def keep_freed_memory():

@@ -6,7 +6,8 @@ A scene is one posed or scaled variant of its object on the table plane z = 0. r
     scores  (n,)        higher is better (`qualities` is accepted too); optional: without, all grasps are kept
     joint_names (J,)    strings, optional
 
-    python data.py ROOT        checks every file of a root and prints what is in it
+    python data.py ROOT                    checks every file of a root and prints what is in it
+    python data.py ROOT --hand FILE.json   keeps there which hand its joints are of (python -m hand)
 """
 
 import dataclasses
@@ -26,7 +27,8 @@ from files.cache import cache_path, read_cache, write_cache
 from files.frames import check_reach, describe_frames, frame_figures, frame_warnings
 from files.reading import MAX_LENGTH, MESH_TYPES, parse_mesh, read_array, read_bytes, stamp, unit_hint
 from files.recordings import check_complete, find_scenes, numbered_joints, parse_recording, uncommon_joints
-from files.writing import stable_seed
+from files.writing import read_json, stable_seed, write_json
+from hand.described import hand_for, read_source
 
 
 @dataclasses.dataclass
@@ -45,6 +47,7 @@ class GraspData:
     joint_names: list  # J strings
     excluded: list  # (scene, reason) of what --skip-bad left out
     num_low: int  # grasps under the minimum score, dropped
+    hand: object  # a `hand.described.Hand`, None where it is not known
     fingerprint: str  # changes with the minimum score and with any mesh or recording that has grasps over it
 
     @property
@@ -120,7 +123,7 @@ def read_cloud(path, num_points, longest=MAX_LENGTH):
 
 
 # ---------------------------------------------------------------- a root
-def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None, quiet=False):
+def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None, quiet=False, source=None):
     """Read a root into a `GraspData`: clouds of `num_points`, grasps with score >= `min_score`.
 
     The first read of a root writes one cache file, later ones reuse what is unchanged. Raises
@@ -133,7 +136,9 @@ def load_dataset(root, num_points, min_score=1.5, skip_bad=False, cache_dir=None
     scenes, excluded = read_root(root, num_points, cached, skip_bad, quiet)
     if len(scenes) != len(cached) or any(cached.get(scene["name"]) is not scene for scene in scenes):
         write_cache(path, scenes)
-    return collect(root, scenes, min_score, excluded)
+    if not source and (root / "dataset.json").exists():
+        source = read_json(root / "dataset.json").get("hand")
+    return collect(root, scenes, min_score, excluded, source)
 
 
 def read_root(root, num_points, cached, skip_bad, quiet):
@@ -181,8 +186,11 @@ def read_scene(name, mesh, recording, num_points, root, old):
     return scene
 
 
-def collect(root, scenes, min_score, excluded):
-    """Scenes as one `GraspData`, without grasps under `min_score` and without scenes left empty by that."""
+def collect(root, scenes, min_score, excluded, source=None):
+    """Scenes as one `GraspData`, without grasps under `min_score` and without scenes left empty by that.
+
+    source: of the hand, where the root keeps one.
+    """
     unscored = sum(bool(np.isnan(scene["scores"]).all()) for scene in scenes)
     if unscored:
         print(f"{root}: {plural(unscored, 'recording')} without scores: all their grasps are kept", file=sys.stderr)
@@ -207,6 +215,7 @@ def collect(root, scenes, min_score, excluded):
         joint_names=names or numbered_joints(arrays["joints"].shape[1]),
         excluded=excluded,
         num_low=total - len(row),
+        hand=hand_for(names, source, f"{root}/dataset.json"),
         fingerprint=digest.hexdigest()[:16],
     )
 
@@ -323,11 +332,16 @@ def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("root", metavar="ROOT", help="dataset folder")
     parser.add_argument("--points", type=number(int, 2), default=1024, help="points per cloud")
+    parser.add_argument("--hand", metavar="FILE", help="the hand of these recordings, described: kept in dataset.json")
     add_reading_flags(parser)
     args = parser.parse_args(argv)
-    data = load_dataset(args.root, args.points, args.min_score, args.skip_bad, args.cache_dir)
+    source, kept = args.hand and read_source(args.hand), Path(args.root) / "dataset.json"
+    data = load_dataset(args.root, args.points, args.min_score, args.skip_bad, args.cache_dir, source=source)
     print(describe(data))
     warn_of_frames(data)
+    if source:
+        write_json(kept, (read_json(kept) if kept.exists() else {}) | data.hand.kept)
+        print(f"saved {kept}: the hand, {len(data.hand.fingers)} fingers")
 
 
 if __name__ == "__main__":

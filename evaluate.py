@@ -28,7 +28,7 @@ from files.checkpoints import check_run, load_run
 from files.predictions import NUMBERS, check_predictions, read_predictions, save_predictions
 from files.recordings import numbered_joints
 from files.writing import read_json, write_json
-from hand.described import is_modelled
+from hand.described import NO_HAND
 from hand.scenes import close_some
 from loop.fast import exact_products
 from loop.machine import set_up_torch
@@ -180,7 +180,7 @@ def compare(model, data, rows, summary, predictions, holds, quiet=False, seed=0)
         "recorded": constant_predictions(data, data.joints[rows], rows),
     }
     results = {name: summarize(found, seed) for name, found in beside.items()} | {"run": summary}
-    if holds and is_modelled(data.joint_names):
+    if holds and data.hand:
         add_holds(results, beside | {"run": predictions}, data, rows, quiet, seed)
     return results
 
@@ -313,8 +313,7 @@ def evaluate_run(args):
     device = set_up_torch(args.device, args.threads)
     model = load_run(args.run, args.checkpoint).to(device)
     data, split = open_run(args.run, args.data, args.quiet, "all" in args.suite, model)
-    only = f"{data.root} has other joints than hand/kinematics.py, the only hand modelled here"
-    refuse((args.holds or args.picture) and not is_modelled(data.joint_names), f"--holds and --picture: {only}")
+    refuse((args.holds or args.picture) and not data.hand, f"--holds and --picture: {NO_HAND}")
     suites, predictions = evaluate_suites(model, data, split, args.suite, device, args.quiet, args.seed, args.run)
     refuse(not suites, f"--suite {' '.join(args.suite)}: holds no grasps in {data.root}; name another suite")
     means, shown = {}, {}

@@ -434,7 +434,7 @@ class GraspModel(nn.Module):
     def __init__(self, config, joint_mean=None):
         super().__init__()
         pool, loss = POOLS[config.pool], LOSSES[config.loss]
-        self.config, self.joint_names, self.joint_range = config, None, None  # the last two: those of its training
+        self.config, self.joint_names, self.joint_range, self.hand = config, None, None, None  # those of its training
         self.encoder = pool.encoder(config)
         self.pool = pool(config)
         layers = []

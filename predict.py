@@ -26,7 +26,7 @@ from files.predictions import check_predictions
 from files.reading import ANY_LENGTH, MAX_LENGTH, read_array, read_mesh, unit_hint
 from files.recordings import normal_poses, numbered_joints
 from files.writing import write_json
-from hand.described import BENCHMARK, is_modelled
+from hand.described import NO_HAND, hand_for
 from loop.fast import exact_products
 from loop.machine import set_up_torch
 from pictures.draw import draw_grasps
@@ -82,11 +82,11 @@ def hypotheses(model, cloud, poses, device):
     return joints.cpu().numpy(), probabilities.cpu().numpy()
 
 
-def doubts(model, names, cloud, poses, top):
+def doubts(model, hand, names, cloud, poses, top):
     """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top (n, J) rad: top logits' joints."""
     low, length, of_all = cloud.min(0), np.ptp(cloud, axis=0).max(), f"of {len(poses)} poses"
     inside = ((poses[:, :3] > low) & (poses[:, :3] < cloud.max(0))).all(1)  # (n,)
-    away, as_w_first, _ = looks_away(cloud, poses) & is_modelled(model.joint_names)  # (n,) each
+    away, as_w_first, _ = looks_away(cloud, poses) & (hand is not None)  # (n,) each
     w_first = away.any() and not as_w_first[away].any()
     order = "; read as w x y z the quaternions would fit" if w_first else ""
     floats = low[2] < -STANDING or (low[2] > STANDING and len(cloud) >= MIN_POINTS)
@@ -112,21 +112,21 @@ def table(names, joints, probabilities):
     return "\n".join(f"{name:<{width}}" + "".join(cells) for name, cells in rows.items())
 
 
-def as_json(args, model, poses, joints, probabilities, warnings):
+def as_json(args, model, hand, poses, joints, probabilities, warnings):
     """All that was predicted as plain types; poses (n, 7) as they were given, whatever is up."""
     result = {"run": args.run, "mesh": args.mesh, "unit": "rad", "joint_names": model.joint_names, "warnings": warnings}
     result["predictions"] = [
         {"pose": pose, "hypotheses": [{"probability": p, "joints": j} for p, j in zip(shares, angles)]}
         for pose, shares, angles in zip(poses.tolist(), probabilities.tolist(), joints.tolist())
     ]
-    if is_modelled(model.joint_names):
-        low, high = BENCHMARK.limits.T
+    if hand:
+        low, high = hand.limits.T
         outside = (joints < low - LIMIT_SLACK) | (joints > high + LIMIT_SLACK)
         result["joints_outside_limits"] = int(outside.sum())
     return result
 
 
-def draw(args, names, poses, joints, probabilities):
+def draw(args, hand, names, poses, joints, probabilities):
     """Picture and page of up to six wrist poses (n, 7): joints (n, K, J) rad, probabilities (n, K)."""
     is_cloud = Path(args.mesh).suffix.lower() == ".npy"
     vertices, faces = (read_array(args.mesh, 3), None) if is_cloud else read_mesh(args.mesh, ANY_LENGTH)
@@ -137,10 +137,11 @@ def draw(args, names, poses, joints, probabilities):
         for i, predicted in enumerate(zip(poses[:6], joints, probabilities), 1)
     ]
     if args.page:
-        write_page(args.run, shown, names, args.page)
+        write_page(args.run, shown, names, args.page, hand)
     if args.picture:
         grasps = [np.concatenate([entry.pose, entry.hypotheses[0]]) for entry in shown]
-        draw_grasps([(vertices, faces, grasp, f"pose {i}") for i, grasp in enumerate(grasps, 1)], args.picture)
+        sheet = [(vertices, faces, grasp, f"pose {i}") for i, grasp in enumerate(grasps, 1)]
+        draw_grasps(sheet, args.picture, hand)
 
 
 @command
@@ -151,24 +152,24 @@ def main(argv=None):
     check_run(args.run)
     device = set_up_torch(args.device, args.threads)
     model = load_run(args.run).to(device)
-    only = "draws the hand of hand/kinematics.py only; the joints of this run have other names"
-    refuse(args.picture and not is_modelled(model.joint_names), f"--picture: {only}")
+    hand = hand_for(model.joint_names, model.hand, args.run)
+    refuse(args.picture and not hand, f"--picture: {NO_HAND}")
     cloud, poses, given = read_input(args, model.config.points)
     joints, probabilities = hypotheses(model, cloud, poses, device)
     check_predictions(args.run, joints, probabilities)
     names = model.joint_names or numbered_joints(model.config.joints)
-    warnings = doubts(model, names, cloud, poses, joints[:, 0])
+    warnings = doubts(model, hand, names, cloud, poses, joints[:, 0])
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
 
-    result = as_json(args, model, given, joints, probabilities, warnings)
+    result = as_json(args, model, hand, given, joints, probabilities, warnings)
     if args.json == "-":
         print(json.dumps(result, indent=2))
     else:
         print(f"pose 1 of {len(poses)}; joints in degrees, a column per hypothesis")
         print(table(names, joints[0], probabilities[0]))
     if args.picture or args.page:
-        draw(args, names, poses, joints, probabilities)
+        draw(args, hand, names, poses, joints, probabilities)
     if args.json not in (None, "-"):
         write_json(args.json, result)
     for path in filter(None, (args.json, args.picture, args.page)):

@@ -1,8 +1,9 @@
-"""The open benchmark: procedural household objects, or any folder of meshes, with grasps of the hand in kinematics.py.
+"""The open benchmark: procedural household objects, or any folder of meshes, with grasps of its hand or of another.
 
     python synthesize.py                                        data/synthetic, as it ships; train.py does so by itself
     python synthesize.py --out data/made                        it from nothing, with the grasps that were rejected
     python synthesize.py --out data/mine --meshes DIR           your own meshes
+    python synthesize.py --out data/mine --hand my_hand.json    another hand (python -m hand describes it)
     python synthesize.py --out data/public --import dexgraspnet DIR     grasps that others published, of another hand
     python synthesize.py --card data/made --out results/benchmark   figures and pictures of a dataset
 
@@ -30,6 +31,7 @@ from cli.flags import Parser, number
 from cli.processes import cores
 from cli.words import plural
 from files.writing import check_writable
+from hand.described import BENCHMARK, hand_from, read_source
 from hand.score import MIN_SCORE
 
 
@@ -63,11 +65,12 @@ def parse_args(argv):
         "--import", nargs=2, dest="imported", metavar=("dexgraspnet", "DIR"),
         help="bring grasps that others published into our layout: DIR holds their dataset/ and meshdata/",
     )  # fmt: skip
+    flag("--hand", metavar="FILE", help="grasps of this hand, as python -m hand describes it; or that of --import")
     flag("--card", metavar="ROOT", help="describe this dataset in figures and pictures in place of making one")
     flag("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     asked = args.objects or args.grasps or args.scenes or args.seed
-    made = args.meshes or args.imported or args.card
+    made = args.meshes or args.imported or args.card or args.hand
     refuse(not args.out and (asked or made), "--out DIR is needed (see --help)")
     refuse(args.meshes and args.objects, "--objects counts procedural objects and does not go with --meshes")
     refuse(args.meshes and not Path(args.meshes).is_dir(), f"--meshes {args.meshes}: no such folder; check the path")
@@ -87,10 +90,11 @@ def parse_args(argv):
     return args
 
 
-def settings_of(args):
+def settings_of(args, hand):
     """What a root is made from, as its dataset.json keeps it; keys as the flags are spelt."""
+    of_hand = {"hand": args.hand, "hand_sha256": hand.kept["hand_sha256"]} if args.hand else {}
     if args.imported:
-        return {"import": " ".join(args.imported)}
+        return {"import": " ".join(args.imported)} | of_hand
     settings = {
         "objects": None if args.meshes else args.objects or SETTINGS["objects"],
         "grasps": args.grasps or SETTINGS["grasps"],
@@ -100,7 +104,7 @@ def settings_of(args):
         "up": args.up,
         "rescale": args.rescale,
     }
-    return settings | ({"mesh-scale": args.mesh_scale} if args.mesh_scale != 1 else {})
+    return settings | ({"mesh-scale": args.mesh_scale} if args.mesh_scale != 1 else {}) | of_hand
 
 
 @command
@@ -114,7 +118,8 @@ def main(argv=None):
     if not args.out:
         content = unpack(DEFAULT_ROOT, workers, args.quiet)
     else:
-        content = generate(args.out, settings_of(args), workers, args.quiet)
+        hand = hand_from(read_source(args.hand), args.hand) if args.hand else BENCHMARK
+        content = generate(args.out, settings_of(args, hand), workers, args.quiet, hand)
     objects, grasps = plural(content["objects"], "object"), plural(content["grasps_kept"], "grasp")
     made = f"{args.out or DEFAULT_ROOT}: {objects}, {grasps}"
     took = f"in {time.time() - start:.0f} s"

@@ -15,7 +15,6 @@ To import this file adds the poolings, losses and patchings to the dictionaries 
 of the surface, F features of a point.
 """
 
-import functools
 import math
 import sys
 
@@ -29,10 +28,12 @@ from model import (
     weighted_mean,
 )  # fmt: skip
 
-# (Q, 3) m, hand frame: a grid in the room that palm and fingers can close on
-PROBES = torch.cartesian_prod(
-    torch.linspace(-0.055, 0.055, 4), torch.linspace(0.01, 0.17, 5), torch.linspace(0.01, 0.13, 4)
-)
+def probes_of(box):
+    """(Q, 3) m, hand frame: a grid in a box (3, 2) that palm and fingers can close on."""
+    return torch.cartesian_prod(*(torch.linspace(*map(float, ends), n) for ends, n in zip(box, (4, 5, 4))))
+
+
+PROBES = probes_of([[-0.055, 0.055], [0.01, 0.17], [0.01, 0.13]])  # of the benchmark's hand
 PROBE_REACH = 0.06  # m: what is farther from a probe counts as just as far
 MANY_FAR = 0.6  # share of saturated surface distances that is worth a warning: 0.31 on the open benchmark
 
@@ -89,20 +90,15 @@ class HandPool(TokenPool):
         return self.with_size(embedding, encoded, object_index)
 
 
-@functools.cache
-def probes_on(device):
-    """PROBES on a device, copied there once."""
-    return PROBES.to(device)
-
-
 @torch.no_grad()
-def surface_distances(clouds, object_index, poses):
+def surface_distances(clouds, object_index, poses, probes=PROBES):
     """How far the surface is from the probes that move with each hand: what a hand full of range sensors would see.
 
-    clouds (O, N, 3) m, object_index (B,), poses (B, 7) -> distances (B, Q) m to the nearest point of the cloud.
+    clouds (O, N, 3) m, object_index (B,), poses (B, 7), probes (Q, 3) m, hand frame -> distances (B, Q) m to the
+    nearest point of the cloud.
     """
     # DEVIATION: ours; the paper's object embedding does not know where the hand is
-    probes, found = probes_on(clouds.device), []
+    probes, found = probes.to(clouds.device), []
     # bfloat16 would be off by a centimetre, TF32 by some millimetres
     with torch.autocast(clouds.device.type, enabled=False), exact_products():
         # on a CPU what fits the cache, three times faster than all at once; a GPU wants few and large pieces
@@ -115,9 +111,9 @@ def surface_distances(clouds, object_index, poses):
     return torch.cat(found).clamp(min=0).sqrt()
 
 
-def surface_features(clouds, object_index, poses):
+def surface_features(clouds, object_index, poses, probes=PROBES):
     """`surface_distances` for the head: -1 at a probe, 2 from PROBE_REACH on, (B, Q)."""
-    return 3 * surface_distances(clouds, object_index, poses).clamp(max=PROBE_REACH) / PROBE_REACH - 1
+    return 3 * surface_distances(clouds, object_index, poses, probes).clamp(max=PROBE_REACH) / PROBE_REACH - 1
 
 
 def warn_of_probes(data, rows):
@@ -125,13 +121,21 @@ def warn_of_probes(data, rows):
     rows = np.random.default_rng(0).choice(rows, 256)
     scenes, index = np.unique(data.scene[rows], return_inverse=True)
     clouds, index, poses = map(torch.from_numpy, (data.clouds[scenes], index, data.poses[rows]))
-    far = (surface_distances(clouds, index, poses) >= PROBE_REACH).float().mean()
+    probes = probes_of(data.hand.probes) if data.hand else PROBES
+    far = (surface_distances(clouds, index, poses, probes) >= PROBE_REACH).float().mean()
     if far > MANY_FAR:
         print(
             f"warning: --pool surface: {far:.0%} of its distances are over {PROBE_REACH:g} m and tell nothing; "
-            "its probes fit the hand of hand/kinematics.py and its wrist frame (DATA.md)",
+            "its probes fit a hand and its wrist frame; python data.py ROOT --hand FILE names another",
             file=sys.stderr,
         )
+
+
+def put_hand(model, source):
+    """Let a `GraspModel` know its hand, a source of hand/described.py or None for the benchmark: probes stand there."""
+    model.hand = source
+    if source and hasattr(model.pool, "probes"):
+        model.pool.probes = probes_of(source["probes"]).to(model.pool.probes.device)
 
 
 class SurfacePool(nn.Module):
@@ -141,9 +145,10 @@ class SurfacePool(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        self.register_buffer("probes", PROBES, persistent=False)
 
     def forward(self, encoded, object_index, poses):
-        return surface_features(encoded.clouds, object_index, poses)
+        return surface_features(encoded.clouds, object_index, poses, self.probes)
 
 
 class AttentionSurfacePool(AttentionPool):
@@ -152,9 +157,10 @@ class AttentionSurfacePool(AttentionPool):
     def __init__(self, config):
         super().__init__(config)
         self.width += len(PROBES)
+        self.register_buffer("probes", PROBES, persistent=False)
 
     def forward(self, encoded, object_index, poses):
-        distances = surface_features(encoded.clouds, object_index, poses)  # (B, Q)
+        distances = surface_features(encoded.clouds, object_index, poses, self.probes)  # (B, Q)
         return torch.cat([super().forward(encoded, object_index, poses), distances], 1)
 
 

@@ -27,7 +27,7 @@ from files.predictions import check_predictions
 from files.predictor import load_with_predictor
 from files.reading import read_array, read_mesh
 from files.writing import read_json, stable_seed
-from hand.described import is_modelled
+from hand.described import NO_HAND
 from hand.scenes import scene_mesh
 from model import PointEncoder, from_z_up, gather_points, normalize_clouds, sequence_patches, to_z_up
 from pictures import sheet
@@ -210,7 +210,7 @@ def open_grasp(folder, seed, root=None):
     cloud, pose, joints = (torch.from_numpy(array[None]) for array in arrays)
     check_predictions(folder, *run(cloud, torch.zeros(1, dtype=torch.long), pose))
     thing = Thing(data.scenes[scene], *read_mesh(scene_mesh(data, scene)), cloud)
-    return run, alpha, thing, pose, joints, data.joint_names
+    return run, alpha, thing, pose, joints, data.hand
 
 
 # ---------------------------------------------------------------- command line
@@ -247,10 +247,9 @@ def walk_alone(args):
 
 def walk_run(args):
     """An object of a run and a grasp of it; -> panels of the sheet."""
-    run, alpha, thing, pose, joints, joint_names = open_grasp(args.run, args.seed, args.data)
-    has_hand = is_modelled(joint_names)
+    run, alpha, thing, pose, joints, hand = open_grasp(args.run, args.seed, args.data)
     surface = sheet.surface_of(thing.vertices, thing.faces)
-    view = view_of_hand(surface, pose[0], joints[0]) if has_hand else sheet.VIEW
+    view = view_of_hand(surface, pose[0], joints[0], hand) if hand else sheet.VIEW
     walk_object(thing)
     photo, panels = sheet.object_panels(surface, thing.cloud[0], view)
     seen = None
@@ -258,12 +257,12 @@ def walk_run(args):
         seen = walk_encoder(run.encoder, thing.cloud)
         panels += sheet.encoder_panels(photo, surface, seen)
     grasp = walk_grasp(run, thing.cloud, pose, joints, alpha)
-    hands = sheet.hand_panels(thing, surface, view, pose[0], joints[0], grasp) if has_hand else []
+    hands = sheet.hand_panels(thing, surface, view, pose[0], joints[0], grasp, hand) if hand else []
     panels += hands[:1]
     if grasp.weights is not None and seen:
         panels += sheet.weights_panels(photo, surface, seen, grasp.weights)
-    if not has_hand:
-        print("\nNo hands in the pictures: the joints of this run are not those of hand/kinematics.py")
+    if not hand:
+        print(f"\nNo hands in the pictures: {NO_HAND}")
     return panels + hands[1:] + sheet.loss_panels(grasp)
 
 

@@ -18,7 +18,8 @@ from benchmark.shapes import CATEGORIES, draw_pose, pose_scene, procedural_mesh
 from cli.errors import UserError
 from files.categories import CATEGORY_NAMES
 from files.writing import atomic, stable_seed
-from hand.described import BENCHMARK
+from hand.described import BENCHMARK, palm_frame
+from hand.kinematics import matrix_to_pose, pose_to_matrix
 
 REDRAWS = 5  # procedural objects on which the hand finds next to nothing are drawn again, so often at most
 CELLS = 100_000  # per m: the vertices of procedural meshes lie on a grid of 10 µm
@@ -59,25 +60,25 @@ def write_scene(folder, mesh, grasps, scores, joint_names=BENCHMARK.joint_names,
 # ---------------------------------------------------------------- one object
 
 
-def make_object(root, settings, source):
+def make_object(root, settings, source, hand=BENCHMARK):
     """Write all scenes of one object, source (synset, name, path or None); returns what the log keeps of it."""
     synset, name, path = source
     folder, record = Path(root) / synset / name, {"object": f"{synset}/{name}"}
     make = make_imported if "import" in settings else make_own if path else make_procedural
     try:
-        return record | make(folder, settings, path)
+        return record | make(folder, settings, path, hand)
     except UserError as error:
         return record | {"unusable": str(error)}
 
 
-def make_procedural(folder, settings, _):
+def make_procedural(folder, settings, _, hand):
     """A random object of the folder's category; its recordings hold what makes its meshes again without any grasp."""
     synset, rejected, redrawn = folder.parent.name, collections.Counter(), 0
     rng = np.random.default_rng(seed_of("/".join(folder.parts[-2:]), settings["seed"]))
     for attempt in range(REDRAWS):
         drawn_from = json.dumps(rng.bit_generator.state)
         vertices, faces = procedural_mesh(synset, rng)
-        scenes, counts = grasps_in_scenes(vertices, faces, settings, rng)
+        scenes, counts = grasps_in_scenes(vertices, faces, settings, rng, hand)
         rejected.update({reason: counts[reason] for reason in REASONS})
         if counts["kept"] >= settings["grasps"] / 6:
             break
@@ -86,7 +87,8 @@ def make_procedural(folder, settings, _):
     for k, (posed, pose, grasps, scores) in enumerate(scenes):
         if len(grasps):
             mesh = mesh_text(on_grid(posed)[0], faces, decimals=5)
-            write_scene(folder / str(k), mesh, grasps, scores, drawn_from=np.array(drawn_from), pose=np.array(pose))
+            made = {"drawn_from": np.array(drawn_from), "pose": np.array(pose)}
+            write_scene(folder / str(k), mesh, grasps, scores, hand.joint_names, **made)
     return {"counts": dict(rejected) | {"kept": counts["kept"], "low": counts["low"], "redrawn": redrawn}}
 
 
@@ -95,8 +97,8 @@ def seed_of(name, seed):
     return stable_seed("dataset", seed, name)
 
 
-def grasps_in_scenes(vertices, faces, settings, rng, own=False):
-    """[(posed vertices (V, 3) m, pose, grasps (n, 19), scores (n,))] of an object's scenes, and counts by reason.
+def grasps_in_scenes(vertices, faces, settings, rng, hand, own=False):
+    """[(posed vertices (V, 3) m, pose, grasps (n, 7 + J), scores (n,))] of an object's scenes, and counts by reason.
 
     own: somebody's mesh, which keeps its size and, in its first scene, its pose. Grasps are made on micrometres.
     """
@@ -105,7 +107,7 @@ def grasps_in_scenes(vertices, faces, settings, rng, own=False):
         pose = None if own and k == 0 else draw_pose(rng, resize=not own)
         posed = vertices if pose is None else pose_scene(vertices, *pose)
         wanted = -(-(settings["grasps"] - counts["kept"]) // (settings["scenes"] - k))
-        grasps, scores, found = synthesize(np.round(posed, 6), faces, wanted, rng)
+        grasps, scores, found = synthesize(np.round(posed, 6), faces, wanted, rng, hand)
         scenes.append((posed, pose, grasps, scores))
         counts.update(found)
     return scenes, counts
@@ -117,24 +119,31 @@ def check_found(counts):
         raise UserError("the hand finds no grasp")
 
 
-def make_own(folder, settings, path):
+def make_own(folder, settings, path, hand):
     """An object of somebody's mesh."""
     vertices, faces, factor = usable_mesh(path, settings)
     rng = np.random.default_rng(seed_of("/".join(folder.parts[-2:]), settings["seed"]))
-    scenes, counts = grasps_in_scenes(vertices, faces, settings, rng, own=True)
+    scenes, counts = grasps_in_scenes(vertices, faces, settings, rng, hand, own=True)
     check_found(counts)
     for k, (posed, _, grasps, scores) in enumerate(scenes):
         if len(grasps):
-            write_scene(folder / str(k), mesh_text(posed, faces), grasps, scores)
+            write_scene(folder / str(k), mesh_text(posed, faces), grasps, scores, hand.joint_names)
     return {"counts": counts} | ({"rescaled": factor} if factor != 1 else {})
 
 
-def make_imported(folder, settings, path):
-    """An object of DexGraspNet, whose grasps are in `path`."""
+def make_imported(folder, settings, path, hand):
+    """An object of DexGraspNet, whose grasps are in `path`; with a hand its wrists are turned into that one's frame."""
     scenes, joint_names = dexgraspnet.read_object(path)
     for name, vertices, faces, grasps, scores in scenes:
+        if hand.source:
+            grasps[:, :7] = turned_to_hand(grasps[:, :7], hand.source["wrist"])
         write_scene(folder / name, mesh_text(vertices, faces), grasps, scores, joint_names)
     return {"counts": {"kept": sum(len(grasps) for _, _, _, grasps, _ in scenes)}}
+
+
+def turned_to_hand(poses, wrist):
+    """Poses (n, 7) of the palm's link as those of the hand's frame; wrist: as in a hand's JSON."""
+    return matrix_to_pose(pose_to_matrix(poses) @ np.linalg.inv(palm_frame(wrist)))
 
 
 # ---------------------------------------------------------------- a whole root
@@ -159,7 +168,7 @@ def find_sources(settings, root):
     return dict.fromkeys(procedural_objects(settings["objects"]))
 
 
-def generate(root, settings, workers, quiet=False):
+def generate(root, settings, workers, quiet=False, hand=BENCHMARK):
     """Make or resume a root; returns the content of its dataset.json, which is written last."""
     root = Path(root)
     check_root(root, settings)
@@ -167,7 +176,7 @@ def generate(root, settings, workers, quiet=False):
     if content.get("complete"):
         return content
     sources = {"/".join(key): (*key, path and str(path)) for key, path in find_sources(settings, root).items()}
-    make = functools.partial(make_object, str(root), settings)
+    make = functools.partial(make_object, str(root), settings, hand=hand)
     records = fill(root, settings, sources, make, workers, quiet)
     unusable = {record["object"]: record["unusable"] for record in records if "unusable" in record}
     if len(unusable) == len(records):
@@ -180,7 +189,7 @@ def generate(root, settings, workers, quiet=False):
         content["grasps_low"] = totals["low"]
         content["objects_redrawn"] = totals["redrawn"]
         content["candidates_rejected"] = {reason: totals[reason] for reason in REASONS}
-    content["unusable"] = unusable
+    content |= {"unusable": unusable} | hand.kept
     if settings.get("rescale"):
         content["rescaled"] = {record["object"]: record["rescaled"] for record in records if "rescaled" in record}
     return finish(root, settings, **content)

@@ -24,7 +24,7 @@ def recorded(root):
     """What a root's dataset.json says or, where it is unfinished, the head of its log; {} where neither is there."""
     finished = (root / "dataset.json").exists()
     content = read_json(root / "dataset.json") if finished else (read_log(root) or [{}])[0]
-    if content and content.get("version") != VERSION:
+    if content.get("settings") and content.get("version") != VERSION:  # not where only a hand is kept
         again = command_line(root, content.get("settings", {}))
         made = f"{root}: made by version {content.get('version')} of the benchmark, this is {VERSION}"
         raise UserError(f"{made}; remove it and run: {again}")
@@ -39,7 +39,7 @@ def command_line(root, settings):
     flags = [
         f" --{key}" if value is True else f" --{key} {value}"
         for key, value in settings.items()
-        if value is not None and value is not False and key != "preset"
+        if value is not None and value is not False and key not in ("preset", "hand_sha256")
     ]
     return f"python synthesize.py --out {root}" + "".join(flags)
 
@@ -52,7 +52,7 @@ def check_root(root, settings):
     refuse(changes, f"{root}: was made with other settings ({', '.join(changes)}); name another --out or remove it")
     # in this order: another process that makes the same root writes its log first and removes it last
     foreign = root.exists() and any(root.iterdir()) and not (root / LOG).exists()
-    if foreign and not (root / "dataset.json").exists():
+    if foreign and not recorded(root).get("complete"):
         raise UserError(f"{root}: is not empty and not a root of synthesize.py; name another --out")
 
 

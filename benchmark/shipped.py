@@ -160,9 +160,8 @@ def pack(root, file=FILE):
     """Write the file from a complete root of procedural objects; raises `UserError` where it is none."""
     root, content = Path(root), recorded(Path(root))
     settings = {name: content.get("settings", {}).get(name) for name in ("objects", "grasps", "scenes", "seed")}
-    refuse(
-        not content.get("complete") or None in settings.values(), f"{root}: is no complete root of synthesize.py --out"
-    )
+    whole = content.get("complete") and None not in settings.values() and "hand" not in content
+    refuse(not whole, f"{root}: is no complete root of synthesize.py --out")
     names, redrawn, columns = [], {}, collections.defaultdict(list)
     paths = sorted(root.glob("*/*/*/recording.npz"), key=lambda path: path.parts)
     for path in tqdm(paths, "packing", unit="scene", disable=None):

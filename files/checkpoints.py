@@ -24,7 +24,7 @@ from files.recordings import check_joint_names
 from files.writing import atomic
 from loop.fast import speed_up
 from model import PRETRAINING, GraspModel, ModelConfig, PointEncoder, PointJEPA
-from variants import merged
+from variants import merged, put_hand
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"  # a file per preset that has one
 
@@ -261,15 +261,15 @@ def run_content(model):
     """What a checkpoint must hold to be a GraspModel again, see `load_run`."""
     return {
         "config": dataclasses.asdict(model.config), "model": model.state_dict(),
-        "joint_names": model.joint_names, "joint_range": model.joint_range,
+        "joint_names": model.joint_names, "joint_range": model.joint_range, "hand": model.hand,
     }  # fmt: skip
 
 
 def load_run(folder, which="best"):
     """The GraspModel of a run folder, `best` or `last`, in eval mode.
 
-    Its `joint_names` (J strings) and `joint_range` (lowest and highest angles of its training, 2 lists of J rad) are
-    None in files that lack them.
+    Its `joint_names` (J strings), `joint_range` (lowest and highest angles of its training, 2 lists of J rad) and
+    `hand` (what hand/described.py makes one of, None for the benchmark's) are None in files that lack them.
     """
     path = Path(folder) / f"{which}.pt"
     content = read_checkpoint(path, "model")
@@ -277,6 +277,7 @@ def load_run(folder, which="best"):
     weights = merged(content["model"])  # last.pt may hold adapters
     model = load_strictly(build(GraspModel, content.get("config"), path), weights, path)
     model.joint_names, model.joint_range = content.get("joint_names"), content.get("joint_range")
+    put_hand(model, content.get("hand"))
     check_joint_names(model.joint_names or [], path)
     return model
 

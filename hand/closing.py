@@ -93,7 +93,7 @@ def close_fingers(chain, q, frames, mode, field, goes_on):
     A link that touches stops all joints that move it; those beyond then go on where `goes_on` (modes,) says so.
     """
     q, gaps = q.copy(), np.empty((len(chain.links), q.shape[1]), dtype=np.float32)
-    low, high, levers = (part.astype(np.float32) for part in (chain.low, chain.high, chain.levers.T))
+    (low, high), levers = chain.limits.astype(np.float32), chain.levers.T.astype(np.float32)
     active, speed, ends = np.arange(q.shape[1]), chain.speed.astype(np.float32)[mode].T, ~goes_on[mode]
     moved = [(joint, chain.first[joint]) for joint in np.flatnonzero(chain.speed.any(0))]
     for _ in range(80):

@@ -27,11 +27,14 @@ from scipy.spatial.transform import Rotation
 
 from cli.errors import UserError, refuse
 from files.reading import readable
+from files.recordings import numbered_joints
 from files.writing import read_json
 
 MODES = ("power", "pinch", "sphere")
 BOXES = ("grasp_center", "work_box", "probes")
 SAME = 1e-9  # m, rad: fingers that differ by less move alike
+MAX_RADIUS = 0.02  # m, of a sphere on a finger: a distance field is exact so far from the surface
+NO_HAND = "no hand is known with these joints; name it once: python data.py ROOT --hand FILE.json"
 
 
 class Points(NamedTuple):
@@ -63,8 +66,7 @@ class Chain(NamedTuple):
     links: np.ndarray  # (P,) which of the finger's links a sphere is on
     first: np.ndarray  # (k,) the first sphere that a joint moves; all after it move, too
     levers: np.ndarray  # (P, k) m per rad, at most
-    low: np.ndarray  # (k, 1) rad; infinite where closing does not move the joint
-    high: np.ndarray  # (k, 1)
+    limits: np.ndarray  # (2, k, 1) rad; infinite where closing does not move the joint
     speed: np.ndarray  # (modes, k) in closing
     flexor: int  # which joint opens and closes the finger
     closes: int  # 1 where it closes it by turning up, -1 by turning down
@@ -88,35 +90,37 @@ class Hand(NamedTuple):
     work_box: np.ndarray  # (3, 2) m
     probes: np.ndarray  # (3, 2) m
     size: float
-    source: dict  # the JSON with the URDF in it, which a root and a run keep
+    source: dict | None  # the JSON with the URDF in it, which a root and a run keep; None for the benchmark's
 
     @property
-    def digest(self):
-        return hashlib.sha256(json.dumps(self.source, sort_keys=True).encode()).hexdigest()
+    def kept(self):
+        """What a dataset.json says of the hand: nothing of the benchmark's."""
+        digest = hashlib.sha256(json.dumps(self.source).encode()).hexdigest()
+        return {"hand": self.source, "hand_sha256": digest} if self.source else {}
 
 
 # ---------------------------------------------------------------- the URDF
 class Joint(NamedTuple):
-    """A joint of a URDF that turns, follows (source, multiplier, offset) or is fixed (axis None)."""
+    """A joint of a URDF: one that turns, one that follows another, or a fixed one, without an axis."""
 
     name: str
-    parent: str
+    parent: str  # links
     child: str
     origin: np.ndarray  # (4, 4) of the child's frame, at rest, in the parent's
     axis: np.ndarray | None  # (3,) in the child's frame
     limits: tuple  # rad
-    follows: tuple | None
+    follows: tuple | None  # joint, multiplier, offset
 
 
-def xml_numbers(element, key, count, name, default=None):
-    """`count` finite numbers in an attribute of an XML element."""
-    text = None if element is None else element.get(key)
+def xml_numbers(element, key, count, name, default=""):
+    """`count` finite numbers in an attribute of an XML element, which may be None."""
+    text = default if element is None else element.get(key, default)
     try:
-        values = np.array((text or default or "").split(), dtype=float)
+        values = np.array(text.split(), dtype=float)
     except ValueError:
         values = np.array([np.nan])
     wrong = len(values) != count or not np.isfinite(values).all()
-    refuse(wrong, f"{name}: {key} must be {count} numbers, not {text!r}; mend it there")
+    refuse(wrong, f"{name}: {key} must be {count} numbers, not '{text}'; mend it in the URDF")
     return values
 
 
@@ -128,65 +132,60 @@ def frame_of(origin, name):
     return matrix
 
 
-def read_joint(element, name):
-    """A <joint> as `Joint`; name: that of the file."""
-    name, kind = f"{name}: joint '{element.get('name')}'", element.get("type")
-    ends = [element.find(end) for end in ("parent", "child")]
-    refuse(None in ends, f"{name} names no parent or no child link; mend it there")
-    turns = kind in ("revolute", "continuous")
-    refuse(not turns and kind != "fixed", f"{name} is {kind}; only joints that turn or are fixed can be described")
-    axis, limits, follows, mimic = None, (-np.pi, np.pi), None, element.find("mimic")
-    if turns:
-        axis = xml_numbers(element.find("axis"), "xyz", 3, name, "1 0 0")
-        refuse(not np.linalg.norm(axis), f"{name}: its axis is zero; mend it there")
+def read_joint(element):
+    """A <joint> as `Joint`."""
+    name, kind, mimic, limit = element.get("name"), element.get("type"), element.find("mimic"), element.find("limit")
+    what, axis, follows, limits = f"joint '{name}'", None, None, (-np.pi, np.pi)
+    known = kind in ("revolute", "continuous", "fixed")
+    refuse(not known, f"{what} is {kind}; only joints that turn or are fixed can be described")
+    links = [end.get("link") for end in map(element.find, ("parent", "child")) if end is not None]
+    refuse(len(links) < 2, f"{what} names no parent or no child link; mend it in the URDF")
+    if kind != "fixed":
+        axis = xml_numbers(element.find("axis"), "xyz", 3, what, "1 0 0")
+        refuse(not axis.any(), f"{what}: its axis is zero; mend it in the URDF")
         axis = axis / np.linalg.norm(axis)
-    if turns and mimic is not None:
-        defaults = {"multiplier": "1", "offset": "0"}
-        share = [xml_numbers(mimic, key, 1, name, default)[0] for key, default in defaults.items()]
-        follows = (mimic.get("joint"), *share)
-    elif kind == "revolute":
-        refuse(element.find("limit") is None, f"{name} has no limits; give it <limit lower= upper=>")
-        limits = tuple(float(xml_numbers(element.find("limit"), key, 1, name, "0")[0]) for key in ("lower", "upper"))
-        refuse(limits[0] >= limits[1], f"{name}: its lower limit {limits[0]:g} is not under its upper {limits[1]:g}")
-    links = [end.get("link") for end in ends]
-    return Joint(element.get("name"), *links, frame_of(element.find("origin"), name), axis, limits, follows)
+        if mimic is not None:
+            shares = (("multiplier", "1"), ("offset", "0"))
+            follows = (mimic.get("joint"), *(xml_numbers(mimic, key, 1, what, rest)[0] for key, rest in shares))
+        free = kind == "revolute" and not follows
+        refuse(free and limit is None, f"{what} has no limits; give it <limit lower= upper=>")
+        if free:
+            limits = tuple(float(xml_numbers(limit, key, 1, what, "0")[0]) for key in ("lower", "upper"))
+            refuse(limits[0] >= limits[1], f"{what}: its lower limit {limits[0]:g} is not under {limits[1]:g}")
+    return Joint(name, *links, frame_of(element.find("origin"), what), axis, limits, follows)
 
 
-def read_urdf(text, name):
-    """{child link: `Joint`} and {link: XML element} of a URDF's text; raises `UserError` naming link or joint."""
+def read_urdf(text):
+    """{child link: `Joint`} and {link: XML element} of a URDF's text."""
     try:
         root = ET.fromstring(text)
     except ET.ParseError as error:
-        raise UserError(f"{name}: no URDF ({error}); export it again") from None
+        raise UserError(f"no URDF ({error}); export it again") from None
     xacro = any("xacro" in str(element.tag) for element in root.iter())
-    refuse(xacro, f"{name}: is a xacro, of which a URDF is made; run: xacro {name} > hand.urdf")
-    refuse(root.tag != "robot", f"{name}: begins with <{root.tag}>, a URDF with <robot>; give another file")
-    links = {link.get("name"): link for link in root.findall("link")}
-    joints, names = {}, set()
-    for element in root.findall("joint"):
-        joint = read_joint(element, name)
-        for link in (joint.parent, joint.child):
-            refuse(link not in links, f"{name}: joint '{joint.name}' names link '{link}', which is not there")
-        twice = joints.get(joint.child)
-        loop = twice and f"{name}: link '{joint.child}' hangs on joints '{twice.name}' and '{joint.name}', a loop"
-        refuse(twice, f"{loop}; only trees can be described")
-        refuse(joint.name in names, f"{name}: two joints are called '{joint.name}'; rename one")
+    refuse(xacro, "is a xacro, of which a URDF is made; run: xacro FILE > hand.urdf")
+    refuse(root.tag != "robot", f"begins with <{root.tag}>, a URDF with <robot>; give another file")
+    links, joints = {link.get("name"): link for link in root.findall("link")}, {}
+    for joint in map(read_joint, root.findall("joint")):
+        missing = [link for link in (joint.parent, joint.child) if link not in links]
+        refuse(missing, f"joint '{joint.name}' names link '{' '.join(missing)}', which is not there")
+        if twice := joints.get(joint.child):
+            loop = f"link '{joint.child}' hangs on joints '{twice.name}' and '{joint.name}', which makes a loop"
+            raise UserError(f"{loop}; only trees can be described")
         joints[joint.child] = joint
-        names.add(joint.name)
+    names = {joint.name for joint in joints.values()}
     for joint in joints.values():
         source = joint.follows and joint.follows[0]
-        refuse(source and source not in names, f"{name}: joint '{joint.name}' follows '{source}', which is not there")
+        refuse(source and source not in names, f"joint '{joint.name}' follows '{source}', which is not there")
     return joints, links
 
 
-def path_to(link, joints, palm, name):
+def path_to(link, joints, palm):
     """The `Joint`s from the palm out to a link."""
     path, at = [], link
     while at != palm:
-        joint = joints.get(at)
-        refuse(joint is None, f"{name}: link '{link}' does not hang on the palm, link '{palm}'; name another one")
-        path, at = [joint, *path], joint.parent
-        refuse(len(path) > len(joints), f"{name}: link '{link}' hangs in a loop of joints; only trees can be described")
+        refuse(at not in joints, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
+        path, at = [joints[at], *path], joints[at].parent
+        refuse(len(path) > len(joints), f"link '{link}' hangs in a loop of joints; only trees can be described")
     return path
 
 
@@ -206,6 +205,12 @@ def turns_along(path, from_palm):
     return np.array(axes), np.array(origins), frames
 
 
+def tidy(numbers):
+    """Zeros and ones where they nearly are: mostly axes only swap places and links lie along one, which costs less."""
+    whole = np.rint(numbers)
+    return np.where(np.abs(numbers - whole) < SAME, whole, numbers)
+
+
 def frames_along(axes, points):
     """A frame for every turn at rest, columns x, y, z, (T, 3, 3): z is the axis, x points to where the link goes on.
 
@@ -214,38 +219,17 @@ def frames_along(axes, points):
     frames = []
     for t, z in enumerate(axes):
         towards = points[t + 1] - points[t], *axes[t + 1 : t + 2], points[-1] - points[t], np.eye(3)[np.abs(z).argmin()]
-        across = [direction - z * (z @ direction) for direction in towards]
-        x = next(direction for direction in across if np.linalg.norm(direction) > 1e-6)
-        x = x / np.linalg.norm(x)
+        across = (direction - z * (z @ direction) for direction in towards)
+        x = next(direction / length for direction in across if (length := np.linalg.norm(direction)) > 1e-6)
         frames.append(np.stack((x, np.cross(z, x), z), -1))
     return np.array(frames)
-
-
-def tidy(numbers):
-    """Zeros and ones where they nearly are: mostly axes only swap places and links lie along one, which costs less."""
-    whole = np.rint(numbers)
-    return np.where(np.abs(numbers - whole) < SAME, whole, numbers)
-
-
-def runs_of(axes):
-    """The last turn before each that is not parallel (-1: none), and a matrix (T, T) that sums up those that are.
-
-    axes (T, 3): of the turns.
-    """
-    after, total = [], np.eye(len(axes))
-    for t, axis in enumerate(axes):
-        parallel = t and np.linalg.norm(axis - axes[t - 1]) < SAME
-        after.append(after[-1] if parallel else t - 1)
-        total[t, after[-1] + 1 : t] = 1
-    return after, total
 
 
 def points_along(points, turn, frames, origins, after, turns):
     """Points (n, 3), at rest, that move with turns (n,), as `Points`."""
     rows = np.zeros((len(points), len(frames), 3))
     for row, point, last in zip(rows, points, turn):
-        ends = [*origins[1 : last + 1], point]
-        for t, end in enumerate(ends):
+        for t, end in enumerate([*origins[1 : last + 1], point]):
             row[t] = frames[t].T @ (end - origins[t])
     rows = tidy(rows)
     used, needs = rows.any(0), rows.any(0)  # (T, 3)
@@ -256,30 +240,42 @@ def points_along(points, turn, frames, origins, after, turns):
     return Points(rows[:, used], np.argwhere(used).tolist(), needs.tolist())
 
 
-def read_finger(name, finger, path, joint_of, content, from_palm, limits, num_spheres, speeds):
-    """One finger as a `Chain` of itself alone; `joint_of`: joint of the URDF -> column of the hand's joints."""
+def spheres_along(frames, spheres, count):
+    """Turns (count,), centers (count, 3) and radii (count,) of a finger's spheres, the last one as often as needed.
+
+    frames: of `turns_along`; spheres: {link: [[x, y, z, radius]]}.
+    """
+    found = [
+        (turns - 1, frame[:3, :3] @ sphere[:3] + frame[:3, 3], sphere[3])
+        for link, (turns, frame) in frames.items() if turns for sphere in spheres.get(link, ())
+    ]  # fmt: skip
+    refuse(not found, f"no spheres on the finger's links {' '.join(frames)}; add some")
+    large = [radius for *_, radius in found if not 0 < radius <= MAX_RADIUS]
+    refuse(large, f"a sphere on {' '.join(frames)} has radius {large and large[0]} m; it must be up to {MAX_RADIUS} m")
+    return map(np.array, zip(*found + found[-1:] * (count - len(found))))
+
+
+def read_finger(index, path, about, joint_of, spheres, from_palm, limits, speeds, num_spheres):
+    """One finger as a `Chain` of itself alone; about: as in the JSON, joint_of: {joint of the URDF: column}."""
     axes, origins, frames = turns_along(path, from_palm)
     turning = [joint for joint in path if joint.axis is not None]
     drives = [joint.follows or (joint.name, 1.0, 0.0) for joint in turning]
-    for joint, (source, *_) in zip(turning, drives):
-        refuse(source not in joint_of, f"{name}: finger '{finger}' turns by joint '{source}', which 'joints' lacks")
+    missing = [source for source, *_ in drives if source not in joint_of]
+    refuse(missing, f"link '{about['tip']}' moves by joint '{' '.join(missing)}', which 'joints' lacks")
     columns = list(dict.fromkeys(joint_of[source] for source, *_ in drives))
-    gear, offset = np.zeros((len(turning), len(columns))), np.zeros((len(turning), 1))
-    for t, (source, multiplier, shift) in enumerate(drives):
-        gear[t, columns.index(joint_of[source])], offset[t] = multiplier, shift
+    refuse(joint_of.get(about["flexes"]) not in columns, f"joint '{about['flexes']}' does not flex '{about['tip']}'")
+    gear, offset = np.zeros((len(turning), len(columns))), np.array([[shift] for *_, shift in drives])
+    for t, (source, multiplier, _) in enumerate(drives):
+        gear[t, columns.index(joint_of[source])] = multiplier
 
-    found = []  # (turn, center, radius)
-    for link, (count, frame) in frames.items():
-        for *center, radius in content["spheres"].get(link, []) if count else []:
-            found.append((count - 1, frame[:3, :3] @ center + frame[:3, 3], radius))
-    refuse(not found, f"{name}: no spheres on the links of finger '{finger}': {' '.join(frames)}; add some")
-    found += found[-1:] * (num_spheres - len(found))
-    turn, centers, radii = (np.array(part) for part in zip(*found))
+    turn, centers, radii = spheres_along(frames, spheres, num_spheres)
     tip = frames[path[-1].child][1][:3, 3]
-    tip = centers[-1] if np.linalg.norm(tip - origins[-1]) < 1e-6 else tip
-    points = np.concatenate((origins, tip[None]))
-    turned = frames_along(axes, points)
-    after, total = runs_of(axes)
+    points = np.concatenate((origins, (tip if np.linalg.norm(tip - origins[-1]) > 1e-6 else centers[-1])[None]))
+    turned, after, total = frames_along(axes, points), [], np.eye(len(axes))
+    for t, axis in enumerate(axes):
+        parallel = t and np.linalg.norm(axis - axes[t - 1]) < SAME
+        after.append(after[-1] if parallel else t - 1)
+        total[t, after[-1] + 1 : t] = 1
     turns = tidy(turned[np.maximum(after, 0)].transpose(0, 2, 1) @ turned)  # the base's frame is that of the first turn
     base = np.eye(4)
     base[:3, :3], base[:3, 3] = tidy(turned[0]), origins[0]
@@ -287,66 +283,48 @@ def read_finger(name, finger, path, joint_of, content, from_palm, limits, num_sp
     lengths = np.concatenate(([0], np.cumsum(np.linalg.norm(np.diff(origins, axis=0), axis=1))))
     beyond = lengths[turn] + np.linalg.norm(centers - origins[turn], axis=1)  # along the finger
     arms = np.where(np.arange(len(turning)) <= turn[:, None], beyond[:, None] - lengths, 0)  # (P, T)
-    touched = np.unique(turn)
-    shown = np.flatnonzero(np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-6)
-    ends = np.stack((points[shown], points[shown + 1]), 1).reshape(-1, 3)
-    flexes = content["fingers"][finger]["flexes"]
-    refuse(joint_of.get(flexes) not in columns, f"{name}: finger '{finger}' flexes by '{flexes}', no joint of its own")
-    flexor, speed = columns.index(joint_of[flexes]), speeds[:, columns]
+    touched, shown = np.unique(turn), np.flatnonzero(np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-6)
+    ends, frame = np.stack((points[shown], points[shown + 1]), 1).reshape(-1, 3), (turned, origins, after, turns)
+    flexor, speed = columns.index(joint_of[about["flexes"]]), speeds[:, columns]
     moves = (speed != 0).any(0) | (np.arange(len(columns)) == flexor)
     return Chain(
-        fingers=np.array([list(content["fingers"]).index(finger)]),
-        columns=np.array([columns]),
-        bases=base[None],
-        gear=total @ gear,
-        offset=total @ offset,
-        after=after,
-        turns=turns,
-        spheres=points_along(centers, turn, turned, origins, after, turns),
-        bones=points_along(ends, np.repeat(shown, 2), turned, origins, after, turns),
+        fingers=np.array([index]), columns=np.array([columns]), bases=base[None],
+        gear=total @ gear, offset=total @ offset, after=after, turns=turns,
+        spheres=points_along(centers, turn, *frame), bones=points_along(ends, np.repeat(shown, 2), *frame),
         bone_links=np.searchsorted(touched, shown).clip(max=len(touched) - 1),
-        radii=radii[:, None],
-        links=np.searchsorted(touched, turn),
+        radii=radii[:, None], links=np.searchsorted(touched, turn),
         first=np.array([np.searchsorted(turn, column.nonzero()[0][0]) for column in gear.T]),
-        levers=arms @ np.abs(gear),
-        low=np.where(moves, limits[columns, 0], -np.inf)[:, None],
-        high=np.where(moves, limits[columns, 1], np.inf)[:, None],
-        speed=speed,
-        flexor=flexor,
-        closes=next((int(np.sign(way)) for way in speed[:, flexor] if way), 1),
-    )
-
-
-def alike(chain, other):
-    """Whether two fingers differ in nothing but where the palm holds them."""
-    where = dict.fromkeys(("fingers", "columns", "bases", "spheres", "bones"), 0)
-    mine, theirs = ((*own._replace(**where), *own.spheres, *own.bones) for own in (chain, other))
-    return all(np.shape(a) == np.shape(b) and np.allclose(a, b, atol=SAME, rtol=0) for a, b in zip(mine, theirs))
+        levers=arms @ np.abs(gear), limits=np.where(moves, limits[columns].T, [[-np.inf], [np.inf]])[..., None],
+        speed=speed, flexor=flexor, closes=next((int(np.sign(way)) for way in speed[:, flexor] if way), 1),
+    )  # fmt: skip
 
 
 def grouped(chains):
-    """`Chain`s of single fingers -> one for all that are alike."""
-    groups = []
+    """`Chain`s of single fingers -> one for all that are alike but for where the palm holds them."""
+    where, groups = ("fingers", "columns", "bases"), []
+
+    def numbers(chain):
+        fixed = chain._replace(**dict.fromkeys((*where, "spheres", "bones"), 0))
+        return [np.array(part) for part in (*fixed, *chain.spheres, *chain.bones)]
+
+    def alike(chain, other):
+        pairs = zip(numbers(chain), numbers(other))
+        return all(a.shape == b.shape and np.allclose(a, b, atol=SAME, rtol=0) for a, b in pairs)
+
     for chain in chains:
-        same = next((i for i, group in enumerate(groups) if alike(group, chain)), len(groups))
-        groups[same : same + 1] = [joined(groups[same], chain) if same < len(groups) else chain]
+        i = next((i for i, group in enumerate(groups) if alike(group, chain)), len(groups))
+        both = {key: [getattr(group, key) for group in (*groups[i : i + 1], chain)] for key in where}
+        groups[i : i + 1] = [chain._replace(**{key: np.concatenate(parts) for key, parts in both.items()})]
     return tuple(groups)
-
-
-def joined(chain, other):
-    pairs = ((getattr(chain, key), getattr(other, key)) for key in ("fingers", "columns", "bases"))
-    fingers, columns, bases = map(np.concatenate, pairs)
-    return chain._replace(fingers=fingers, columns=columns, bases=bases)
 
 
 # ---------------------------------------------------------------- a whole hand
 def palm_frame(wrist):
     """From the palm link's frame to the hand's (4, 4): its z is the palm's normal, its y where the fingers point."""
     z, y = (np.array(wrist[key], dtype=float) for key in ("palm_normal", "finger_direction"))
-    x = np.cross(y, z)
+    x, matrix = np.cross(y, z), np.eye(4)
     refuse(np.linalg.norm(x) < 1e-3, "palm_normal and finger_direction are parallel or zero")
     z, x = z / np.linalg.norm(z), x / np.linalg.norm(x)
-    matrix = np.eye(4)
     matrix[:3, :3] = x, np.cross(z, x), z
     matrix[:3, 3] = -matrix[:3, :3] @ np.array(wrist.get("position", (0, 0, 0)), dtype=float)
     return tidy(matrix)
@@ -354,79 +332,68 @@ def palm_frame(wrist):
 
 def per_joint(values, names):
     """{joint: number} -> (J,), zero where a joint is not named."""
-    unknown = set(values) - set(names)
-    refuse(unknown, f"pre_shapes name the joint '{' '.join(sorted(unknown))}', which 'joints' lacks")
+    unknown = " ".join(sorted(set(values) - set(names)))
+    refuse(unknown, f"pre_shapes name the joint '{unknown}', which 'joints' lacks")
     return np.array([values.get(name, 0) for name in names], dtype=float)
-
-
-def limits_of(joints, by_name):
-    """Limits (J, 2) rad of the joints in recordings, {name: joint of the URDF}."""
-    for joint in joints.values():
-        known = by_name.get(joint)
-        refuse(known is None, f"joint '{joint}' is not in the URDF")
-        refuse(known.axis is None or known.follows, f"joint '{joint}' is fixed or follows another; leave it out")
-    return np.array([by_name[joint].limits for joint in joints.values()])
 
 
 def hand_from(source, name):
     """The `Hand` of a source as `read_source` returns it; raises `UserError` naming `name` and what is wrong."""
     try:
-        return build_hand(source, name)
+        return build_hand(source)
     except UserError as error:
-        raise UserError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
+        raise UserError(f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is no description of a hand ({error})"
         raise UserError(f"{name}: {what}; python -m hand FILE.urdf --out FILE.json writes one to begin with") from None
 
 
-def build_hand(source, name):
-    joints, links = read_urdf(source["urdf"], name)
-    names, palm = tuple(source["joints"]), source["wrist"]["link"]
-    for link in (palm, *source["spheres"], *(finger["tip"] for finger in source["fingers"].values())):
+def build_hand(source):
+    joints, links = read_urdf(source["urdf"])
+    names, palm, fingers, spheres = (source[key] for key in ("joints", "wrist", "fingers", "spheres"))
+    from_palm, palm, by_name = palm_frame(palm), palm["link"], {joint.name: joint for joint in joints.values()}
+    for link in (palm, *spheres, *(about["tip"] for about in fingers.values())):
         refuse(link not in links, f"link '{link}' is not in the URDF")
-    refuse(len(source["fingers"]) < 2, "has fewer than two fingers, which can hold nothing between them")
-    joint_of = {joint: column for column, joint in enumerate(source["joints"].values())}
-    limits = limits_of(source["joints"], {joint.name: joint for joint in joints.values()})
+    for joint in names.values():
+        free = joint in by_name and by_name[joint].axis is not None and not by_name[joint].follows
+        refuse(not free, f"joint '{joint}' is not in the URDF, is fixed or follows another; leave it out of 'joints'")
+    refuse(len(fingers) < 2, "has fewer than two fingers, which can hold nothing between them")
+    limits = np.array([by_name[joint].limits for joint in names.values()])
     modes = tuple(mode for mode in MODES if mode in source["pre_shapes"])
     refuse(not modes or len(modes) < len(source["pre_shapes"]), f"pre_shapes are some of {', '.join(MODES)}")
-    shapes, from_palm = [source["pre_shapes"][mode] for mode in modes], palm_frame(source["wrist"])
+    shapes = [source["pre_shapes"][mode] for mode in modes]
     speeds = np.array([per_joint(shape["closing"], names) for shape in shapes])
 
-    paths = {finger: path_to(about["tip"], joints, palm, name) for finger, about in source["fingers"].items()}
-    counts = [sum(len(source["spheres"].get(joint.child, ())) for joint in path) for path in paths.values()]
-    common = joint_of, source, from_palm, limits, max(counts), speeds
-    chains = [read_finger(name, finger, path, *common) for finger, path in paths.items()]
-    moved = [names[column] for chain in chains for column in chain.columns[0][np.isfinite(chain.low[:, 0])]]
-    twice = [joint for joint in moved if moved.count(joint) > 1]
-    refuse(twice, f"joint '{' '.join(twice[:1])}' closes two fingers; only such as close one by one can be described")
-    unused = set(names) - {names[column] for chain in chains for column in chain.columns[0]}
-    refuse(unused, f"joint '{' '.join(sorted(unused))}' moves no finger; leave it out of 'joints'")
+    paths = [path_to(about["tip"], joints, palm) for about in fingers.values()]
+    most = max(sum(len(spheres.get(joint.child, ())) for joint in path) for path in paths)
+    joint_of = {joint: column for column, joint in enumerate(names.values())}
+    chains = [
+        read_finger(index, path, about, joint_of, spheres, from_palm, limits, speeds, most)
+        for index, (path, about) in enumerate(zip(paths, fingers.values()))
+    ]
+    moved = [column for chain in chains for column in chain.columns[0][np.isfinite(chain.limits[0, :, 0])]]
+    for joint, column in joint_of.items():
+        refuse(moved.count(column) > 1, f"joint '{joint}' closes two fingers; each must close by joints of its own")
+        used = any(column in chain.columns for chain in chains)
+        refuse(not used, f"joint '{joint}' moves no finger; leave it out of 'joints'")
 
-    palm_spheres = []
-    for link in source["spheres"]:
-        path = path_to(link, joints, palm, name)
+    of_palm = []
+    for link, its_spheres in spheres.items():
+        path = path_to(link, joints, palm)
         if all(joint.axis is None for joint in path):
             frame = functools.reduce(np.matmul, [joint.origin for joint in path], from_palm)
-            for *center, radius in source["spheres"][link]:
-                palm_spheres.append((*frame[:3, :3] @ center + frame[:3, 3], radius))
-    palm_spheres = np.array(palm_spheres, dtype=float).reshape(-1, 4)
-    refuse(not len(palm_spheres), f"no spheres on the palm, link '{palm}'; add some")
+            of_palm += [(*frame[:3, :3] @ center + frame[:3, 3], radius) for *center, radius in its_spheres]
+    refuse(not of_palm, f"no spheres on the palm, link '{palm}'; add some")
+    of_palm = np.array(of_palm, dtype=float)
     return Hand(
-        joint_names=names,
-        limits=limits,
-        fingers=tuple(source["fingers"]),
-        chains=grouped(chains),
-        radii=np.stack([chain.radii[:, 0] for chain in chains]),
-        links=np.stack([chain.links for chain in chains]),
-        palm_centers=palm_spheres[:, :3],
-        palm_radii=palm_spheres[:, 3],
-        modes=modes,
-        start=np.radians([per_joint(shape["start"], names) for shape in shapes]),
+        joint_names=tuple(names), limits=limits, fingers=tuple(fingers), chains=grouped(chains),
+        radii=np.stack([chain.radii[:, 0] for chain in chains]), links=np.stack([chain.links for chain in chains]),
+        palm_centers=of_palm[:, :3], palm_radii=of_palm[:, 3],
+        modes=modes, start=np.radians([per_joint(shape["start"], names) for shape in shapes]),
         goes_on=np.array([bool(shape.get("goes_on")) for shape in shapes]),
         **{box: np.array(source[box], dtype=float).reshape(3, 2) for box in BOXES},
-        size=float(source.get("size", 1)),
-        source=source,
-    )
+        size=float(source.get("size", 1)), source=source,
+    )  # fmt: skip
 
 
 def read_source(path):
@@ -434,15 +401,22 @@ def read_source(path):
     source = read_json(path)
     refuse(not isinstance(source.get("urdf"), str), f"{path}: lacks 'urdf', the file beside it; see python -m hand")
     if not source["urdf"].lstrip().startswith("<"):
-        urdf = Path(path).with_name(source["urdf"])
+        urdf = Path(path).parent / source["urdf"]
         with readable(urdf):
             source["urdf"] = urdf.read_text(encoding="utf-8", errors="replace")
     return source
 
 
-def is_modelled(joint_names):
-    """Whether joints of these names, or of none, are this hand's: the only one that there is a model of."""
-    return joint_names is not None and tuple(joint_names) == BENCHMARK.joint_names
+def hand_for(joint_names, source=None, name="hand"):
+    """The `Hand` of recorded joints (J names or None): that of a source kept with them, the benchmark's, or None."""
+    if not source:
+        return BENCHMARK if tuple(joint_names or ()) == BENCHMARK.joint_names else None
+    mine = list(source.get("joints", ()))
+    order = mine if joint_names in (None, numbered_joints(len(mine))) else joint_names
+    more = " ".join(sorted(set(mine) ^ set(order)))
+    refuse(more, f"{name}: hand and recordings differ in the joints {more}; 'joints' in the hand's JSON names them")
+    return hand_from(source | {"joints": {joint: source["joints"][joint] for joint in order}}, name)
 
 
-BENCHMARK = hand_from(read_source(Path(__file__).with_name("benchmark.json")), "hand/benchmark.json")
+SOURCE = read_source(Path(__file__).with_name("benchmark.json"))
+BENCHMARK = hand_from(SOURCE, "hand/benchmark.json")._replace(source=None)

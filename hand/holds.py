@@ -108,7 +108,7 @@ def flex(chain, q, frames, field, direction):
     gaps, moved = np.empty((len(chain.links), len(active)), dtype=np.float32), chain.first[joint]
     lever = np.maximum(chain.levers[moved:, joint, None], 1e-6).astype(np.float32)
     way = direction * chain.closes  # of the joint
-    end = np.clip(q[joint] + way * TRAVEL, chain.low[joint], chain.high[joint]).astype(np.float32)
+    end = np.clip(q[joint] + way * TRAVEL, *chain.limits[:, joint]).astype(np.float32)
     while len(active):
         gaps[:, active] = finger_gaps(chain, q[:, active], frames, field)
         gap = gaps[moved:, active]

@@ -29,7 +29,7 @@ def close_some(data, rows, predictions, quiet=False, threads=1):
 
 
 def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):
-    """`Outcomes` of joints (n, ..., 12) rad for grasps `rows` (n,) of a `GraspData`, whose meshes are read again.
+    """`Outcomes` of joints (n, ..., J) rad for grasps `rows` (n,) of a `GraspData`, whose meshes are read again.
 
     threads: for the distance fields, which take nearly all of the time.
     """
@@ -39,7 +39,7 @@ def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):
     pairs = zip(scenes, np.split(order, starts[1:]))
     for scene, part in tqdm(pairs, "closing hands", len(scenes), unit="scene", disable=quiet or None, delay=2):
         field = kept_field(scene_mesh(data, scene), threads)
-        parts.append(grasp_outcomes(field, data.poses[rows[part]], joints[part]))
+        parts.append(grasp_outcomes(field, data.poses[rows[part]], joints[part], data.hand))
     back = np.argsort(order)
     return Outcomes(*(np.concatenate(values)[back] for values in zip(*parts)))
 

@@ -23,7 +23,7 @@ LEAKS = {  # suite -> what its objects must not have been
 def origin(root):
     """What gave the objects of a generated root their ids: where it is equal, so are the objects; None for others."""
     path = Path(root) / "dataset.json"
-    settings = read_json(path, "settings")["settings"] if path.exists() else {}
+    settings = read_json(path).get("settings", {}) if path.exists() else {}
     own = next((name for name in ("import", "meshes") if settings.get(name)), None)
     return own or (f"seed {settings['seed']}" if "seed" in settings else None)
 

@@ -201,4 +201,4 @@ def draw_beside(data, rows, joints, path):
         error = math.degrees(np.sqrt(np.mean((predicted - recorded) ** 2)))
         sheet.append((*mesh, np.concatenate((pose, recorded)), f"{scene_title(data.scenes[scene])}: recorded"))
         sheet.append((*mesh, np.concatenate((pose, predicted)), f"predicted, RMS error {error:.1f}°"))
-    draw_grasps(sheet, path)
+    draw_grasps(sheet, path, data.hand)

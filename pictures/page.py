@@ -17,7 +17,6 @@ from trimesh.viewer.notebook import scene_to_html
 from files.reading import read_mesh
 from files.writing import atomic
 from hand.holds import grasp_outcomes, solid_field
-from hand.described import is_modelled
 from hand.scenes import scene_mesh
 from pictures.draw import contact_gaps, hand_parts, scene_title, wrist_axes
 
@@ -40,11 +39,11 @@ def page_beside(title, data, rows, joints, logits, path):
     for row, scene, hypotheses, shares in zip(rows, data.scene[rows], joints, chances):
         mesh, name = read_mesh(scene_mesh(data, scene)), scene_title(data.scenes[scene])
         shown.append(Shown(name, *mesh, data.poses[row], hypotheses, shares, data.joints[row]))
-    write_page(title, shown, data.joint_names, path)
+    write_page(title, shown, data.joint_names, path, data.hand)
 
 
-def write_page(title, shown, joint_names, path):
-    """Write the page of a list of `Shown`; joint_names: J strings, which tell whether there is a model of the hand."""
+def write_page(title, shown, joint_names, path, hand):
+    """Write the page of a list of `Shown`; joint_names: J strings; hand: a `Hand` or None."""
     scene = trimesh.Scene()
     for index, entry in enumerate(shown):
         vertices, faces = entry.vertices, entry.faces
@@ -52,7 +51,7 @@ def write_page(title, shown, joint_names, path):
         scene.add_geometry(solid, node_name=f"object_{index}")
     content = {
         "title": title, "joints": list(joint_names),
-        "objects": [describe(entry, is_modelled(joint_names)) for entry in shown],
+        "objects": [describe(entry, hand) for entry in shown],
     }  # fmt: skip
     data = json.dumps(content).replace("</", "<\\/")  # a title must not end the script
     ours = Path(__file__).with_suffix(".html").read_text(encoding="utf-8").replace("$DATA", data)
@@ -61,29 +60,29 @@ def write_page(title, shown, joint_names, path):
         temporary.write_text(page.replace("</body>", ours + "</body>"), encoding="utf-8", newline="\n")
 
 
-def describe(entry, has_model):
+def describe(entry, hand):
     """What the page says and draws of a `Shown`, in plain types: m, degrees."""
     joints = entry.hypotheses if entry.recorded is None else np.concatenate((entry.hypotheses, entry.recorded[None]))
-    field = solid_field(entry.vertices, entry.faces) if has_model and entry.faces is not None else None
-    holds = grasp_outcomes(field, entry.pose[None], joints[None]).holds[0] if field else [None] * len(joints)
+    field = solid_field(entry.vertices, entry.faces) if hand and entry.faces is not None else None
+    holds = grasp_outcomes(field, entry.pose[None], joints[None], hand).holds[0] if field else [None] * len(joints)
     hands = []
     for angles, its_holds in zip(joints, holds):
-        hand = {"joints": np.degrees(angles).round(1).tolist()}
+        drawn = {"joints": np.degrees(angles).round(1).tolist()}
         if its_holds is not None:
-            hand["holds"] = bool(its_holds)
-        if has_model:
+            drawn["holds"] = bool(its_holds)
+        if hand:
             grasp = np.concatenate((entry.pose, angles))
-            balls, rods = hand_parts(grasp, contact_gaps(field, grasp) if field else None)
-            hand |= {"balls": rounded(balls), "rods": rounded(rods)}
-        hands.append(hand)
+            balls, rods = hand_parts(grasp, contact_gaps(field, grasp, hand) if field else None, hand)
+            drawn |= {"balls": rounded(balls), "rods": rounded(rods)}
+        hands.append(drawn)
     recorded = None if entry.recorded is None else hands.pop()
-    for hand, angles, chance in zip(hands, entry.hypotheses, entry.chances):
-        hand["chance"] = float(chance)
+    for drawn, angles, chance in zip(hands, entry.hypotheses, entry.chances):
+        drawn["chance"] = float(chance)
         if recorded:
-            hand["error"] = float(np.degrees(np.sqrt(np.mean((angles - entry.recorded) ** 2))))
+            drawn["error"] = float(np.degrees(np.sqrt(np.mean((angles - entry.recorded) ** 2))))
     return {
         "title": entry.title, "axes": wrist_axes(entry.pose).round(5).tolist(), "recorded": recorded,
-        "hypotheses": sorted(hands, key=lambda hand: -hand["chance"]),
+        "hypotheses": sorted(hands, key=lambda drawn: -drawn["chance"]),
     }  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_all_objects_of_another_root(named_run, tmp_path, capsys):
 
 def test_the_table_fits_a_terminal_and_the_picture_has_pairs(named_run, tmp_path, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path: drawn.append((sheet, path)))
+    monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path, hand: drawn.append((sheet, path)))
     words = f"{named_run} --suite val test_category --holds --picture {tmp_path}/picture.png"
     evaluate.main(words.split())
     ((sheet, path),), told = drawn, capsys.readouterr().out.splitlines()
@@ -166,7 +166,7 @@ def test_the_table_fits_a_terminal_and_the_picture_has_pairs(named_run, tmp_path
 
 
 def test_the_same_command_again_prints_the_same_and_evaluate_its_table(named_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path: path.write_bytes(b"a picture"))
+    monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path, hand: path.write_bytes(b"a picture"))
     printed, argv = [], [*f"--data {named_run.parent}/root --runs {tmp_path} --name again".split(), *SHORT]
     for _ in range(2):
         train.main(argv)

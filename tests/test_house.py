@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "model": "",
     "variants": "loop.fast model cli",
     "controls": "variants model cli",
-    "data": "files cli",
+    "data": "hand files cli",
     "hand": "hand files cli",
     "benchmark": "benchmark hand pictures data files cli",
     "benchmark.card": "benchmark hand pictures data files cli",

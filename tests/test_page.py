@@ -10,7 +10,7 @@ from browser import offline_browser
 
 import evaluate
 import predict
-from hand.described import BENCHMARK
+from hand.described import BENCHMARK, hand_for
 from pictures.page import Shown, write_page
 
 POSE = np.r_[0.02, -0.03, 0.3, 1, 0, 0, 0]  # 30 cm over the origin, looking down
@@ -32,7 +32,7 @@ def content(path):
 
 
 def test_page_holds_what_it_shows(tmp_path):
-    write_page("runs/a", list(shown()), BENCHMARK.joint_names, tmp_path / "page.html")
+    write_page("runs/a", list(shown()), BENCHMARK.joint_names, tmp_path / "page.html", BENCHMARK)
     page = content(tmp_path / "page.html")
     first = page["objects"][0]
     assert page["joints"] == list(BENCHMARK.joint_names) and first["title"] == "box 0 </script>"
@@ -48,10 +48,10 @@ def test_page_holds_what_it_shows(tmp_path):
 
 def test_other_hands_and_clouds(tmp_path):
     """Without a model of the hand nothing of it is drawn, nor said of holding; a cloud has no inside to touch."""
-    write_page("runs/b", list(shown(recorded=None)), [f"joint {i}" for i in range(12)], tmp_path / "b.html")
+    write_page("runs/b", list(shown(recorded=None)), [f"joint {i}" for i in range(12)], tmp_path / "b.html", None)
     for entry in content(tmp_path / "b.html")["objects"]:
         assert entry["recorded"] is None and all(set(hand) == {"joints", "chance"} for hand in entry["hypotheses"])
-    write_page("runs/c", list(shown(faces=None)), BENCHMARK.joint_names, tmp_path / "c.html")
+    write_page("runs/c", list(shown(faces=None)), BENCHMARK.joint_names, tmp_path / "c.html", BENCHMARK)
     hand = content(tmp_path / "c.html")["objects"][0]["hypotheses"][0]
     assert "holds" not in hand and len(hand["balls"]) == 59
 
@@ -76,7 +76,7 @@ def test_commands_write_pages(tiny_run, tmp_path, capsys):
 @pytest.mark.parametrize("names", [BENCHMARK.joint_names, [f"joint {i}" for i in range(12)]])
 def test_in_a_browser(names, tmp_path):
     """Two objects and two hypotheses are clicked through; each choice shows, in words and in the picture."""
-    write_page("runs/a", list(shown()), names, tmp_path / "page.html")
+    write_page("runs/a", list(shown()), names, tmp_path / "page.html", hand_for(names))
     with offline_browser(tmp_path / "profile") as browser:
         browser.ask("/url", url=(tmp_path / "page.html").as_uri())
         browser.wait("document.body.dataset.ready === 'yes'")

@@ -128,7 +128,7 @@ def test_predictions_that_leave_the_range_of_training_are_warned_of(folder, caps
 
 def test_picture(folder, tmp_path, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(predict, "draw_grasps", lambda sheet, path: drawn.append(sheet))
+    monkeypatch.setattr(predict, "draw_grasps", lambda sheet, path, hand: drawn.append(sheet))
     found = predict.main(words(folder, "--picture", tmp_path / "picture.png"))
     (((_, _, grasp, title),),) = drawn
     assert title == "pose 1" and f"saved {tmp_path}/picture.png" in capsys.readouterr().out

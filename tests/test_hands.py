@@ -1,0 +1,265 @@
+"""Other hands (hand/described.py, python -m hand): from a URDF to grasps, a run, pictures; what cannot be described."""
+
+import json
+import runpy
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import trimesh
+from conftest import fails, write_root
+from hands import allegro, leap
+from scipy.spatial.transform import Rotation
+from test_dexgraspnet import JOINTS, bring, entries_of, write_object
+
+import data
+import evaluate
+import predict
+import synthesize
+import train
+import walkthrough
+from benchmark.roots import ensure_root
+from data import load_dataset
+from hand.described import hand_for, hand_from, read_source
+from hand.kinematics import hand_drawing
+from hand.scenes import outcomes_in_scenes
+from loop.seen import origin
+from pictures.page import contact_gaps
+from variants import PROBES
+
+HANDS = {"allegro": allegro, "leap": leap}
+
+
+def describe(*argv):
+    """python -m hand."""
+    sys.argv = ["hand", *map(str, argv)]
+    runpy.run_module("hand", run_name="__main__")
+
+
+@pytest.fixture(scope="module", params=HANDS)
+def drafted(request, tmp_path_factory):
+    """The folder of a hand's URDF and its JSON as drafted."""
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "my.urdf").write_text(HANDS[request.param](), encoding="utf-8")
+    describe(folder / "my.urdf", "--out", folder / "my.json")
+    return folder
+
+
+def chain_to(link, text, angles):
+    """Where a link is (4, 4) in the frame of the root of a URDF, by matrices; angles: {joint: rad}."""
+    joints = {joint.find("child").get("link"): joint for joint in ElementTree.fromstring(text).findall("joint")}
+    matrix = np.eye(4)
+    while link in joints:
+        joint = joints[link]
+        xyz, rpy = ([float(v) for v in joint.find("origin").get(key).split()] for key in ("xyz", "rpy"))
+        step = trimesh.transformations.euler_matrix(*rpy)
+        step[:3, 3] = xyz
+        if joint.find("axis") is not None:
+            axis = [float(v) for v in joint.find("axis").get("xyz").split()]
+            step = step @ trimesh.transformations.rotation_matrix(angles[joint.get("name")], axis)
+        matrix, link = step @ matrix, joint.find("parent").get("link")
+    return matrix
+
+
+def test_fingertips_are_where_the_urdf_says(drafted):
+    source = read_source(drafted / "my.json")
+    hand, rng = hand_from(source, "my"), np.random.default_rng(0)
+    assert len(hand.joint_names) == 16 and len(hand.fingers) == 4 and hand.fingers[0] == "thumb"
+    for joints in rng.uniform(*hand.limits.T, (20, 16)):
+        _, _, bones, owners = hand_drawing(np.array([0, 0, 0, 0, 0, 0, 1.0]), joints, hand)
+        angles = dict(zip(source["joints"].values(), joints))
+        tips = [chain_to(finger["tip"], source["urdf"], angles)[:3, 3] for finger in source["fingers"].values()]
+        found = np.array([bones[owners[:, 0] == k][-1, 1] for k in range(4)])
+        palm = chain_to(source["wrist"]["link"], source["urdf"], angles)
+        in_palm = (np.array(tips) - palm[:3, 3]) @ palm[:3, :3] - source["wrist"]["position"]
+        z, y = (np.array(source["wrist"][key]) for key in ("palm_normal", "finger_direction"))
+        assert np.abs(in_palm @ np.stack((np.cross(y, z), y, z), 1) - found).max() < 1e-9
+
+
+def made(drafted, folder, sizes):
+    """A root of grasps of the drafted hand; it does not need the files any more."""
+    synthesize.main(f"--out {folder}/root --hand {drafted}/my.json {sizes} --workers 1 --quiet".split())
+    return folder / "root"
+
+
+def shares_that_hold(found):
+    """Of the recorded grasps of a `GraspData` and of their mean."""
+    mean = np.broadcast_to(found.joints.mean(0), found.joints.shape)
+    joints = np.stack([found.joints, mean], 1)
+    return outcomes_in_scenes(found, np.arange(len(found.scene)), joints, quiet=True).holds.mean(0)
+
+
+def test_grasps_of_a_hand(drafted, tmp_path, capsys):
+    root = made(drafted, tmp_path, "--objects 2 --grasps 16")
+    kept = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    assert kept["hand_sha256"] == kept["settings"]["hand_sha256"] and "<robot" in kept["hand"]["urdf"]
+    found = load_dataset(root, 64, quiet=True)
+    holds = shares_that_hold(found)
+    assert len(found.scene) >= 24 and found.joints.shape[1] == 16 and holds[0] >= 0.8 and holds[1] <= 0.3
+    source, other = json.loads((drafted / "my.json").read_text(encoding="utf-8")), tmp_path / "other.json"
+    other.write_text(json.dumps(source | {"urdf": str(drafted / "my.urdf"), "size": 1.1}), encoding="utf-8")
+    said = fails(synthesize.main, f"--out {root} --hand {other} --objects 2 --grasps 16".split(), capsys)
+    assert "was made with other settings (hand" in said
+
+
+@pytest.mark.slow
+def test_from_urdf_to_pictures(drafted, tmp_path, capsys):
+    root, run = made(drafted, tmp_path, "--objects 20 --grasps 40"), tmp_path / "runs/run"
+    found = load_dataset(root, 64, quiet=True)
+    holds = shares_that_hold(found)
+    assert holds[0] >= 0.94 and holds[1] <= 0.12
+    flags = "--preset tiny --steps 4 --budget 1 --pool attention_surface --no-baseline --threads 1 --quiet"
+    result = train.main(f"--data {root} --runs {tmp_path / 'runs'} --name run {flags}".split())
+    assert result["recorded"]["holds"] > 0.8 and (run / "grasps.png").exists()
+    evaluate.main(f"{run} --holds --page {tmp_path}/page.html --threads 1 --quiet".split())
+    pose, mesh = found.poses[0], next(root.glob("*/*/0/mesh.obj"))
+    words = f"--pose {' '.join(map(str, pose))} --picture {tmp_path}/picture.png --page {tmp_path}/pose.html"
+    predicted = predict.main([str(run), str(mesh), *words.split()])
+    assert predicted["joint_names"] == list(found.hand.joint_names) and "joints_outside_limits" in predicted
+    assert not any("palm looks away" in warning for warning in predicted["warnings"])
+    walkthrough.main([str(run), "--out", str(tmp_path / "walk.png")])
+    assert "No hands" not in capsys.readouterr().out
+    assert all((tmp_path / name).exists() for name in ("page.html", "pose.html", "picture.png", "walk.png"))
+    probes = evaluate.load_run(run).pool.probes
+    assert probes.shape == PROBES.shape and not np.allclose(probes, PROBES)
+
+
+def test_recordings_of_others(drafted, tmp_path, capsys):
+    """Joints in an order of their own; the hand is named once; other joints are told apart."""
+    source = read_source(drafted / "my.json")
+    names = list(source["joints"])[::-1]
+    root = write_root(tmp_path / "root", {"02876657": 3}, grasps=6, names=names[:12])
+    assert "differ in the joints" in fails(data.main, [root, "--hand", drafted / "my.json"], capsys)
+    assert load_dataset(root, 64, quiet=True).hand is None
+    for path in root.glob("*/*/*/recording.npz"):
+        arrays = dict(np.load(path))
+        joints = np.zeros((len(arrays["grasps"]), 4))
+        np.savez(path, grasps=np.hstack((arrays["grasps"], joints)), scores=arrays["scores"], joint_names=names)
+    data.main([str(root), "--hand", str(drafted / "my.json"), "--points", "64"])
+    found = load_dataset(root, 64, quiet=True)
+    assert list(found.hand.joint_names) == names and f"saved {root / 'dataset.json'}" in capsys.readouterr().out
+    joints = np.random.default_rng(0).uniform(*found.hand.limits.T, 16)
+    ours = hand_drawing(found.poses[0], joints[::-1], hand_from(source, "my"))
+    for mine, theirs in zip(hand_drawing(found.poses[0], joints, found.hand), ours):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+    assert ensure_root(root) == root and origin(root) is None  # somebody's own, as before
+    said = fails(synthesize.main, f"--out {root} --objects 1".split(), capsys)
+    assert "is not empty and not a root of synthesize.py" in said
+
+
+def test_imported_grasps_with_their_hand(tmp_path):
+    """The names of recordings stand for joints of the URDF; wrists are turned into our frame."""
+    (tmp_path / "my.urdf").write_text(allegro(), encoding="utf-8")
+    describe(tmp_path / "my.urdf", "--out", tmp_path / "my.json")
+    source = json.loads((tmp_path / "my.json").read_text(encoding="utf-8"))
+    joints = dict(zip(JOINTS, ("joint_14", "joint_5", "joint_9")))
+    keep = set(joints.values())
+    text = allegro()
+    for name in set(source["joints"]) - keep:
+        text = text.replace(f"<joint name='{name}' type='revolute'>", f"<joint name='{name}' type='fixed'>")
+    (tmp_path / "my.urdf").write_text(text, encoding="utf-8")
+    source["joints"] = joints
+    back = {urdf: name for name, urdf in joints.items()}
+    del source["fingers"]["index"]
+    for finger, joint in (("thumb", "joint_14"), ("middle", "joint_5"), ("ring", "joint_9")):
+        source["fingers"][finger]["flexes"] = joint
+    for shape in source["pre_shapes"].values():
+        for key in ("start", "closing"):
+            shape[key] = {back[name]: value for name, value in shape[key].items() if name in keep}
+    (tmp_path / "my.json").write_text(json.dumps(source), encoding="utf-8")
+    write_object(tmp_path / "in", "core-mug-1", entries_of(np.random.default_rng(0), 6))
+    bring(tmp_path / "in", tmp_path / "plain")
+    argv = f"--out {tmp_path}/turned --import dexgraspnet {tmp_path}/in --hand {tmp_path}/my.json --workers 1"
+    synthesize.main(argv.split())
+    plain, turned = (load_dataset(tmp_path / name, 64, quiet=True) for name in ("plain", "turned"))
+    assert plain.hand is None and turned.hand.joint_names == tuple(sorted(JOINTS))
+    before, after = (Rotation.from_quat(found.poses[:, 3:]).as_matrix() for found in (plain, turned))
+    np.testing.assert_allclose(after[:, :, 2], before[:, :, 0], atol=1e-5)  # the palm of the Allegro looks along x
+    np.testing.assert_allclose(after[:, :, 1], before[:, :, 2], atol=1e-5)
+    heel = plain.poses[:, :3] + before @ source["wrist"]["position"]
+    np.testing.assert_allclose(turned.poses[:, :3], heel, atol=1e-5)
+    assert contact_gaps(lambda points: np.ones(len(points)), np.r_[turned.poses[0], turned.joints[0]], turned.hand).size
+
+
+KNOT = "<joint name='knot' type='fixed'> <parent link='thumb_3'/> <child link='finger0_3'/> </joint>"
+WRONG = {  # of the LEAP hand's text: what stands in place of what, and what is said of it
+    "a loop": ("</robot>", KNOT + "</robot>", "link 'finger0_3' hangs on joints '3' and 'knot', which makes a loop"),
+    "sliding": ("'2' type='revolute'", "'2' type='prismatic'", "joint '2' is prismatic; only joints that turn"),
+    "no limits": ("<limit lower='-0.506'", "<bound lower='-0.506'", "joint '2' has no limits"),
+    "no number": ("upper='2.042'", "upper='far'", "joint '3': upper must be 1 numbers, not 'far'"),
+    "limits swapped": ("lower='-0.366'", "lower='3'", "joint '3': its lower limit 3 is not under 2.042"),
+    "no axis": ("axis xyz='0 -1 0'", "axis xyz='0 0 0'", "joint '12': its axis is zero"),
+    "no link": ("<link name='finger2_tip'>", "<link name='x'>", "names link 'finger2_tip', which is not there"),
+    "nobody's": ("<limit lower='-0.366'", "<mimic joint='who'/> <limit lower='-0.366'", "'3' follows 'who', which is"),
+    "follows one of two": ("<joint name='5' type='revolute'>", "<joint name='5' type='revolute'><mimic joint='1'/>",
+                           "joint '1' closes two fingers; each must close by joints of its own"),
+    "xacro": ("<link name='base'/>", "<xacro:macro xmlns:xacro='http://ros.org/wiki/xacro'/>", "is a xacro"),
+    "cut short": ("</robot>", "", "no URDF (no element found"),
+    "another file": ("robot", "sdf", "begins with <sdf>, a URDF with <robot>"),
+}  # fmt: skip
+
+
+def refused(text, folder, capsys):
+    """What python -m hand says of a text that cannot be described; nothing is written."""
+    (folder / "my.urdf").write_text(text, encoding="utf-8")
+    said = fails(lambda argv: describe(*argv), [folder / "my.urdf", "--out", folder / "my.json"], capsys)
+    assert f"{folder}/my.urdf: " in said and not (folder / "my.json").exists()
+    return said
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_urdfs_that_cannot_be_described(kind, tmp_path, capsys):
+    old, new, message = WRONG[kind]
+    assert message in refused(leap().replace(old, new), tmp_path, capsys)
+
+
+def test_one_finger_is_no_hand(tmp_path, capsys):
+    one = leap().split("  <link name='finger1_0'>")[0] + "</robot>"
+    assert "has fewer than two fingers; two are needed" in refused(one, tmp_path, capsys)
+
+
+def edited(source, path, value):
+    """A copy of a source with another value at a path of keys, or without it."""
+    source = json.loads(json.dumps(source))
+    *outer, last = path
+    inside = source
+    for key in outer:
+        inside = inside[key]
+    if value is None:
+        del inside[last]
+    else:
+        inside[last] = value
+    return source
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("spheres", "finger1_0"), [[0, 0, 0, 0.3]], "a sphere on finger1_0"),
+        (("spheres", "finger9"), [], "link 'finger9' is not in the URDF"),
+        (("spheres", "palm_lower"), None, "no spheres on the palm, link 'palm_lower'"),
+        (("joints", "4"), None, "link 'finger1_tip' moves by joint '4', which 'joints' lacks"),
+        (("joints", "3"), "nothing", "joint 'nothing' is not in the URDF"),
+        (("fingers", "finger0", "flexes"), "5", "joint '5' does not flex 'finger0_tip'"),
+        (("fingers", "finger0", "tip"), "base", "link 'base' does not hang on the palm"),
+        (("fingers",), {"thumb": {"tip": "thumb_tip", "flexes": "14"}}, "has fewer than two fingers"),
+        (("fingers", "finger2"), None, "joint '9' moves no finger; leave it out of 'joints'"),
+        (("pre_shapes", "power", "start", "77"), 3, "pre_shapes name the joint '77'"),
+        (("pre_shapes", "fist"), {}, "pre_shapes are some of power, pinch, sphere"),
+        (("wrist", "palm_normal"), [0, 1, 0], "palm_normal and finger_direction are parallel"),
+        (("work_box",), None, "lacks 'work_box'; python -m hand"),
+        (("work_box",), [1, 2], "is no description of a hand"),
+    ],
+)
+def test_descriptions_that_are_wrong(path, value, message, tmp_path, capsys):
+    (tmp_path / "my.urdf").write_text(leap(), encoding="utf-8")
+    describe(tmp_path / "my.urdf", "--out", tmp_path / "my.json")
+    source = json.loads((tmp_path / "my.json").read_text(encoding="utf-8"))
+    (tmp_path / "my.json").write_text(json.dumps(edited(source, path, value)), encoding="utf-8")
+    said = fails(synthesize.main, ["--out", tmp_path / "root", "--hand", tmp_path / "my.json"], capsys)
+    assert f"{tmp_path}/my.json: " in said and message in said and not (tmp_path / "root").exists()
+
+
+def test_the_benchmarks_joints_are_known_without_a_file():
+    assert hand_for([f"joint_{i}" for i in range(12)]) is None and hand_for(None) is None

@@ -65,10 +65,14 @@ BOX_FACES = np.array([
 ])  # fmt: skip
 
 
+def corners(size=0.1):
+    """The corners (8, 3) of a box that stands on z = 0; size: m, or (3,)."""
+    return np.array([[x, y, z] for z in (0, 1) for y in (-0.5, 0.5) for x in (-0.5, 0.5)]) * size
+
+
 def write_box(path, size):
     """An .obj box of `size` (3,) m standing on z = 0."""
-    corners = np.array([[x, y, z] for z in (0, 1) for y in (-0.5, 0.5) for x in (-0.5, 0.5)]) * size
-    lines = ["v %.6f %.6f %.6f" % tuple(v) for v in corners] + ["f %d %d %d" % tuple(f + 1) for f in BOX_FACES]
+    lines = ["v %.6f %.6f %.6f" % tuple(v) for v in corners(size)] + ["f %d %d %d" % tuple(f + 1) for f in BOX_FACES]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -41,11 +41,6 @@ def rejected(main, argv, names, capsys, *folders):
 # ---------------------------------------------------------------- meshes
 
 
-def corners(size=0.1):
-    """The corners (8, 3) of a cube that stands on z = 0."""
-    return np.array([[x, y, z] for z in (0, 1) for y in (-0.5, 0.5) for x in (-0.5, 0.5)]) * size
-
-
 def mesh_bytes(extension, vertices, faces):
     """The bytes of a mesh (V, 3), (F, 3) in one of the formats."""
     if extension == ".obj":  # trimesh would write a lone "f" where there are no faces

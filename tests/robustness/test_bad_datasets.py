@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BOX_FACES, Planted, fails, random_grasps, write_root
-from rules import ADVICE, EXTENSIONS, corners, listing, mesh_bytes, rejected, same
+from conftest import BOX_FACES, Planted, corners, fails, random_grasps, write_root
+from rules import ADVICE, EXTENSIONS, listing, mesh_bytes, rejected, same
 
 import data
 import splits

@@ -13,8 +13,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import BOX_FACES, Planted, interrupted, needs_posix, write_root
-from rules import corners, mesh_bytes, rejected
+from conftest import BOX_FACES, Planted, corners, interrupted, needs_posix, write_root
+from rules import mesh_bytes, rejected
 
 import data
 import evaluate

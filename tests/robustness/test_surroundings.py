@@ -41,9 +41,9 @@ def test_in_this_process(output, tmp_path, monkeypatch):
     for owner in (*modules, *model.POOLS.values(), *model.LOSSES.values()):
         monkeypatch.setattr(owner, "__doc__", None)
     with concurrent.futures.ThreadPoolExecutor(1) as threads, monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", output())
-        patch.setattr(sys, "stderr", output())
         for main, argv in commands.commands_in(tmp_path):
+            patch.setattr(sys, "stdout", output())
+            patch.setattr(sys, "stderr", output())
             threads.submit(main, argv).result()
     assert (tmp_path / "table/figure.png").exists()
 

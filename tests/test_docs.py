@@ -32,13 +32,13 @@ COMMAND = re.compile(r"python (\w+)\.py([^#\n&`]*)")
 
 
 def commands():
-    """Every python command of today, (script, its arguments): of bash blocks, and of code within the text."""
+    """Every python command of today, (script, its arguments but --out): of bash blocks, and of code within the text."""
     found = []
     for text in DOCS.values():
         found += [pair for fence, block in FENCE.findall(text) if fence == "bash" for pair in COMMAND.findall(block)]
         codes = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
         found += [match.groups() for match in map(COMMAND.fullmatch, codes) if match]
-    found = dict.fromkeys((name, arguments.strip()) for name, arguments in found)
+    found = dict.fromkeys((name, re.sub(r"--out \S+", "", arguments).strip()) for name, arguments in found)
     return [pair for pair in found if "median" not in pair[1]]  # a pooling of the reader's, see below
 
 

@@ -1,8 +1,7 @@
 """Rows of runs: a sweep keeps one row per run in a CSV file, and the run's command is the row's identity.
 
 A row also has what its command does not say: the fingerprint of the dataset under --data, the precision that `auto`
-was, and in `commit` the version of the code, where that is not this one: no sweep goes on with such rows. Of those the
-dataset is named by what generated it, which processors rounded differently then: they have fingerprints besides.
+was, and in `commit` the version of the code, where that is not this one: no sweep goes on with such rows.
 """
 
 import collections
@@ -112,18 +111,7 @@ def differences(rows):
         "number of threads": [row["threads"] for row in runs if row.get("device") == "cpu" and row.get("threads")],
         "number of steps": [flags_of(row).get("--steps", DEFAULTS["--steps"]) for row in runs],
     }
-    sentences = [f"Rows differ in their {what}: {counted(of)}." for what, of in values.items() if len(set(of)) > 1]
-    fingerprints = {}  # of each dataset
-    for row in rows:
-        if row.get("fingerprint"):
-            fingerprints.setdefault(row["dataset"], []).append(row["fingerprint"])
-    for name, found in fingerprints.items():
-        if len(set(found)) > 1:
-            sentences.append(
-                f"Rows of one dataset ({name}) have several fingerprints, since processors round differently: "
-                f"{counted(found)}."
-            )
-    return sentences
+    return [f"Rows differ in their {what}: {counted(of)}." for what, of in values.items() if len(set(of)) > 1]
 
 
 def check_one_setting(rows, free, path):

@@ -121,7 +121,7 @@ def warn_of_probes(data, rows):
     rows = np.random.default_rng(0).choice(rows, 256)
     scenes, index = np.unique(data.scene[rows], return_inverse=True)
     clouds, index, poses = map(torch.from_numpy, (data.clouds[scenes], index, data.poses[rows]))
-    probes = probes_of(data.hand.probes) if data.hand else PROBES
+    probes = probes_of(data.hand.work_box) if data.hand and data.hand.source else PROBES
     far = (surface_distances(clouds, index, poses, probes) >= PROBE_REACH).float().mean()
     if far > MANY_FAR:
         print(
@@ -135,7 +135,7 @@ def put_hand(model, source):
     """Let a `GraspModel` know its hand, a source of hand/described.py or None for the benchmark: probes stand there."""
     model.hand = source
     if source and hasattr(model.pool, "probes"):
-        model.pool.probes = probes_of(source["probes"]).to(model.pool.probes.device)
+        model.pool.probes = probes_of(source["work_box"]).to(model.pool.probes.device)
 
 
 class SurfacePool(nn.Module):

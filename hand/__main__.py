@@ -251,7 +251,7 @@ def draft(text):
         "fingers": {
             name: {"tip": finger.tip, "flexes": finger.joints[flexes[name][0]].name} for name, finger in fingers.items()
         },
-        "spheres": spheres, "pre_shapes": {}, "grasp_center": center, "work_box": room, "probes": room, "size": size,
+        "spheres": spheres, "pre_shapes": {}, "grasp_center": center, "work_box": room, "size": size,
     }  # fmt: skip
     source["pre_shapes"] = pre_shapes(source, fingers, flexes, to_hand[2, :3], to_hand[0, :3])
     lines = [
@@ -260,29 +260,16 @@ def draft(text):
         f"thumb: '{thumb}' ({why}); the others, the nearest first: {' '.join(list(fingers)[1:])}",
     ]
     for name, finger in fingers.items():
-        kinds = [
-            "follows" if joint.follows else "flexes" if turn in flexes[name] else "spreads or rests"
-            for turn, joint in enumerate(finger.joints)
-        ]
-        lines.append(f"{name}: " + ", ".join(f"{joint.name} {kind}" for joint, kind in zip(finger.joints, kinds)))
-    lines.append(f"spheres: {sum(map(len, spheres.values()))}, from the URDF's boxes, cylinders and spheres")
-    lines[-1] += f"; guessed along bones, {11 * size:.0f} mm thick, on {' '.join(guessed)}" if guessed else ""
-    lines.append(f"size: {size:g} of the benchmark's hand, by the fingers' length; it scales boxes and stand-off")
+        kinds = {turn: "flexes" for turn in flexes[name]}
+        kinds |= {turn: "follows" for turn, joint in enumerate(finger.joints) if joint.follows}
+        each = (f"{joint.name} {kinds.get(turn, 'spreads or rests')}" for turn, joint in enumerate(finger.joints))
+        lines.append(f"{name}: {', '.join(each)}")
+    guess = f"; guessed along bones, {11 * size:.0f} mm thick, on {' '.join(guessed)}" if guessed else ""
+    lines.append(f"spheres: {sum(map(len, spheres.values()))}, from the URDF's boxes, cylinders and spheres{guess}")
     for mode, shape in source["pre_shapes"].items():
         angles = " ".join(f"{name} {angle:g}" for name, angle in shape["start"].items())
         lines.append(f"{mode} begins at (degrees) {angles}")
     return source, lines
-
-
-def written(source):
-    """The JSON's text: a line per joint, finger, link and pre-shape."""
-    parts = {}
-    for key, value in source.items():
-        parts[key] = json.dumps(value)
-        if isinstance(value, dict):
-            rows = (f"    {json.dumps(name)}: {json.dumps(inner)}" for name, inner in value.items())
-            parts[key] = "{\n" + ",\n".join(rows) + "\n  }"
-    return "{\n" + ",\n".join(f'  "{key}": {text}' for key, text in parts.items()) + "\n}\n"
 
 
 @command
@@ -299,8 +286,9 @@ def main(argv=None):
     except UserError as error:
         raise UserError(f"{args.urdf}: {error}") from None
     with atomic(args.out) as temporary:
-        text = written(source | {"urdf": os.path.relpath(args.urdf, Path(args.out).parent)})
-        temporary.write_text(text, encoding="utf-8")
+        text = json.dumps(source | {"urdf": os.path.relpath(args.urdf, Path(args.out).parent)}, indent=2)
+        text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list is a line
+        temporary.write_text(text + "\n", encoding="utf-8")
     print(*lines, f"saved {args.out}: a draft; look at its guesses and at a picture of grasps", sep="\n")
 
 

@@ -10,8 +10,8 @@ The JSON says what a URDF does not:
     spheres     {link: [[x, y, z, radius], ...]} m, in the link's frame; on the palm and along the fingers
     pre_shapes  {power, pinch or sphere: {"start": {joint: degrees}, "closing": {joint: speed}, "goes_on": whether
                 joints beyond a link that touches close on}}; a joint that is not named is at rest
-    grasp_center, work_box, probes      [[low, high]] of x, y, z, m in the hand's frame: where the object is to lie,
-                what the pre-shape is chosen by, and where --pool surface measures
+    grasp_center, work_box      [[low, high]] of x, y, z, m in the hand's frame: where the object is to lie, and what
+                the pre-shape is chosen by and --pool surface measures in
     size        how large the hand is beside the benchmark's
 """
 
@@ -31,8 +31,8 @@ from files.recordings import numbered_joints
 from files.writing import read_json
 
 MODES = ("power", "pinch", "sphere")
-BOXES = ("grasp_center", "work_box", "probes")
-SAME = 1e-9  # m, rad: fingers that differ by less move alike
+BOXES = ("grasp_center", "work_box")
+SAME = 1e-9  # m: what differs by less is equal
 MAX_RADIUS = 0.02  # m, of a sphere on a finger: a distance field is exact so far from the surface
 NO_HAND = "no hand is known with these joints; name it once: python data.py ROOT --hand FILE.json"
 
@@ -88,7 +88,6 @@ class Hand(NamedTuple):
     goes_on: np.ndarray  # (modes,) bool
     grasp_center: np.ndarray  # (3, 2) m, hand frame
     work_box: np.ndarray  # (3, 2) m
-    probes: np.ndarray  # (3, 2) m
     size: float
     source: dict | None  # the JSON with the URDF in it, which a root and a run keep; None for the benchmark's
 
@@ -301,21 +300,15 @@ def read_finger(index, path, about, joint_of, spheres, from_palm, limits, speeds
 
 def grouped(chains):
     """`Chain`s of single fingers -> one for all that are alike but for where the palm holds them."""
-    where, groups = ("fingers", "columns", "bases"), []
-
-    def numbers(chain):
-        fixed = chain._replace(**dict.fromkeys((*where, "spheres", "bones"), 0))
-        return [np.array(part) for part in (*fixed, *chain.spheres, *chain.bones)]
-
-    def alike(chain, other):
-        pairs = zip(numbers(chain), numbers(other))
-        return all(a.shape == b.shape and np.allclose(a, b, atol=SAME, rtol=0) for a, b in pairs)
-
+    where, groups = ("fingers", "columns", "bases"), {}
     for chain in chains:
-        i = next((i for i, group in enumerate(groups) if alike(group, chain)), len(groups))
-        both = {key: [getattr(group, key) for group in (*groups[i : i + 1], chain)] for key in where}
-        groups[i : i + 1] = [chain._replace(**{key: np.concatenate(parts) for key, parts in both.items()})]
-    return tuple(groups)
+        alike = (*chain._replace(**dict.fromkeys((*where, "spheres", "bones"), 0)), *chain.spheres, *chain.bones)
+        numbers = [np.round(np.array(part, dtype=float), 9) + 0.0 for part in alike]  # + 0.0: no minus before a zero
+        groups.setdefault(str([part.tolist() for part in numbers]), []).append(chain)
+    return tuple(
+        own[0]._replace(**{name: np.concatenate([getattr(chain, name) for chain in own]) for name in where})
+        for own in groups.values()
+    )
 
 
 # ---------------------------------------------------------------- a whole hand

@@ -10,7 +10,7 @@ kept where every entry of an object has one; the published grasps have none.
 What to know before training on it:
 - The wrist frame is the Shadow hand's. Seen from it, objects lie along z and -y; in ours (hand/kinematics.py) y points
   along the fingers and z where the hand approaches. The network does not mind; `--pool surface`, whose probes stand in
-  our frame, says at the start of a training that they see little.
+  our frame, says at the start of a training that they see little. With --hand wrists are turned into our frame.
 - There is no table. Objects float in an orientation of their own, in which z need not be up. Each scene, mesh and
   wrists, is moved up or down until the mesh's lowest point has z = 0, which is what the layout asks for.
 - The mesh is cut into convex parts. Clouds have points on the walls between them, too.

@@ -71,3 +71,31 @@ def leap():
         text += joint(str(12 + i), parent, f"thumb_{i}", at, axis=axes[i], limits=thumb[i])
         parent = f"thumb_{i}"
     return text + joint("thumb_end", parent, "thumb_tip", ends[4]) + "</robot>\n"
+
+
+def shadow():
+    """Two joints of the wrist, five fingers along z of the palm, which looks along -y; their last joints follow."""
+    text = "<robot name='shadow'>\n  <link name='forearm'/>\n" + joint(
+        "WRJ2", "forearm", "wrist", "0 0 0.21", "0 0 0", "0 1 0", (-0.52, 0.17)
+    )
+    text += joint("WRJ1", "wrist", "palm", "0 0 0.034", axis="1 0 0", limits=(-0.7, 0.49))
+    text += joint("LFJ5", "palm", "lfmetacarpal", "-0.033 0 0.0207", axis="0.574 0 0.819", limits=(0, 0.785))
+    for finger, x, z in (("FF", 0.033, 0.095), ("MF", 0.011, 0.099), ("RF", -0.011, 0.095), ("LF", 0, 0.066)):
+        parent, at = "lfmetacarpal" if finger == "LF" else "palm", f"{x} 0 {z}"
+        parts = (("4", "0 1 0", 0, 0.349), ("3", "1 0 0", 0.045, 1.571), ("2", "1 0 0", 0.025, 1.571))
+        for number, axis, length, high in (*parts, ("1", "1 0 0", 0.026, 1.571)):
+            low = -0.349 if number == "4" else -0.262 if number == "3" else 0
+            turn = joint(f"{finger}J{number}", parent, f"{finger.lower()}{number}", at, axis=axis, limits=(low, high))
+            text += turn.replace("<axis", f"<mimic joint='{finger}J2'/> <axis") if number == "1" else turn
+            parent, at = f"{finger.lower()}{number}", f"0 0 {length}"
+        text += joint(f"{finger}tip", parent, f"{finger.lower()}tip", at)
+    parent, at = "palm", "0.034 -0.0085 0.029"
+    for number, axis, length, limits in (
+        ("5", "0 0 -1", 0, (-1.047, 1.047)), ("4", "1 0 0", 0.038, (0, 1.222)), ("3", "1 0 0", 0, (-0.209, 0.209)),
+        ("2", "0 -1 0", 0.032, (-0.698, 0.698)), ("1", "0 -1 0", 0.0275, (-0.262, 1.571)),
+    ):  # fmt: skip
+        text += joint(
+            f"THJ{number}", parent, f"th{number}", at, "0 0.785 0" if number == "5" else "0 0 0", axis, limits
+        )
+        parent, at = f"th{number}", f"0 0 {length}"
+    return text + joint("THtip", parent, "thtip", at) + "</robot>\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 from conftest import fails, write_root
-from hands import allegro, leap
+from hands import allegro, leap, shadow
 from scipy.spatial.transform import Rotation
 from test_dexgraspnet import JOINTS, bring, entries_of, write_object
 
@@ -28,7 +28,7 @@ from loop.seen import origin
 from pictures.page import contact_gaps
 from variants import PROBES
 
-HANDS = {"allegro": allegro, "leap": leap}
+HANDS = {"allegro": (allegro, 16, 4), "leap": (leap, 16, 4), "shadow": (shadow, 18, 5)}  # joints, fingers
 
 
 def describe(*argv):
@@ -41,8 +41,11 @@ def describe(*argv):
 def drafted(request, tmp_path_factory):
     """The folder of a hand's URDF and its JSON as drafted."""
     folder = tmp_path_factory.mktemp(request.param)
-    (folder / "my.urdf").write_text(HANDS[request.param](), encoding="utf-8")
+    write, *sizes = HANDS[request.param]
+    (folder / "my.urdf").write_text(write(), encoding="utf-8")
     describe(folder / "my.urdf", "--out", folder / "my.json")
+    hand = hand_from(read_source(folder / "my.json"), "my")
+    assert [len(hand.joint_names), len(hand.fingers)] == sizes and hand.fingers[0].startswith("th")
     return folder
 
 
@@ -57,7 +60,8 @@ def chain_to(link, text, angles):
         step[:3, 3] = xyz
         if joint.find("axis") is not None:
             axis = [float(v) for v in joint.find("axis").get("xyz").split()]
-            step = step @ trimesh.transformations.rotation_matrix(angles[joint.get("name")], axis)
+            name = joint.get("name") if joint.find("mimic") is None else joint.find("mimic").get("joint")
+            step = step @ trimesh.transformations.rotation_matrix(angles.get(name, 0), axis)
         matrix, link = step @ matrix, joint.find("parent").get("link")
     return matrix
 
@@ -65,12 +69,11 @@ def chain_to(link, text, angles):
 def test_fingertips_are_where_the_urdf_says(drafted):
     source = read_source(drafted / "my.json")
     hand, rng = hand_from(source, "my"), np.random.default_rng(0)
-    assert len(hand.joint_names) == 16 and len(hand.fingers) == 4 and hand.fingers[0] == "thumb"
-    for joints in rng.uniform(*hand.limits.T, (20, 16)):
+    for joints in rng.uniform(*hand.limits.T, (20, len(hand.limits))):
         _, _, bones, owners = hand_drawing(np.array([0, 0, 0, 0, 0, 0, 1.0]), joints, hand)
         angles = dict(zip(source["joints"].values(), joints))
         tips = [chain_to(finger["tip"], source["urdf"], angles)[:3, 3] for finger in source["fingers"].values()]
-        found = np.array([bones[owners[:, 0] == k][-1, 1] for k in range(4)])
+        found = np.array([bones[owners[:, 0] == k][-1, 1] for k in range(len(tips))])
         palm = chain_to(source["wrist"]["link"], source["urdf"], angles)
         in_palm = (np.array(tips) - palm[:3, 3]) @ palm[:3, :3] - source["wrist"]["position"]
         z, y = (np.array(source["wrist"][key]) for key in ("palm_normal", "finger_direction"))
@@ -96,7 +99,7 @@ def test_grasps_of_a_hand(drafted, tmp_path, capsys):
     assert kept["hand_sha256"] == kept["settings"]["hand_sha256"] and "<robot" in kept["hand"]["urdf"]
     found = load_dataset(root, 64, quiet=True)
     holds = shares_that_hold(found)
-    assert len(found.scene) >= 24 and found.joints.shape[1] == 16 and holds[0] >= 0.8 and holds[1] <= 0.3
+    assert len(found.scene) >= 24 and holds[0] >= 0.8 and holds[1] <= 0.3
     source, other = json.loads((drafted / "my.json").read_text(encoding="utf-8")), tmp_path / "other.json"
     other.write_text(json.dumps(source | {"urdf": str(drafted / "my.urdf"), "size": 1.1}), encoding="utf-8")
     said = fails(synthesize.main, f"--out {root} --hand {other} --objects 2 --grasps 16".split(), capsys)
@@ -134,12 +137,12 @@ def test_recordings_of_others(drafted, tmp_path, capsys):
     assert load_dataset(root, 64, quiet=True).hand is None
     for path in root.glob("*/*/*/recording.npz"):
         arrays = dict(np.load(path))
-        joints = np.zeros((len(arrays["grasps"]), 4))
+        joints = np.zeros((len(arrays["grasps"]), len(names) - 12))
         np.savez(path, grasps=np.hstack((arrays["grasps"], joints)), scores=arrays["scores"], joint_names=names)
     data.main([str(root), "--hand", str(drafted / "my.json"), "--points", "64"])
     found = load_dataset(root, 64, quiet=True)
     assert list(found.hand.joint_names) == names and f"saved {root / 'dataset.json'}" in capsys.readouterr().out
-    joints = np.random.default_rng(0).uniform(*found.hand.limits.T, 16)
+    joints = np.random.default_rng(0).uniform(*found.hand.limits.T)
     ours = hand_drawing(found.poses[0], joints[::-1], hand_from(source, "my"))
     for mine, theirs in zip(hand_drawing(found.poses[0], joints, found.hand), ours):
         np.testing.assert_allclose(mine, theirs, atol=1e-12)

@@ -55,7 +55,7 @@ def places(box_root, tiny_run, tmp_path_factory):
         np.save(folder / "clouds" / f"{i}.npy", np.random.default_rng(i).normal(size=(64, 3)))
     write_box(folder / "meshes" / "box.obj", np.array([0.06, 0.06, 0.12]))
     names = {
-        "ROOT": box_root, "my_root": box_root, "RUN": tiny_run / "run",
+        "ROOT": box_root, "my_root": box_root, "data/made": box_root, "RUN": tiny_run / "run",
         "other_root": write_root(folder / "other", {"1": 3}, seed=5),
         "mug.obj": tiny_run / "box.obj", "MESHES": folder / "meshes",
         "my_hand.json": ROOT / "hand/benchmark.json", "my_encoder.pt": tiny_run / "encoder.pt",
@@ -98,7 +98,7 @@ def small(name, argv, places, out, request):
 
 def is_slow(name, arguments):
     """What trains a grid or draws."""
-    return name in ("sweep", "walkthrough") or "--picture" in arguments
+    return name in ("sweep", "walkthrough") or "--picture" in arguments or "--card" in arguments
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cli.errors import UserError, command, refuse
+from cli.errors import command, refuse
 from cli.flags import Parser
 from files.reading import readable
 from files.writing import atomic
-from hand.described import frame_of, hand_from, palm_frame, path_to, read_urdf, turns_along, xml_numbers
+from hand.described import frame_of, hand_from, naming, palm_frame, path_to, placed, read_urdf, turns_along, xml_numbers
 
 FINGER = 0.14  # m, a finger of the benchmark's hand: the size of others is measured by it
 # By pre-shape: where the first flexing joint and those beyond it start (share of their range), and how fast they close
@@ -72,7 +72,8 @@ def find_fingers(joints, links):
     for paths in ends:
         path = max(paths, key=lambda path: sum(np.linalg.norm(joint.origin[:3, 3]) for joint in path))
         path, tip = path[len(shared) :], path[-1].child
-        axes, origins, frames = turns_along(path, np.eye(4))
+        turns, frames = turns_along(path, np.eye(4))
+        axes, origins = turns[:, :3, 2], turns[:, :3, 3]
         end = frames[tip][1][:3, 3]
         if np.linalg.norm(end - origins[-1]) < 1e-6 and len(origins) > 1:  # no link says where it ends
             end = end + 0.8 * (origins[-1] - origins[-2])
@@ -234,10 +235,8 @@ def main(argv=None):
     refuse(Path(args.out).exists(), f"--out {args.out}: is there already; remove it or name another file")
     with readable(args.urdf):
         text = Path(args.urdf).read_text(encoding="utf-8", errors="replace")
-    try:
+    with naming(args.urdf):
         source, lines = draft(text)
-    except UserError as error:
-        raise UserError(f"{args.urdf}: {error}") from None
     hand_from(source, args.urdf)  # says what is wrong with it
     with atomic(args.out) as temporary:
         text = json.dumps(source | {"urdf": os.path.relpath(args.urdf, Path(args.out).parent)}, indent=2)

@@ -121,7 +121,7 @@ def solid_spheres(link, largest):
                 continue
             room = np.maximum(sides - 2 * radius, 0) / 2
             rows = (np.linspace(-end, end, 1 + int(np.ceil(end / (0.8 * radius)))) for end in room)
-            found += [[*(frame[:3, :3] @ center + frame[:3, 3]), radius] for center in itertools.product(*rows)]
+            found += placed([[*center, radius] for center in itertools.product(*rows)], frame).tolist()
     return found
 
 
@@ -129,7 +129,7 @@ def bone_spheres(start, end, frame, radius):
     """Spheres in a link's frame (4, 4) along a bone, from beyond its start to its end."""
     count = int(np.ceil(np.linalg.norm(end - start) / (1.6 * radius)))
     centers = end + np.linspace(0, 1, count, endpoint=False)[:, None] * (start - end)
-    return [[*center, radius] for center in (centers - frame[:3, 3]) @ frame[:3, :3]]
+    return placed(np.insert(centers, 3, radius, axis=1), np.linalg.inv(frame)).tolist()
 
 
 def find_spheres(fingers, palm, links, size):
@@ -194,9 +194,10 @@ def draft(text):
     size = round(float(np.median(lengths)) / FINGER, 3)
     spheres, guessed = find_spheres(fingers, palm, links, size)
 
-    to_hand, of_palm = palm_frame(wrist)[:3, :3], np.array(spheres[palm])
-    inside, y = of_palm[:, :3] @ to_hand.T, to_hand[1] @ np.mean([finger.points[0] for finger in others], axis=0)
-    (left, heel, _), (right, _, front) = inside.min(0), inside.max(0) + of_palm[0, 3]
+    to_hand = palm_frame(wrist)
+    inside, y = placed(spheres[palm], to_hand), to_hand[1, :3] @ np.mean([f.points[0] for f in others], axis=0)
+    (left, heel, *_), (right, _, front, radius) = inside.min(0), inside.max(0)
+    front += radius
     middle, bit = (left + right) / 2, 0.01 * size
     center = (middle - bit, middle + bit), ((heel + y) / 2, y), (front, front)
     room = (left - 2 * bit, right + 2 * bit), (heel, y + 4 * bit), (front - bit, front + 11 * bit)
@@ -207,7 +208,7 @@ def draft(text):
         "fingers": {
             name: {"tip": finger.tip, "flexes": finger.joints[flexes[name][0]].name} for name, finger in fingers.items()
         },
-        "spheres": spheres, "pre_shapes": pre_shapes(fingers, flexes, to_hand[2]),
+        "spheres": spheres, "pre_shapes": pre_shapes(fingers, flexes, to_hand[2, :3]),
         "grasp_center": np.round(center, 4).tolist(), "work_box": np.round(room, 4).tolist(), "size": size,
     }  # fmt: skip
     lines = [

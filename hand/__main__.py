@@ -36,11 +36,7 @@ class Finger(NamedTuple):
     points: np.ndarray  # (T + 1, 3) m: origins and tip
     frames: dict  # {link: (turns before it, frame (4, 4))}
     tip: str  # its last link
-
-    def flexing(self):
-        """The turns that close it: parallel to its last one."""
-        parallel = np.abs(self.axes @ self.axes[-1]) > 0.8
-        return [turn for turn in np.flatnonzero(parallel) if not self.joints[turn].follows]
+    flexes: list  # the turns that close it
 
     def speed(self, turn):
         """Where the tip goes as a joint turns up, (3,) m per rad."""
@@ -79,7 +75,11 @@ def find_fingers(joints, links):
             end = end + 0.8 * (origins[-1] - origins[-2])
         name = os.path.commonprefix([joint.child for joint in path]).rstrip("_-. ") or tip
         turning = [joint for joint in path if joint.axis is not None]
-        fingers[tip if name in fingers else name] = Finger(turning, axes, np.array([*origins, end]), frames, tip)
+        parallel = np.flatnonzero(np.abs(axes @ axes[-1]) > 0.8)  # to its last one
+        flexes = [turn for turn in parallel if not turning[turn].follows]
+        refuse(not flexes, f"finger '{name}' has no joint that closes it, only such as follow others")
+        finger = Finger(turning, axes, np.array([*origins, end]), frames, tip, flexes)
+        fingers[tip if name in fingers else name] = finger
     return palm, fingers
 
 
@@ -96,7 +96,7 @@ def find_thumb(fingers):
 def find_wrist(palm, fingers):
     """The JSON's `wrist`: where fingers point at rest, and where tips go as joints turn to where there is more room."""
     along = sum(finger.points[-1] - finger.points[0] for finger in fingers)
-    normal = sum(sum(f.joints[turn].limits) * f.speed(turn) for f in fingers for turn in f.flexing())
+    normal = sum(sum(f.joints[turn].limits) * f.speed(turn) for f in fingers for turn in f.flexes)
     normal = normal - along * (normal @ along) / (along @ along)
     refuse(np.linalg.norm(normal) < 1e-6, "has fingers that close in no common direction; no palm's normal is found")
     directions = {"palm_normal": normal, "finger_direction": along}
@@ -150,14 +150,14 @@ def find_spheres(fingers, palm, links, size):
 
 
 # ---------------------------------------------------------------- pre-shapes
-def pre_shapes(fingers, flexes, normal):
+def pre_shapes(fingers, normal):
     """The `pre_shapes`: fingers open, and the thumb where its tip and the others' meet, all half closed."""
     (thumb, *others), ends, aside, shapes = fingers, {}, {}, {}
     for name, finger in fingers.items():
         for turn, joint in enumerate(finger.joints):
             low, high = np.degrees(joint.limits)
             up = sum(joint.limits) >= 0 if name == thumb else finger.speed(turn) @ normal >= 0
-            if turn in flexes[name]:
+            if turn in finger.flexes:
                 ends[joint.name] = (max(low, -OPEN), high) if up else (min(high, OPEN), low)
             elif not joint.follows:
                 aside[joint.name] = np.clip(0, low, high)
@@ -166,7 +166,7 @@ def pre_shapes(fingers, flexes, normal):
     free = {joint.name: np.degrees(joint.limits) for joint in fingers[thumb].joints if joint.name in aside}
     grid = [dict(zip(free, at)) for at in itertools.product(*(np.linspace(*both, PLACES) for both in free.values()))]
     aside |= min(grid, key=lambda at: np.linalg.norm(fingers[thumb].tip_at(half | at) - meeting))
-    firsts = [finger.joints[flexes[name][0]].name for name, finger in fingers.items()]
+    firsts = [finger.joints[finger.flexes[0]].name for finger in fingers.values()]
     for mode, (first, beyond) in SHAPES.items():
         start, closing = dict(aside), {}
         for joint, (back, shut) in ends.items():
@@ -187,9 +187,6 @@ def draft(text):
     fingers = dict(sorted(fingers.items(), key=lambda item: np.linalg.norm(item[1].points[0] - base)))
     _, *others = fingers.values()
     wrist = find_wrist(palm, others)
-    flexes = {name: finger.flexing() for name, finger in fingers.items()}
-    for name, turns in flexes.items():
-        refuse(not turns, f"finger '{name}' has no joint that closes it, only such as follow others")
     lengths = [np.linalg.norm(np.diff(finger.points, axis=0), axis=1).sum() for finger in others]
     size = round(float(np.median(lengths)) / FINGER, 3)
     spheres, guessed = find_spheres(fingers, palm, links, size)
@@ -205,23 +202,16 @@ def draft(text):
     source = {
         "urdf": text, "wrist": wrist,
         "joints": {name: name for name in names},
-        "fingers": {
-            name: {"tip": finger.tip, "flexes": finger.joints[flexes[name][0]].name} for name, finger in fingers.items()
-        },
-        "spheres": spheres, "pre_shapes": pre_shapes(fingers, flexes, to_hand[2, :3]),
+        "fingers": {name: {"tip": f.tip, "flexes": f.joints[f.flexes[0]].name} for name, f in fingers.items()},
+        "spheres": spheres, "pre_shapes": pre_shapes(fingers, to_hand[2, :3]),
         "grasp_center": np.round(center, 4).tolist(), "work_box": np.round(room, 4).tolist(), "size": size,
     }  # fmt: skip
-    lines = [
-        f"palm: link '{palm}'; in its frame the normal is {wrist['palm_normal']} and the fingers point to "
-        f"{wrist['finger_direction']} (as they lie at rest and close)",
-        f"thumb: '{thumb}' (by its name, or its base is off the others'); the others, the nearest first: "
-        + " ".join(list(fingers)[1:]),
-    ]
+    lines = [f"palm: link '{palm}'; normal {wrist['palm_normal']}, fingers point to {wrist['finger_direction']}"]
     for name, finger in fingers.items():
-        kinds = {turn: "flexes" for turn in flexes[name]}
+        kinds = {turn: "flexes" for turn in finger.flexes}
         kinds |= {turn: "follows" for turn, joint in enumerate(finger.joints) if joint.follows}
         each = (f"{joint.name} {kinds.get(turn, 'spreads or rests')}" for turn, joint in enumerate(finger.joints))
-        lines.append(f"{name}: {', '.join(each)}")
+        lines.append(f"{'thumb: ' * (name == thumb)}{name}: {', '.join(each)}")
     lines.append(f"spheres from boxes, cylinders and spheres; guessed along bones on: {' '.join(guessed) or 'no link'}")
     lines.append("pre-shapes: fingers open, the thumb where its tip and the others' meet, all half closed")
     return source, lines

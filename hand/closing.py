@@ -127,7 +127,7 @@ def close_hands(rotation, position, joints, mode, field, hand=BENCHMARK):
         start = finger_gaps(chain, finger_joints(chain, joints), frames, field)
         free &= start.min(0).reshape(len(joints), -1).min(1) > -0.001
     touching = free.copy()
-    for chain in thumb_first(hand):
+    for chain in hand.chains:
         rows = np.flatnonzero(touching)
         frames = finger_frames(chain, rotation[rows], position[rows])
         modes = np.repeat(mode[rows], len(chain.fingers))
@@ -137,16 +137,6 @@ def close_hands(rotation, position, joints, mode, field, hand=BENCHMARK):
         gaps[rows[:, None], chain.fingers] = gap.T.reshape(*shape[:2], -1)
         touching[rows] = gaps[rows, 0].min(1) < CONTACT
     return joints, gaps, free, touching
-
-
-def thumb_first(hand):
-    """The chains of a hand with the thumb in one of its own, before the others."""
-    parts = []
-    for chain in hand.chains:
-        for of_thumb in (chain.fingers == 0, chain.fingers > 0):
-            mine = {key: getattr(chain, key)[of_thumb] for key in ("fingers", "columns", "bases")}
-            parts += [chain._replace(**mine)] if of_thumb.any() else []
-    return sorted(parts, key=lambda chain: chain.fingers[0] > 0)
 
 
 def link_gaps(gaps, hand=BENCHMARK):

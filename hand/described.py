@@ -67,7 +67,7 @@ class Hand(NamedTuple):
     joint_names: tuple  # as in recordings
     limits: np.ndarray  # (J, 2) rad
     fingers: tuple  # names
-    chains: tuple  # `Chain`s of all fingers
+    chains: tuple  # `Chain`s of all fingers, the thumb's by itself
     radii: np.ndarray  # (F, P) m
     links: np.ndarray  # (F, P); a finger with fewer spheres has its last one several times
     palm_centers: np.ndarray  # (p, 3) m, hand frame
@@ -150,16 +150,9 @@ def read_urdf(text):
     refuse(root.tag != "robot", f"begins with <{root.tag}>, a URDF with <robot>; give another file")
     links, joints = {link.get("name"): link for link in root.findall("link")}, {}
     for joint in map(read_joint, root.findall("joint")):
-        missing = [link for link in (joint.parent, joint.child) if link not in links]
-        refuse(missing, f"joint '{joint.name}' names link '{' '.join(missing)}', which is not there")
-        if twice := joints.get(joint.child):
-            loop = f"link '{joint.child}' hangs on joints '{twice.name}' and '{joint.name}', which makes a loop"
-            raise UserError(f"{loop}; only trees can be described")
+        loop = joint.child in joints
+        refuse(loop, f"link '{joint.child}' has a second joint, '{joint.name}': a loop; only trees can be described")
         joints[joint.child] = joint
-    names = {joint.name for joint in joints.values()}
-    for joint in joints.values():
-        source = joint.follows and joint.follows[0]
-        refuse(source and source not in names, f"joint '{joint.name}' follows '{source}', which is not there")
     return joints, links
 
 
@@ -167,9 +160,9 @@ def path_to(link, joints, palm):
     """The `Joint`s from the palm out to a link."""
     path, at = [], link
     while at != palm:
-        refuse(at not in joints, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
+        lost = at not in joints or len(path) > len(joints)
+        refuse(lost, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
         path, at = [joints[at], *path], joints[at].parent
-        refuse(len(path) > len(joints), f"link '{link}' hangs in a loop of joints; only trees can be described")
     return path
 
 
@@ -335,7 +328,8 @@ def build_hand(source):
     refuse(not of_palm, f"no spheres on the palm, link '{palm}'; add some")
     of_palm = np.concatenate(of_palm)
     return Hand(
-        joint_names=tuple(names), limits=limits, fingers=tuple(fingers), chains=grouped(chains),
+        joint_names=tuple(names), limits=limits, fingers=tuple(fingers),
+        chains=(*grouped(chains[:1]), *grouped(chains[1:])),
         radii=np.stack([chain.radii[:, 0] for chain in chains]), links=np.stack([chain.links for chain in chains]),
         palm_centers=of_palm[:, :3], palm_radii=of_palm[:, 3],
         modes=modes, start=np.radians([per_joint(shape["start"], names) for shape in shapes]),
@@ -348,12 +342,10 @@ def build_hand(source):
 def read_source(path):
     """A hand's JSON with the text of its URDF in place of that file's name."""
     source = read_json(path)
-    refuse(not isinstance(source.get("urdf"), str), f"{path}: lacks 'urdf', the file beside it; see python -m hand")
-    if not source["urdf"].lstrip().startswith("<"):
+    with naming(path):
         urdf = Path(path).parent / source["urdf"]
         with readable(urdf):
-            source["urdf"] = urdf.read_text(encoding="utf-8", errors="replace")
-    return source
+            return source | {"urdf": urdf.read_text(encoding="utf-8", errors="replace")}
 
 
 def hand_for(joint_names, source=None, name="hand"):

@@ -34,8 +34,7 @@ class Finger(NamedTuple):
     joints: list  # T that turn
     axes: np.ndarray  # (T, 3)
     points: np.ndarray  # (T + 1, 3) m: origins and tip
-    frames: dict  # {link: (turns before it, frame (4, 4))}
-    tip: str  # its last link
+    frames: dict  # {link: (turns before it, frame (4, 4))}, the last one the tip
     flexes: list  # the turns that close it
 
     def speed(self, turn):
@@ -78,8 +77,8 @@ def find_fingers(joints, links):
         parallel = np.flatnonzero(np.abs(axes @ axes[-1]) > 0.8)  # to its last one
         flexes = [turn for turn in parallel if not turning[turn].follows]
         refuse(not flexes, f"finger '{name}' has no joint that closes it, only such as follow others")
-        finger = Finger(turning, axes, np.array([*origins, end]), frames, tip, flexes)
-        fingers[tip if name in fingers else name] = finger
+        name = tip if name in fingers else name
+        fingers[name] = Finger(turning, axes, np.array([*origins, end]), frames, flexes)
     return palm, fingers
 
 
@@ -202,7 +201,7 @@ def draft(text):
     source = {
         "urdf": text, "wrist": wrist,
         "joints": {name: name for name in names},
-        "fingers": {name: {"tip": f.tip, "flexes": f.joints[f.flexes[0]].name} for name, f in fingers.items()},
+        "fingers": {name: {"tip": list(f.frames)[-1], "flexes": f.joints[f.flexes[0]].name} for name, f in fingers.items()},
         "spheres": spheres, "pre_shapes": pre_shapes(fingers, to_hand[2, :3]),
         "grasp_center": np.round(center, 4).tolist(), "work_box": np.round(room, 4).tolist(), "size": size,
     }  # fmt: skip

@@ -141,10 +141,6 @@ def close_hands(rotation, position, joints, mode, field, hand=BENCHMARK):
 
 def link_gaps(gaps, hand=BENCHMARK):
     """gaps (..., F, P) m -> the gap of each finger's links and the sphere that has it (..., F, L)."""
-    nearest = np.zeros((*gaps.shape[:-1], hand.links.max() + 1), dtype=int)
-    for chain in hand.chains:
-        own, ends = gaps[..., chain.fingers, :], np.searchsorted(chain.links, np.arange(chain.links[-1] + 2))
-        for link, (start, stop) in enumerate(itertools.pairwise(ends)):
-            nearest[..., chain.fingers, link] = start + own[..., start:stop].argmin(-1)
-    has = np.arange(nearest.shape[-1]) <= hand.links.max(1)[:, None]  # (F, L): not all fingers have as many links
-    return np.where(has, np.take_along_axis(gaps, nearest, -1), np.float32(np.inf)), nearest
+    on_link = hand.links[:, None] == np.arange(hand.links.max() + 1)[:, None]  # (F, L, P)
+    each = np.where(on_link, gaps[..., None, :], np.float32(np.inf))  # not all fingers have as many links
+    return each.min(-1), each.argmin(-1)

@@ -201,7 +201,10 @@ def draft(text):
     source = {
         "urdf": text, "wrist": wrist,
         "joints": {name: name for name in names},
-        "fingers": {name: {"tip": list(f.frames)[-1], "flexes": f.joints[f.flexes[0]].name} for name, f in fingers.items()},
+        "fingers": {
+            name: {"tip": list(finger.frames)[-1], "flexes": finger.joints[finger.flexes[0]].name}
+            for name, finger in fingers.items()
+        },
         "spheres": spheres, "pre_shapes": pre_shapes(fingers, to_hand[2, :3]),
         "grasp_center": np.round(center, 4).tolist(), "work_box": np.round(room, 4).tolist(), "size": size,
     }  # fmt: skip

@@ -208,7 +208,7 @@ def draft(text):
         "spheres": spheres, "pre_shapes": pre_shapes(fingers, to_hand[2, :3]),
         "grasp_center": np.round(center, 4).tolist(), "work_box": np.round(room, 4).tolist(), "size": size,
     }  # fmt: skip
-    lines = [f"palm: link '{palm}'; normal {wrist['palm_normal']}, fingers point to {wrist['finger_direction']}"]
+    lines = [f"wrist: link '{palm}', palm normal {wrist['palm_normal']}, fingers to {wrist['finger_direction']}"]
     for name, finger in fingers.items():
         kinds = {turn: "flexes" for turn in finger.flexes}
         kinds |= {turn: "follows" for turn, joint in enumerate(finger.joints) if joint.follows}

@@ -201,6 +201,8 @@ def collect(root, scenes, min_score, excluded, source=None):
     digest = hashlib.sha256(repr(float(min_score)).encode())
     for scene, _ in kept:
         digest.update(f"{scene['name']} {scene['mesh_hash']} {scene['recording_hash']}\n".encode())
+    if source:  # the surface is seen from its links
+        digest.update(repr(source).encode())
     names = next((scene["joint_names"] for scene, _ in kept if scene["joint_names"]), None)
     arrays = {key: np.concatenate([scene[key][rows] for scene, rows in kept]) for key in ("poses", "joints", "scores")}
     row = np.concatenate([rows for _, rows in kept])

@@ -12,6 +12,7 @@ RUN is a folder that train.py wrote. Joints for one object are predict.py's.
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 import cli  # noqa: F401 - before torch, which reads the environment that it sets
@@ -210,7 +211,8 @@ def open_run(folder, data_root=None, quiet=False, everything=False, model=None):
     except UserError as error:
         raise UserError(f"{error}; or give --suite all for objects that the run has not seen") from None
     if not same:
-        leave_out(folder, data, split, same_ids=data_root is None)
+        in_place = everything and os.path.realpath(root) == os.path.realpath(settings["data"])
+        leave_out(folder, data, split, same_ids=data_root is None or in_place)
         warn_of_frames(data)
     return data, split
 

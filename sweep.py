@@ -189,7 +189,8 @@ def interruptible(jobs):
 def main(argv=None):
     args, names, given = parse(argv)
     check_writable(args.out, "--out")
-    check_writable(args.runs, "--runs")
+    if not args.tables:
+        check_writable(args.runs, "--runs")
     refuse(not importlib.util.find_spec("matplotlib"), "figures need matplotlib; run: pip install matplotlib")
     with interruptible(args.jobs):
         if args.tables:

@@ -5,7 +5,7 @@
     python synthesize.py --out data/mine --meshes DIR           your own meshes
     python synthesize.py --out data/mine --hand my_hand.json    another hand (python -m hand describes it)
     python synthesize.py --out data/public --import dexgraspnet DIR     grasps that others published, of another hand
-    python synthesize.py --card data/made --out results/benchmark   figures and pictures of a dataset
+    python synthesize.py --card data/made --out results/card   figures and pictures of a dataset
 
 Layout written: OUT/<synset>/<object>/<scene>/mesh.obj and recording.npz (see data.py). An interrupted
 run goes on when the same command is given again; the same seed gives the same bytes for any number of
@@ -112,7 +112,8 @@ def main(argv=None):
     """Make or resume a root and print its counts, or write the card of one; argv as on the command line."""
     args, start = parse_args(argv), time.time()
     workers = args.workers or cores()
-    check_writable(args.out or DEFAULT_ROOT, "--out")
+    if args.card or not (Path(args.out or DEFAULT_ROOT) / "dataset.json").exists():
+        check_writable(args.out or DEFAULT_ROOT, "--out")
     if args.card:
         return write_card(Path(args.card), Path(args.out), args.seed)
     if not args.out:

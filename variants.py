@@ -28,6 +28,7 @@ from model import (
     weighted_mean,
 )  # fmt: skip
 
+
 def probes_of(box):
     """(Q, 3) m, hand frame: a grid in a box (3, 2) that palm and fingers can close on."""
     return torch.cartesian_prod(*(torch.linspace(*map(float, ends), n) for ends, n in zip(box, (4, 5, 4))))

@@ -98,7 +98,7 @@ def number_in(values, key, name):
     """A finite number in a dict."""
     value = values.get(key)
     refuse(key not in values, f"{name}: has no '{key}'")
-    if not isinstance(value, (int, float, np.number)) or not abs(value) < np.finfo(np.float32).max:
+    if not isinstance(value, (int, float)) or not abs(value) < np.finfo(np.float32).max:
         raise UserError(f"{name}: '{key}' is not a finite number")
     return float(value)
 
@@ -127,16 +127,45 @@ def unpickle(content):
     read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     _, _, kind = read_header(file)
     refuse(not kind.hasobject, "holds plain numbers where an array of dicts is expected")
-    return ArrayUnpickler(file).load().ravel().tolist()
+    return InertUnpickler(file).load().values
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds numpy's arrays and numbers; a pickle that names anything else is refused unread."""
-
-    KNOWN = ("numpy.ndarray", "numpy.dtype", "multiarray._reconstruct", "multiarray.scalar", "_codecs.encode")
+class InertUnpickler(pickle.Unpickler):
+    """Rebuilds arrays of objects and single numbers; a pickle that names anything else is refused unread."""
 
     def find_class(self, module, name):
+        stand_ins = {
+            "numpy.ndarray": StoredArray, "numpy.dtype": StoredType, "multiarray._reconstruct": StoredArray,
+            "multiarray.scalar": stored_number, "_codecs.encode": str.encode,
+        }  # fmt: skip
         known = f"{module}.{name}".removeprefix("numpy.core.").removeprefix("numpy._core.")
-        if known not in self.KNOWN:
+        if known not in stand_ins:
             raise UserError(f"names {module}.{name}, code that has no business in grasps; do not trust this file")
-        return super().find_class(module, name)
+        return stand_ins[known]
+
+
+class StoredArray:
+    """Stands for a numpy array while it is unpickled: keeps the list of its objects."""
+
+    def __init__(self, *args):
+        self.values = None
+
+    def __setstate__(self, state):
+        self.values = state[-1]
+
+
+class StoredType:
+    """Stands for a numpy dtype while it is unpickled: its code, say f8, and its byte order."""
+
+    def __init__(self, code, *args):
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state):
+        self.order = state[1]
+
+
+def stored_number(kind, content):
+    """A number as numpy pickles it, its `StoredType` and its bytes."""
+    if not re.fullmatch("[fiu][1248]", kind.code):
+        raise UserError(f"holds a value of numpy's type '{kind.code}', which is no number")
+    return np.frombuffer(content, np.dtype(kind.order + kind.code)).item()

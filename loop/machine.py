@@ -35,7 +35,7 @@ def cuda_works():
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         works = torch.cuda.is_available()
-    for warning in found:
+    for warning in found * (not works):
         reason = str(warning.message).splitlines()[0].split(". ")[0]
         print(f"warning: the GPU is not used: {reason}; computing on the CPU", file=sys.stderr)
     return works

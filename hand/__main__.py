@@ -77,6 +77,8 @@ def find_fingers(joints, links):
         parallel = np.flatnonzero(np.abs(axes @ axes[-1]) > 0.8)  # to its last one
         flexes = [turn for turn in parallel if not turning[turn].follows]
         refuse(not flexes, f"finger '{name}' has no joint that closes it, only such as follow others")
+        short = np.linalg.norm(end - origins[0]) < 1e-6
+        refuse(short, f"finger '{name}' has no length; add a link at its tip, by a fixed joint")
         name = tip if name in fingers else name
         fingers[name] = Finger(turning, axes, np.array([*origins, end]), frames, flexes)
     return palm, fingers

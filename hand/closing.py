@@ -125,7 +125,7 @@ def close_hands(rotation, position, joints, mode, field, hand=BENCHMARK):
     for chain in hand.chains:
         frames = finger_frames(chain, rotation, position)
         start = finger_gaps(chain, finger_joints(chain, joints), frames, field)
-        free &= start.min(0).reshape(len(joints), -1).min(1) > -0.001
+        free &= start.min(0).reshape(len(joints), len(chain.fingers)).min(1) > -0.001
     touching = free.copy()
     for chain in hand.chains:
         rows = np.flatnonzero(touching)
@@ -134,7 +134,7 @@ def close_hands(rotation, position, joints, mode, field, hand=BENCHMARK):
         q, gap = close_fingers(chain, finger_joints(chain, joints[rows]), frames, modes, field, hand.goes_on)
         shape = len(rows), *chain.columns.shape
         joints[rows[:, None, None], chain.columns] = q.T.reshape(shape)
-        gaps[rows[:, None], chain.fingers] = gap.T.reshape(*shape[:2], -1)
+        gaps[rows[:, None], chain.fingers] = gap.T.reshape(*shape[:2], gaps.shape[2])
         touching[rows] = gaps[rows, 0].min(1) < CONTACT
     return joints, gaps, free, touching
 

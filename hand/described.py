@@ -352,11 +352,12 @@ def hand_for(joint_names, source=None, name="hand"):
     """The `Hand` of recorded joints (J names or None): that of a source kept with them, the benchmark's, or None."""
     if not source:
         return BENCHMARK if tuple(joint_names or ()) == BENCHMARK.joint_names else None
-    mine = list(source.get("joints", ()))
-    order = mine if joint_names in (None, numbered_joints(len(mine))) else joint_names
-    more = " ".join(sorted(set(mine) ^ set(order)))
-    refuse(more, f"{name}: hand and recordings differ in the joints {more}; 'joints' in the hand's JSON names them")
-    return hand_from(source | {"joints": {joint: source["joints"][joint] for joint in order}}, name)
+    with naming(name):
+        mine = list(source["joints"])
+        order = mine if joint_names in (None, numbered_joints(len(mine))) else joint_names
+        more = " ".join(sorted(set(mine) ^ set(order)))
+        refuse(more, f"hand and recordings differ in the joints {more}; 'joints' in the hand's JSON names them")
+        return build_hand(source | {"joints": {joint: source["joints"][joint] for joint in order}})
 
 
 SOURCE = read_source(Path(__file__).with_name("benchmark.json"))

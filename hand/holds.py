@@ -39,11 +39,11 @@ class Outcomes(NamedTuple):
     """What became of grasps; (...) is the shape of their joints (..., J), clipped to the hand's limits first."""
 
     free: np.ndarray  # (...) bool: no link deeper than FREE_DEPTH in the object, before opening and closing
-    holds: np.ndarray  # (...) bool: closed, what grasps.py would keep
+    holds: np.ndarray  # (...) bool: closed, what benchmark/grasps.py would keep
     touching: np.ndarray  # (..., F) bool: fingers that touch, closed
     gaps: np.ndarray  # (..., F) m: each finger's distance to the object then, negative inside
     closed: np.ndarray  # (..., J) rad: the joints after opening and closing
-    scores: np.ndarray  # (...): as in grasps.py, closed; -1 where there is no grasp to score
+    scores: np.ndarray  # (...): as in benchmark/grasps.py, closed; -1 where there is no grasp to score
 
 
 def solid_field(vertices, faces, density=DENSITY, threads=1):

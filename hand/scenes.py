@@ -16,7 +16,7 @@ _fields = {}  # (path, when it was written) -> field, the last one used at the e
 def close_some(data, rows, predictions, quiet=False, threads=1):
     """What becomes of some predicted grasps: their positions in `rows`, and (key, suffix) -> `Outcomes` (n,).
 
-    rows (sorted): of a `GraspData`; predictions: key -> arrays joints_pred (m, K, 12) and logits (m, K) for all rows;
+    rows (sorted): of a `GraspData`; predictions: key -> arrays joints_pred (m, K, J) and logits (m, K) for all rows;
     suffix: of `candidate_joints`.
     """
     part = rows_to_close(data, rows)

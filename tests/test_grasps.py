@@ -142,3 +142,10 @@ def test_grasps_are_physical(cylinder):
 def test_one_pose_has_several_solutions(cylinder):
     _, counts = np.unique(cylinder[2][:, :7], axis=0, return_counts=True)
     assert counts.max() == 2 and 0.05 < np.mean(counts == 2) < 0.5
+
+
+def test_what_no_hand_can_hold_has_no_grasps():
+    """Batches in which no candidate is left, as of a ball of 4 mm, are nothing special."""
+    ball = trimesh.creation.icosphere(1, 0.002)
+    found, scores, rejected = grasps.synthesize(ball.vertices, ball.faces, 4, np.random.default_rng(0))
+    assert len(found) == len(scores) == 0 and rejected["contacts"] > 0

@@ -43,7 +43,7 @@ def text_of(tmp_path):
 @pytest.mark.parametrize(
     "words, runs",
     [("lr-grid", 24), ("k", 6), ("pool", len(POOLS)), ("loss", 3), ("budget", 4), ("init", 3)]
-    + [("k --quick", 3), ("pool --quick", 5), ("loss --quick", 3), ("budget --quick", 3), ("init --quick", 3)]
+    + [("k --quick", 2), ("pool --quick", 4), ("loss --quick", 2), ("budget --quick", 2), ("init --quick", 2)]
     + [("grid --k 1,5 --pool hand,mean --seeds 0,1", 8)],
 )
 def test_planned_runs(words, runs, monkeypatch):

@@ -15,7 +15,7 @@ The JSON says what a URDF does not:
     size        how large the hand is beside the benchmark's
 """
 
-import contextlib
+import functools
 import hashlib
 import json
 import xml.etree.ElementTree as ET
@@ -32,14 +32,24 @@ from files.writing import read_json
 
 MODES = ("power", "pinch", "sphere")
 BOXES = ("grasp_center", "work_box")
+SAME = 1e-9  # m: what differs by less is equal
 MAX_RADIUS = 0.02  # m, of a sphere on a finger: a distance field is exact so far from the surface
 NO_HAND = "no hand is known with these joints; name it once: python data.py ROOT --hand FILE.json"
+
+
+class Points(NamedTuple):
+    """Points of a finger as sums of D of the 3 T axes that its turns have turned."""
+
+    shares: np.ndarray  # (p, D) m
+    used: list  # D of [turn, 0 to 2: x, y or z]
+    needs: list  # T times three: whether the axis is among them, or a later one is made of it
 
 
 class Chain(NamedTuple):
     """G fingers that are alike but for where the palm holds them: k joints, T turns, P spheres on links.
 
-    Each turn is about the z of its frame, by `gear` @ joints + `offset`; a point is a sum of all axes, as turned.
+    Each turn is about the z of its frame, by `gear` @ joints + `offset`. Where turns that follow each other are
+    parallel, the later ones are by the sum of all, from the frame that the first of them began with.
     """
 
     fingers: np.ndarray  # (G,) which of the hand's fingers
@@ -47,9 +57,10 @@ class Chain(NamedTuple):
     bases: np.ndarray  # (G, 4, 4) from the frame of the first turn, at rest, to the hand's
     gear: np.ndarray  # (T, k) how far each turn goes with each joint: 1, or the multiplier of a joint that follows
     offset: np.ndarray  # (T, 1) rad
-    turns: np.ndarray  # (T, 3, 3) x, y, z of the frame, columns, in the one before it
-    spheres: np.ndarray  # (P, 3 T) m, centers
-    bones: np.ndarray  # (2 S, 3 T) m: start and end of the S lines that a picture shows
+    after: list  # T: the turn that a frame follows, -1 where that is the finger's base
+    turns: np.ndarray  # (T, 3, 3) x, y, z of the frame, columns, in the one that it follows
+    spheres: Points  # P centers
+    bones: Points  # 2 S: start and end of the S lines that a picture shows
     bone_links: np.ndarray  # (S,)
     radii: np.ndarray  # (P, 1) m
     links: np.ndarray  # (P,) which of the finger's links a sphere is on
@@ -67,7 +78,7 @@ class Hand(NamedTuple):
     joint_names: tuple  # as in recordings
     limits: np.ndarray  # (J, 2) rad
     fingers: tuple  # names
-    chains: tuple  # `Chain`s of all fingers, the thumb's by itself
+    chains: tuple  # `Chain`s of all fingers
     radii: np.ndarray  # (F, P) m
     links: np.ndarray  # (F, P); a finger with fewer spheres has its last one several times
     palm_centers: np.ndarray  # (p, 3) m, hand frame
@@ -126,16 +137,20 @@ def read_joint(element):
     what, axis, follows, limits = f"joint '{name}'", None, None, (-np.pi, np.pi)
     known = kind in ("revolute", "continuous", "fixed")
     refuse(not known, f"{what} is {kind}; only joints that turn or are fixed can be described")
+    links = [end.get("link") for end in map(element.find, ("parent", "child")) if end is not None]
+    refuse(len(links) < 2, f"{what} names no parent or no child link; mend it in the URDF")
     if kind != "fixed":
         axis = xml_numbers(element.find("axis"), "xyz", 3, what, "1 0 0")
+        refuse(not axis.any(), f"{what}: its axis is zero; mend it in the URDF")
         axis = axis / np.linalg.norm(axis)
         if mimic is not None:
             shares = (("multiplier", "1"), ("offset", "0"))
             follows = (mimic.get("joint"), *(xml_numbers(mimic, key, 1, what, rest)[0] for key, rest in shares))
-        elif kind == "revolute":
+        free = kind == "revolute" and not follows
+        refuse(free and limit is None, f"{what} has no limits; give it <limit lower= upper=>")
+        if free:
             limits = tuple(float(xml_numbers(limit, key, 1, what, "0")[0]) for key in ("lower", "upper"))
-            refuse(limits[0] >= limits[1], f"{what} has no room to turn; mend its <limit lower= upper=>")
-    links = (element.find(end).get("link") for end in ("parent", "child"))
+            refuse(limits[0] >= limits[1], f"{what}: its lower limit {limits[0]:g} is not under {limits[1]:g}")
     return Joint(name, *links, frame_of(element.find("origin"), what), axis, limits, follows)
 
 
@@ -150,9 +165,16 @@ def read_urdf(text):
     refuse(root.tag != "robot", f"begins with <{root.tag}>, a URDF with <robot>; give another file")
     links, joints = {link.get("name"): link for link in root.findall("link")}, {}
     for joint in map(read_joint, root.findall("joint")):
-        loop = joint.child in joints
-        refuse(loop, f"link '{joint.child}' has a second joint, '{joint.name}': a loop; only trees can be described")
+        missing = [link for link in (joint.parent, joint.child) if link not in links]
+        refuse(missing, f"joint '{joint.name}' names link '{' '.join(missing)}', which is not there")
+        if twice := joints.get(joint.child):
+            loop = f"link '{joint.child}' hangs on joints '{twice.name}' and '{joint.name}', which makes a loop"
+            raise UserError(f"{loop}; only trees can be described")
         joints[joint.child] = joint
+    names = {joint.name for joint in joints.values()}
+    for joint in joints.values():
+        source = joint.follows and joint.follows[0]
+        refuse(source and source not in names, f"joint '{joint.name}' follows '{source}', which is not there")
     return joints, links
 
 
@@ -160,86 +182,118 @@ def path_to(link, joints, palm):
     """The `Joint`s from the palm out to a link."""
     path, at = [], link
     while at != palm:
-        lost = at not in joints or len(path) > len(joints)
-        refuse(lost, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
+        refuse(at not in joints, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
         path, at = [joints[at], *path], joints[at].parent
+        refuse(len(path) > len(joints), f"link '{link}' hangs in a loop of joints; only trees can be described")
     return path
 
 
 # ---------------------------------------------------------------- one finger
 def turns_along(path, from_palm):
-    """The T joints of a path that turn (T, 4, 4), z being the axis, and {link: (turns before it, frame (4, 4))}.
+    """Axes (T, 3) and origins (T, 3) of the joints of a path that turn, {link: (turns before it, frame (4, 4))}.
 
     At rest, in the hand's frame; from_palm (4, 4): from the palm link's.
     """
-    frame, turns, frames = from_palm, [], {}
+    frame, axes, origins, frames = from_palm, [], [], {}
     for joint in path:
         frame = frame @ joint.origin
         if joint.axis is not None:
-            across = np.cross(joint.axis, np.eye(3)[np.abs(joint.axis).argmin()])
-            across /= np.linalg.norm(across)
-            turn = frame.copy()
-            turn[:3, :3] = frame[:3, :3] @ np.stack((across, np.cross(joint.axis, across), joint.axis), -1)
-            turns.append(turn)
-        frames[joint.child] = (len(turns), frame)
-    return np.array(turns), frames
+            axes.append(frame[:3, :3] @ joint.axis)
+            origins.append(frame[:3, 3])
+        frames[joint.child] = (len(axes), frame)
+    return np.array(axes), np.array(origins), frames
 
 
-def shares_along(points, last, turns):
-    """Points (n, 3), at rest, that move with turns up to `last` (n,), as sums of axes (n, T, 3)."""
-    shares = np.zeros((len(points), len(turns), 3))
-    for share, point, end in zip(shares, points, last):
-        for t, to in enumerate([*turns[1 : end + 1, :3, 3], point]):
-            share[t] = (to - turns[t, :3, 3]) @ turns[t, :3, :3]
-    return shares
+def tidy(numbers):
+    """Zeros and ones where they nearly are: mostly axes only swap places and links lie along one, which costs less."""
+    whole = np.rint(numbers)
+    return np.where(np.abs(numbers - whole) < SAME, whole, numbers)
 
 
-def placed(spheres, frame):
-    """Spheres [[x, y, z, radius], ...] of a frame (4, 4), (n, 4), where that is given in."""
-    spheres = np.array(spheres, dtype=float).reshape(-1, 4)
-    return np.hstack((spheres[:, :3] @ frame[:3, :3].T + frame[:3, 3], spheres[:, 3:]))
+def frames_along(axes, points):
+    """A frame for every turn at rest, columns x, y, z, (T, 3, 3): z is the axis, x points to where the link goes on.
+
+    axes (T, 3); points (T + 1, 3): the turns' origins and the tip.
+    """
+    frames = []
+    for t, z in enumerate(axes):
+        towards = points[t + 1] - points[t], *axes[t + 1 : t + 2], points[-1] - points[t], np.eye(3)[np.abs(z).argmin()]
+        across = (direction - z * (z @ direction) for direction in towards)
+        x = next(direction / length for direction in across if (length := np.linalg.norm(direction)) > 1e-6)
+        frames.append(np.stack((x, np.cross(z, x), z), -1))
+    return np.array(frames)
+
+
+def points_along(points, turn, frames, origins, after, turns):
+    """Points (n, 3), at rest, that move with turns (n,), as `Points`."""
+    rows = np.zeros((len(points), len(frames), 3))
+    for row, point, last in zip(rows, points, turn):
+        for t, end in enumerate([*origins[1 : last + 1], point]):
+            row[t] = frames[t].T @ (end - origins[t])
+    rows = tidy(rows)
+    used, needs = rows.any(0), rows.any(0)  # (T, 3)
+    for t in range(len(turns) - 1, -1, -1):
+        if after[t] >= 0:
+            before = np.repeat([needs[t, :2].any(), needs[t, 2]], [2, 1])  # x and y turn into each other
+            needs[after[t]] |= (turns[t][:, before] != 0).any(1)
+    return Points(rows[:, used], np.argwhere(used).tolist(), needs.tolist())
+
+
+def spheres_along(frames, spheres, count):
+    """Turns (count,), centers (count, 3) and radii (count,) of a finger's spheres, the last one as often as needed.
+
+    frames: of `turns_along`; spheres: {link: [[x, y, z, radius]]}.
+    """
+    found = [
+        (turns - 1, frame[:3, :3] @ sphere[:3] + frame[:3, 3], sphere[3])
+        for link, (turns, frame) in frames.items() if turns for sphere in spheres.get(link, ())
+    ]  # fmt: skip
+    refuse(not found, f"no spheres on the finger's links {' '.join(frames)}; add some")
+    large = [radius for *_, radius in found if not 0 < radius <= MAX_RADIUS]
+    refuse(large, f"a sphere on {' '.join(frames)} has radius {large and large[0]} m; it must be up to {MAX_RADIUS} m")
+    return map(np.array, zip(*found + found[-1:] * (count - len(found))))
 
 
 def read_finger(index, path, about, joint_of, spheres, from_palm, limits, speeds, num_spheres):
     """One finger as a `Chain` of itself alone; about: as in the JSON, joint_of: {joint of the URDF: column}."""
-    turns, frames = turns_along(path, from_palm)
-    drives = [joint.follows or (joint.name, 1.0, 0.0) for joint in path if joint.axis is not None]
+    axes, origins, frames = turns_along(path, from_palm)
+    turning = [joint for joint in path if joint.axis is not None]
+    drives = [joint.follows or (joint.name, 1.0, 0.0) for joint in turning]
     missing = [source for source, *_ in drives if source not in joint_of]
     refuse(missing, f"link '{about['tip']}' moves by joint '{' '.join(missing)}', which 'joints' lacks")
     columns = list(dict.fromkeys(joint_of[source] for source, *_ in drives))
     refuse(joint_of.get(about["flexes"]) not in columns, f"joint '{about['flexes']}' does not flex '{about['tip']}'")
-    gear = np.zeros((len(turns), len(columns)))
+    gear, offset = np.zeros((len(turning), len(columns))), np.array([[shift] for *_, shift in drives])
     for t, (source, multiplier, _) in enumerate(drives):
         gear[t, columns.index(joint_of[source])] = multiplier
 
-    found = [
-        (before - 1, sphere)
-        for link, (before, frame) in frames.items() if before for sphere in placed(spheres.get(link, ()), frame)
-    ]  # fmt: skip
-    refuse(not found, f"no spheres on the finger's links {' '.join(frames)}; add some")
-    last, found = map(np.array, zip(*found + found[-1:] * (num_spheres - len(found))))  # as many as on other fingers
-    wrong = (found[:, 3] <= 0) | (found[:, 3] > MAX_RADIUS)
-    refuse(wrong.any(), f"a sphere on {' '.join(frames)} has no radius up to {MAX_RADIUS} m; change it")
-    centers, radii = found[:, :3], found[:, 3:]
-    shares = shares_along(centers, last, turns)
-    touched, links = np.unique(last, return_inverse=True)
-
+    turn, centers, radii = spheres_along(frames, spheres, num_spheres)
     tip = frames[path[-1].child][1][:3, 3]
-    points = np.stack((*turns[:, :3, 3], tip if np.linalg.norm(tip - turns[-1, :3, 3]) > 1e-6 else centers[-1]))
-    bones = np.flatnonzero(np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-6)
-    ends = shares_along(points[np.stack((bones, bones + 1), 1).ravel()], np.repeat(bones, 2), turns)
+    points = np.concatenate((origins, (tip if np.linalg.norm(tip - origins[-1]) > 1e-6 else centers[-1])[None]))
+    turned, after, total = frames_along(axes, points), [], np.eye(len(axes))
+    for t, axis in enumerate(axes):
+        parallel = t and np.linalg.norm(axis - axes[t - 1]) < SAME
+        after.append(after[-1] if parallel else t - 1)
+        total[t, after[-1] + 1 : t] = 1
+    turns = tidy(turned[np.maximum(after, 0)].transpose(0, 2, 1) @ turned)  # the base's frame is that of the first turn
+    base = np.eye(4)
+    base[:3, :3], base[:3, 3] = tidy(turned[0]), origins[0]
+
+    lengths = np.concatenate(([0], np.cumsum(np.linalg.norm(np.diff(origins, axis=0), axis=1))))
+    beyond = lengths[turn] + np.linalg.norm(centers - origins[turn], axis=1)  # along the finger
+    arms = np.where(np.arange(len(turning)) <= turn[:, None], beyond[:, None] - lengths, 0)  # (P, T)
+    touched, shown = np.unique(turn), np.flatnonzero(np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-6)
+    ends, frame = np.stack((points[shown], points[shown + 1]), 1).reshape(-1, 3), (turned, origins, after, turns)
     flexor, speed = columns.index(joint_of[about["flexes"]]), speeds[:, columns]
     moves = (speed != 0).any(0) | (np.arange(len(columns)) == flexor)
-    before = np.concatenate((turns[:1], turns[:-1]))[:, :3, :3]  # the first turn is given in its own frame at rest
     return Chain(
-        fingers=np.array([index]), columns=np.array([columns]), bases=turns[:1],
-        gear=gear, offset=np.array([[shift] for *_, shift in drives]),
-        turns=before.transpose(0, 2, 1) @ turns[:, :3, :3],
-        spheres=shares.reshape(num_spheres, -1), bones=ends.reshape(len(ends), -1),
-        bone_links=np.searchsorted(touched, bones).clip(max=len(touched) - 1),
-        radii=radii, links=links, first=np.searchsorted(last, (gear != 0).argmax(0)),
-        levers=np.linalg.norm(shares, axis=2)[:, ::-1].cumsum(1)[:, ::-1] @ np.abs(gear),  # along the finger
-        limits=np.where(moves, limits[columns].T, [[-np.inf], [np.inf]])[..., None],
+        fingers=np.array([index]), columns=np.array([columns]), bases=base[None],
+        gear=total @ gear, offset=total @ offset, after=after, turns=turns,
+        spheres=points_along(centers, turn, *frame), bones=points_along(ends, np.repeat(shown, 2), *frame),
+        bone_links=np.searchsorted(touched, shown).clip(max=len(touched) - 1),
+        radii=radii[:, None], links=np.searchsorted(touched, turn),
+        first=np.array([np.searchsorted(turn, column.nonzero()[0][0]) for column in gear.T]),
+        levers=arms @ np.abs(gear), limits=np.where(moves, limits[columns].T, [[-np.inf], [np.inf]])[..., None],
         speed=speed, flexor=flexor, closes=next((int(np.sign(way)) for way in speed[:, flexor] if way), 1),
     )  # fmt: skip
 
@@ -248,7 +302,7 @@ def grouped(chains):
     """`Chain`s of single fingers -> one for all that are alike but for where the palm holds them."""
     where, groups = ("fingers", "columns", "bases"), {}
     for chain in chains:
-        alike = chain._replace(**dict.fromkeys(where, 0))
+        alike = (*chain._replace(**dict.fromkeys((*where, "spheres", "bones"), 0)), *chain.spheres, *chain.bones)
         numbers = [np.round(np.array(part, dtype=float), 9) + 0.0 for part in alike]  # + 0.0: no minus before a zero
         groups.setdefault(str([part.tolist() for part in numbers]), []).append(chain)
     return tuple(
@@ -266,7 +320,7 @@ def palm_frame(wrist):
     z, x = z / np.linalg.norm(z), x / np.linalg.norm(x)
     matrix[:3, :3] = x, np.cross(z, x), z
     matrix[:3, 3] = -matrix[:3, :3] @ np.array(wrist.get("position", (0, 0, 0)), dtype=float)
-    return matrix
+    return tidy(matrix)
 
 
 def per_joint(values, names):
@@ -276,11 +330,10 @@ def per_joint(values, names):
     return np.array([values.get(name, 0) for name in names], dtype=float)
 
 
-@contextlib.contextmanager
-def naming(name):
-    """What is wrong with the URDF or JSON in there, as a user error that begins with its name."""
+def hand_from(source, name):
+    """The `Hand` of a source as `read_source` returns it; raises `UserError` naming `name` and what is wrong."""
     try:
-        yield
+        return build_hand(source)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -288,16 +341,12 @@ def naming(name):
         raise UserError(f"{name}: {what}; python -m hand FILE.urdf --out FILE.json writes one to begin with") from None
 
 
-def hand_from(source, name):
-    """The `Hand` of a source as `read_source` returns it; raises `UserError` naming `name` and what is wrong."""
-    with naming(name):
-        return build_hand(source)
-
-
 def build_hand(source):
-    joints, _ = read_urdf(source["urdf"])
+    joints, links = read_urdf(source["urdf"])
     names, palm, fingers, spheres = (source[key] for key in ("joints", "wrist", "fingers", "spheres"))
     from_palm, palm, by_name = palm_frame(palm), palm["link"], {joint.name: joint for joint in joints.values()}
+    for link in (palm, *spheres, *(about["tip"] for about in fingers.values())):
+        refuse(link not in links, f"link '{link}' is not in the URDF")
     for joint in names.values():
         free = joint in by_name and by_name[joint].axis is not None and not by_name[joint].follows
         refuse(not free, f"joint '{joint}' is not in the URDF, is fixed or follows another; leave it out of 'joints'")
@@ -323,13 +372,14 @@ def build_hand(source):
 
     of_palm = []
     for link, its_spheres in spheres.items():
-        turns, frame = turns_along(path_to(link, joints, palm), from_palm)[1].get(link, (0, from_palm))
-        of_palm += [] if turns else [placed(its_spheres, frame)]
+        path = path_to(link, joints, palm)
+        if all(joint.axis is None for joint in path):
+            frame = functools.reduce(np.matmul, [joint.origin for joint in path], from_palm)
+            of_palm += [(*frame[:3, :3] @ center + frame[:3, 3], radius) for *center, radius in its_spheres]
     refuse(not of_palm, f"no spheres on the palm, link '{palm}'; add some")
-    of_palm = np.concatenate(of_palm)
+    of_palm = np.array(of_palm, dtype=float)
     return Hand(
-        joint_names=tuple(names), limits=limits, fingers=tuple(fingers),
-        chains=(*grouped(chains[:1]), *grouped(chains[1:])),
+        joint_names=tuple(names), limits=limits, fingers=tuple(fingers), chains=grouped(chains),
         radii=np.stack([chain.radii[:, 0] for chain in chains]), links=np.stack([chain.links for chain in chains]),
         palm_centers=of_palm[:, :3], palm_radii=of_palm[:, 3],
         modes=modes, start=np.radians([per_joint(shape["start"], names) for shape in shapes]),
@@ -342,22 +392,27 @@ def build_hand(source):
 def read_source(path):
     """A hand's JSON with the text of its URDF in place of that file's name."""
     source = read_json(path)
-    with naming(path):
+    refuse(not isinstance(source.get("urdf"), str), f"{path}: lacks 'urdf', the file beside it; see python -m hand")
+    if not source["urdf"].lstrip().startswith("<"):
         urdf = Path(path).parent / source["urdf"]
         with readable(urdf):
-            return source | {"urdf": urdf.read_text(encoding="utf-8", errors="replace")}
+            source["urdf"] = urdf.read_text(encoding="utf-8", errors="replace")
+    return source
 
 
 def hand_for(joint_names, source=None, name="hand"):
     """The `Hand` of recorded joints (J names or None): that of a source kept with them, the benchmark's, or None."""
     if not source:
         return BENCHMARK if tuple(joint_names or ()) == BENCHMARK.joint_names else None
-    with naming(name):
+    try:
         mine = list(source["joints"])
         order = mine if joint_names in (None, numbered_joints(len(mine))) else joint_names
-        more = " ".join(sorted(set(mine) ^ set(order)))
-        refuse(more, f"hand and recordings differ in the joints {more}; 'joints' in the hand's JSON names them")
-        return build_hand(source | {"joints": {joint: source["joints"][joint] for joint in order}})
+        joints = {joint: source["joints"].get(joint) for joint in order}
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{name}: its hand names no joints; keep one with: python data.py ROOT --hand FILE") from None
+    more = " ".join(sorted(set(mine) ^ set(order)))
+    refuse(more, f"{name}: hand and recordings differ in the joints {more}; 'joints' in the hand's JSON names them")
+    return hand_from(source | {"joints": joints}, name)
 
 
 SOURCE = read_source(Path(__file__).with_name("benchmark.json"))

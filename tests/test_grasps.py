@@ -42,8 +42,8 @@ def test_fingers_stop_at_a_thin_plate():
     position = np.zeros((count, 3), dtype=np.float32)
     position[:, 1] = -0.15
     position[:, 2] = -rng.uniform(0.06, 0.12, count)  # the plate lies before the palm, which looks along z
-    _, fingers = BENCHMARK.chains
-    frames = kinematics.finger_frames(fingers, rotation, position)[..., 1::3]  # of the middle one
+    (fingers,) = BENCHMARK.chains
+    frames = kinematics.finger_frames(fingers, rotation, position)[..., 2::4]  # of the middle one
     q = np.tile(np.radians([[-15], [0], [5]]), (1, count)).astype(np.float32)
     mode = np.arange(count) % 3
     closed, gaps = closing.close_fingers(fingers, q, frames, mode, field, BENCHMARK.goes_on)

@@ -187,11 +187,14 @@ def test_imported_grasps_with_their_hand(tmp_path):
 
 KNOT = "<joint name='knot' type='fixed'> <parent link='thumb_3'/> <child link='finger0_3'/> </joint>"
 WRONG = {  # of the LEAP hand's text: what stands in place of what, and what is said of it
-    "a loop": ("</robot>", KNOT + "</robot>", "link 'finger0_3' has a second joint, 'knot': a loop"),
+    "a loop": ("</robot>", KNOT + "</robot>", "link 'finger0_3' hangs on joints '3' and 'knot', which makes a loop"),
     "sliding": ("'2' type='revolute'", "'2' type='prismatic'", "joint '2' is prismatic; only joints that turn"),
-    "no limits": ("<limit lower='-0.506'", "<bound lower='-0.506'", "joint '2' has no room to turn"),
+    "no limits": ("<limit lower='-0.506'", "<bound lower='-0.506'", "joint '2' has no limits"),
     "no number": ("upper='2.042'", "upper='far'", "joint '3': upper must be 1 numbers, not 'far'"),
-    "limits swapped": ("lower='-0.366'", "lower='3'", "joint '3' has no room to turn"),
+    "limits swapped": ("lower='-0.366'", "lower='3'", "joint '3': its lower limit 3 is not under 2.042"),
+    "no axis": ("axis xyz='0 -1 0'", "axis xyz='0 0 0'", "joint '12': its axis is zero"),
+    "no link": ("<link name='finger2_tip'>", "<link name='x'>", "names link 'finger2_tip', which is not there"),
+    "nobody's": ("<limit lower='-0.366'", "<mimic joint='who'/> <limit lower='-0.366'", "'3' follows 'who', which is"),
     "follows one of two": ("<joint name='5' type='revolute'>", "<joint name='5' type='revolute'><mimic joint='1'/>",
                            "joint '1' closes two fingers; each must close by joints of its own"),
     "xacro": ("<link name='base'/>", "<xacro:macro xmlns:xacro='http://ros.org/wiki/xacro'/>", "is a xacro"),
@@ -237,7 +240,7 @@ def edited(source, path, value):
     ("path", "value", "message"),
     [
         (("spheres", "finger1_0"), [[0, 0, 0, 0.3]], "a sphere on finger1_0"),
-        (("spheres", "finger9"), [], "link 'finger9' does not hang on the palm"),
+        (("spheres", "finger9"), [], "link 'finger9' is not in the URDF"),
         (("spheres", "palm_lower"), None, "no spheres on the palm, link 'palm_lower'"),
         (("joints", "4"), None, "link 'finger1_tip' moves by joint '4', which 'joints' lacks"),
         (("joints", "3"), "nothing", "joint 'nothing' is not in the URDF"),

@@ -132,8 +132,8 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     height = np.array([0.02, 0.06, 0.0])  # m, of the wrist above the top
     rotation = np.tile(Rotation.from_euler("x", 180, degrees=True).as_matrix(), (3, 1, 1)).astype(np.float32)
     position = np.stack((0 * height, 0.1 + 0 * height, height), -1).astype(np.float32)
-    _, fingers = BENCHMARK.chains
-    bases = kinematics.finger_frames(fingers, rotation, position)[..., 1::3]  # of the middle one
+    (fingers,) = BENCHMARK.chains
+    bases = kinematics.finger_frames(fingers, rotation, position)[..., 2::4]  # of the middle one
     start = np.zeros((3, 3), dtype=np.float32)
 
     def lowest(q):  # gap (3,) m of the spheres over the table

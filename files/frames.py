@@ -107,7 +107,7 @@ def frame_warnings(figures, scenes):
         f"{scenes[odd[0]] if odd else ''}; are their quaternions x y z w, too?": unlike,
         f"{1 - figures['standing']:.0%} of the meshes do not stand on z = 0 {heights}; is z up, and the table there?":
         floating,
-        f"{small} meshes are shorter than {SMALL:g} m; are they in metres?": small > 0,
+        f"{small} {'meshes are' if small > 1 else 'mesh is'} shorter than {SMALL:g} m; are they in metres?": small > 0,
     }  # fmt: skip
     return [doubt for doubt, holds in doubts.items() if holds]
 

@@ -57,7 +57,9 @@ GRIDS = {  # of the sweeps that are one grid: flag -> its values
     "init": {"--budget": "0.1", "--init": "scratch,jepa,shuffled"},
 }
 SHORT = {"--steps": "500", "--eval-every": "250"}
-QUICK = {  # what --quick makes of a grid: fewer values and steps, so that two cores take one to three minutes
+QUICK = {
+    # what --quick makes of a grid: fewer values and steps, so that two cores take one to three minutes; the run with
+    # attention of `pool` is also K = 5, wta, 10 % and jepa, so the others leave it out
     "k": SHORT | {"--k": "1,16"},
     "pool": SHORT | {"--pool": "none,attention,hand,surface"},
     "loss": SHORT | {"--loss": "mdn,hedged"},

@@ -16,6 +16,8 @@ class UserError(Exception):
 
 def printable(text):
     """Text in which what a terminal would obey, and what no file of text may hold, is spelt out: \\x1b."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 

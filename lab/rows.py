@@ -6,6 +6,7 @@ was, and in `commit` the version of the code, where that is not this one: no swe
 
 import collections
 import csv
+import functools
 import itertools
 import shlex
 from pathlib import Path
@@ -40,6 +41,7 @@ def command_of(flags, start=TRAINING):
     return f"{start} {shlex.join(as_words(flags))}"
 
 
+@functools.cache  # tables ask for the same rows' flags thousands of times
 def split_command(command):
     """What stands before the first flag of a command, and its flags: flag -> value."""
     words = shlex.split(command)

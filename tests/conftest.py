@@ -1,6 +1,7 @@
 """What the tests share: the GPU hidden or seen, a small dataset that needs no generator, commands that must fail."""
 
 import contextlib
+import gc
 import io
 import itertools
 import os
@@ -16,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
 torch.set_num_threads(1)  # tiny networks: a second thread only waits
+gc.freeze()  # what the libraries hold stays: no collection need look at it again
 
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such pipes, users, signals and names")

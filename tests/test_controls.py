@@ -139,6 +139,7 @@ def test_held_out_synsets_may_be_spelt_out(box_root, boxes, labelled, tmp_path):
     check_oracle(spelt, boxes[0].fingerprint, HELD_OUT)
 
 
+@pytest.mark.slow
 def test_adapters_are_part_of_an_oracle(box_root, boxes, tmp_path):
     train.main(flags(box_root, tmp_path, "--name", "a", "--lora", 2, "--lr-backbone", 0, "--budget", 1, "--keep-last"))
     merged, last = (load_encoder(tmp_path / "a" / f"{which}.pt") for which in ("best", "last"))

@@ -86,7 +86,7 @@ def test_curve_of_a_run(tmp_path):
     names = ("step", "train_loss", "val_top_logit_rmse", "val_best_of_k_rmse", "val_coverage_15")
     rows = [dict(zip(names, values)) for values in ((100, 0.2, 0.4, 0.2, 0.5), (200, -0.1, 0.3, 0.1, 0.7))]
     texts = [{name: str(value) for name, value in row.items()} for row in rows]
-    for name, given, lines in (("a", rows, ()), ("b", texts, ()), ("c", rows, (100,)), ("d", rows, (100, 0.35))):
+    for name, given, lines in (("a", rows, ()), ("b", texts, ()), ("c", rows, (100, 0.35))):
         curve.draw_curve(given, tmp_path / name, "runs/a", *lines)
-    a, b, c, d = ((tmp_path / name).read_bytes() for name in "abcd")
-    assert a[:4] == b"\x89PNG" and a == b and len({a, c, d}) == 3
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a[:4] == b"\x89PNG" and a == b != c

@@ -37,7 +37,10 @@ def describe(*argv):
     runpy.run_module("hand", run_name="__main__")
 
 
-@pytest.fixture(scope="module", params=HANDS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("leap", "shadow")]
+
+
+@pytest.fixture(scope="module", params=["allegro", *SLOW])
 def drafted(request, tmp_path_factory):
     """The folder of a hand's URDF and its JSON as drafted."""
     folder = tmp_path_factory.mktemp(request.param)

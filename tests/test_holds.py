@@ -96,6 +96,7 @@ def test_the_field_of_a_large_object_is_bounded_and_still_right(monkeypatch):
         assert near.any() and inside.any() and (field(points)[inside] < 0).all()
 
 
+@pytest.mark.slow
 def test_fields_are_kept_within_a_bound_of_bytes(data, monkeypatch):
     rows = np.arange(len(data.joints))
     kept = outcomes_in_scenes(data, rows, data.joints, quiet=True)

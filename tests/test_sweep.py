@@ -210,7 +210,7 @@ def test_what_rows_differ_in_is_said():
 # ---------------------------------------------------------------- several processes
 
 
-@pytest.mark.parametrize("by", ["a sweep", "train.py"])
+@pytest.mark.parametrize("by", [pytest.param("a sweep", marks=pytest.mark.slow), "train.py"])
 def test_a_run_that_another_process_has_comes_last(by, box_root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runner, "PAUSE", 0.05)
     argv, rows = arguments(box_root, tmp_path, "--k", "1,2"), tmp_path / "table" / "rows.csv"

@@ -20,14 +20,14 @@ if __name__ == "__main__":
 
 TINY = "--preset tiny --steps 2 --quiet --threads 1"
 COMMANDS = f"""
-    synthesize      --out {{}}/made --objects 4 --grasps 8 --scenes 1 --workers 1 --quiet
+    synthesize      --out {{}}/made --objects 3 --grasps 8 --scenes 1 --workers 1 --quiet
     data            {{}}/made --points 64
     splits          --data {{}}/made --json {{}}/split.json
     pretrain_jepa   --out {{}}/encoder.pt --num-clouds 8 --batch 4 {TINY}
     train           --data {{}}/made --runs {{}} --name run --init jepa --jepa-ckpt {{}}/encoder.pt --no-pictures {TINY}
     evaluate        {{}}/run --quiet --json {{}}/metrics.json
     predict         {{}}/run {{}}/made/03797390/mug_0000/0/mesh.obj --pose 0 0 0.2 0 0 0 1 --json {{}}/joints.json
-    sweep           grid --data {{}}/made --k 1,2 --smoke --runs {{}}/runs --out {{}}/table"""
+    sweep           grid --data {{}}/made --k 1 --smoke --runs {{}}/runs --out {{}}/table"""
 
 
 def commands_in(folder):

@@ -187,7 +187,7 @@ def bad_scenes():
 SCENES = list(bad_scenes())
 
 
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_bad_scenes(three_boxes, tmp_path, capsys, cached, planted, problems):
     """One bad scene among good ones: named, nothing written; mended, the root is as if nothing had been."""
     template, expected = three_boxes

@@ -333,7 +333,13 @@ READERS = [  # a file, who reads it, with which words, and which of the above ar
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("file, command, words, fine", READERS, ids=[f"{file}-{by}" for file, by, *_ in READERS])
+def reader(file, by, *more):
+    """What one training does with its last checkpoint, the other does."""
+    marks = [pytest.mark.slow] if file == "unfinished/last.pt" else []
+    return pytest.param(file, by, *more, marks=marks, id=f"{file}-{by}")
+
+
+@pytest.mark.parametrize("file, command, words, fine", [reader(*one) for one in READERS])
 def test_bad_files(place, planted, capsys, problems, file, command, words, fine):
     path = place["good"] / file
     for name, write in spoilt(path):

@@ -31,7 +31,10 @@ def closed():
         return file
 
 
-@pytest.mark.parametrize("output", [lambda: None, closed], ids=["no output", "closed output"])
+CLOSED = pytest.param(closed, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("output", [lambda: None, CLOSED], ids=["no output", "closed output"])
 def test_in_this_process(output, tmp_path, monkeypatch):
     """And in a thread, where no signal is heard; under a scheduler that says little; without docstrings, as by -OO."""
     monkeypatch.chdir(tmp_path)

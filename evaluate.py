@@ -30,7 +30,7 @@ from files.predictions import NUMBERS, check_predictions, read_predictions, save
 from files.recordings import numbered_joints
 from files.writing import read_json, write_json
 from hand.described import NO_HAND
-from hand.scenes import close_some
+from hand.scenes import CLOSED, close_some
 from loop.fast import exact_products
 from loop.machine import set_up_torch
 from loop.report import bracket, how_to_read, metrics_table, run_rows
@@ -99,6 +99,8 @@ def summarize(predictions, seed=0):
     """Metrics, intervals and per-synset metrics of one set of predictions (a dict of arrays, see `predict_grasps`)."""
     arrays = (torch.as_tensor(predictions[name]).float() for name in NUMBERS)
     statistics = sample_statistics(*arrays)
+    if "nll" in predictions:  # of a mixture density
+        statistics["nll"] = torch.from_numpy(predictions["nll"]).double()
     result = from_means({name: value.mean().item() for name, value in statistics.items()})
     result["num_grasps"] = len(predictions["logits"])
     if "object" in predictions:
@@ -118,7 +120,8 @@ def summarize(predictions, seed=0):
 def predict_grasps(model, data, rows, device, clouds_per_chunk=64, grasps_per_chunk=4096):
     """Predictions for grasps `rows` of a `GraspData`, each cloud encoded once; leaves the model in eval mode.
 
-    Returns joints_pred (n, K, J) rad, logits (n, K), joints_true (n, J) rad, object (n,), synset (n,) as arrays.
+    Returns joints_pred (n, K, J) rad, logits (n, K), joints_true (n, J) rad, object (n,), synset (n,) as arrays; of a
+    mixture density nll (n,), nats per joint, too.
     Always in exact float32, so that a run trained in another precision has the same numbers everywhere.
     """
     model.eval()
@@ -137,12 +140,14 @@ def predict_grasps(model, data, rows, device, clouds_per_chunk=64, grasps_per_ch
                 decoded = model.decode(encoded, index, poses)
                 joints_hat.append(decoded[0].float())
                 logits.append(decoded[1].float())
+    joints_hat, logits, joints = torch.cat(joints_hat), torch.cat(logits), torch.from_numpy(data.joints[rows])
+    nll = getattr(model.loss, "nll", None)
     objects = data.object_of_grasp[rows]
     return {
-        "joints_pred": torch.cat(joints_hat).cpu().numpy(), "logits": torch.cat(logits).cpu().numpy(),
+        "joints_pred": joints_hat.cpu().numpy(), "logits": logits.cpu().numpy(),
         "joints_true": data.joints[rows], "object": objects,
         "synset": np.array([name.split("/")[0] for name in objects]),
-    }  # fmt: skip
+    } | ({"nll": nll(joints_hat, logits, joints.to(device)).cpu().numpy()} if nll else {})  # fmt: skip
 
 
 def constant_predictions(data, joints, rows):
@@ -155,23 +160,23 @@ def constant_predictions(data, joints, rows):
 
 
 # ---------------------------------------------------------------- does the grasp hold?
-def add_holds(results, predictions, data, rows, quiet=False, seed=0):
-    """Shares of grasps that are free, and that hold once closed (hand/holds.py), into `summarize`d results.
+def add_holds(results, predictions, data, rows, closed, quiet=False, seed=0):
+    """Shares of some `closed` grasps that are free, and that hold (hand/holds.py), into `summarize`d results.
 
     results, predictions: equal keys -> `summarize`, arrays of `predict_grasps` for the same grasps `rows` (n,). For
     K > 1 of the top logit ("free", "holds"), of the hypothesis nearest to the recorded joints ("…_best_of_k") and of
     the average by probability ("…_average").
     """
-    part, closed = close_some(data, rows, predictions, quiet, torch.get_num_threads())
-    for (key, suffix), outcomes in closed.items():
+    part, found = close_some(data, rows, predictions, quiet, torch.get_num_threads(), closed)
+    for (key, suffix), outcomes in found.items():
         shares = {name + suffix: torch.from_numpy(getattr(outcomes, name)).double() for name in ("free", "holds")}
         results[key] |= {name: values.mean().item() for name, values in shares.items()} | {"grasps_closed": len(part)}
         intervals = bootstrap(shares, data.object_of_grasp[rows[part]], seed)
         results[key].setdefault("interval_95", {}).update(intervals)
 
 
-def compare(model, data, rows, summary, predictions, holds, quiet=False, seed=0):
-    """Summaries of a run, its training mean and the recorded joints by name; with `holds` also whether these hold.
+def compare(model, data, rows, summary, predictions, closed, quiet=False, seed=0):
+    """Summaries of a run, its training mean and the recorded joints by name; whether some `closed` of them hold.
 
     summary, predictions: of the run on grasps `rows`, from `evaluate_suites`; the summary gains the shares that hold.
     """
@@ -181,8 +186,8 @@ def compare(model, data, rows, summary, predictions, holds, quiet=False, seed=0)
         "recorded": constant_predictions(data, data.joints[rows], rows),
     }
     results = {name: summarize(found, seed) for name, found in beside.items()} | {"run": summary}
-    if holds and data.hand:
-        add_holds(results, beside | {"run": predictions}, data, rows, quiet, seed)
+    if closed and data.hand:
+        add_holds(results, beside | {"run": predictions}, data, rows, closed, quiet, seed)
     return results
 
 
@@ -259,6 +264,7 @@ def build_parser():
     flag("--data", metavar="ROOT", help="the dataset, where it has moved since the training, or another one")
     flag("--holds", action="store_true", help="also see which grasps are free of the object, and which would "
          "hold it; joints outside the hand's limits are clipped to them first")  # fmt: skip
+    flag("--closed", type=number(int, 1), default=CLOSED, metavar="N", help="grasps of a suite that --holds tells of")
     flag("--save-predictions", metavar="FILE", help="joints_pred, logits, joints_true, object, synset, suite (.npz)")
     flag("--json", metavar="FILE", help="save the metrics")
     flag("--picture", metavar="FILE", help="draw six grasps of the first suite, recorded beside predicted (.png)")
@@ -321,7 +327,8 @@ def evaluate_run(args):
     means, shown = {}, {}
     finished = finished_result(args.run, data.fingerprint) if args.checkpoint == "best" else {}
     for suite, own in suites.items():
-        found = compare(model, data, split.rows[suite], own, predictions[suite], args.holds, args.quiet, args.seed)
+        closed = args.closed if args.holds else 0
+        found = compare(model, data, split.rows[suite], own, predictions[suite], closed, args.quiet, args.seed)
         means[suite] = found["training mean"]
         if suite == "val" and finished:  # the table that train.py printed
             rows = run_rows(finished, found)

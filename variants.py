@@ -179,11 +179,14 @@ class MixtureLoss(nn.Module):
         super().__init__()
         self.log_sigma = nn.Parameter(torch.full((config.joints,), -1.0))  # 0.37 rad, an untrained model's error
 
-    def forward(self, joints_hat, logits, joints, alpha, weights=None):
+    def nll(self, joints_hat, logits, joints):
+        """Of each sample, per joint: (B,) nats."""
         scaled = (joints_hat - joints[:, None]) * (-self.log_sigma).exp()  # (B, K, J)
         log_density = -(0.5 * scaled.square() + self.log_sigma + 0.5 * math.log(2 * math.pi)).sum(2)  # (B, K)
-        likelihood = (logits.log_softmax(1) + log_density).logsumexp(1)  # (B,)
-        return -weighted_mean(likelihood, weights) / joints.shape[1]
+        return -(logits.log_softmax(1) + log_density).logsumexp(1) / joints.shape[1]
+
+    def forward(self, joints_hat, logits, joints, alpha, weights=None):
+        return weighted_mean(self.nll(joints_hat, logits, joints), weights)
 
 
 def hedged_loss(joints_hat, logits, joints, alpha, weights=None):

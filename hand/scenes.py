@@ -8,18 +8,18 @@ from tqdm import tqdm
 from files.reading import MESH_NAMES, composed, read_mesh
 from hand.holds import Outcomes, grasp_outcomes, solid_field
 
-SCENES, PER_SCENE = 100, 10  # of so many grasps of a suite it is seen whether they hold: some 12 s
+CLOSED, PER_SCENE = 1000, 10  # of so many grasps of a suite it is seen whether they hold, some 12 s; of a scene
 KEPT_BYTES = 5e8  # of distance fields, the least lately used first to go; one of our objects has up to 1 MB
 _fields = {}  # (path, when it was written) -> field, the last one used at the end
 
 
-def close_some(data, rows, predictions, quiet=False, threads=1):
-    """What becomes of some predicted grasps: their positions in `rows`, and (key, suffix) -> `Outcomes` (n,).
+def close_some(data, rows, predictions, quiet=False, threads=1, count=CLOSED):
+    """What becomes of some `count` predicted grasps: their positions in `rows`, and (key, suffix) -> `Outcomes` (n,).
 
     rows (sorted): of a `GraspData`; predictions: key -> arrays joints_pred (m, K, J) and logits (m, K) for all rows;
     suffix: of `candidate_joints`.
     """
-    part = rows_to_close(data, rows)
+    part = rows_to_close(data, rows, count)
     joints = {}
     for key, found in predictions.items():
         candidates = candidate_joints(found["joints_pred"][part], found["logits"][part], data.joints[rows[part]])
@@ -63,10 +63,11 @@ def scene_mesh(data, scene):
     return next(folder / name for name in MESH_NAMES if (folder / name).exists())
 
 
-def rows_to_close(data, rows, scenes=SCENES, per_scene=PER_SCENE):
-    """Positions in `rows` (sorted) of the grasps that are closed: evenly chosen scenes, some grasps of each."""
+def rows_to_close(data, rows, count):
+    """Positions in `rows` (sorted) of some `count` grasps: evenly chosen scenes, PER_SCENE of each or as many more."""
     found = np.unique(data.scene[rows])
-    chosen = found[np.unique(np.linspace(0, len(found) - 1, scenes).round().astype(int))]
+    chosen = found[np.unique(np.linspace(0, len(found) - 1, -(-count // PER_SCENE)).round().astype(int))]
+    per_scene = max(PER_SCENE, count // len(chosen))
     rng = np.random.default_rng(0)
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(data.scene[rows] == s))[:per_scene] for s in chosen]))
 

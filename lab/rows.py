@@ -20,7 +20,7 @@ METRICS = (
     "diversity",
 )  # fmt: skip
 COSTS = ("parameters_trained", "ms_per_step", "memory_mb")  # of a run
-HOLDS = ("free", "holds", "holds_best_of_k", "holds_average")  # of val; empty for other hands
+OF_VAL = ("nll", "free", "holds", "holds_best_of_k", "holds_average", "grasps_closed")  # empty where a run has none
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
 PUBLISHED = "python sweep.py published"  # and of one that is trained on a split of another kind
 DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--budget", "--k", "--steps")}
@@ -107,6 +107,7 @@ def differences(rows):
     """A sentence for each property in which rows differ that makes their numbers hard to compare; [] for none."""
     runs = finished_trainings(rows)
     values = {
+        "number of closed hands": [row["grasps_closed"] for row in runs if row.get("grasps_closed")],
         "dataset": [row["dataset"] for row in rows if row.get("dataset")],
         "precision": [row["precision"] for row in runs if row.get("precision")],
         "device": [row["device"] for row in runs if row.get("device")],

@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from lab.rows import HOLDS, METRICS, TRAINING, flags_of, split_command
+from lab.rows import METRICS, OF_VAL, TRAINING, flags_of, split_command
 
 DIGITS = {"rmse": 4, "gap": 4, "ms_per_step": 0, "memory_mb": 0}  # of columns whose names end so; of others 3
 
@@ -87,7 +87,7 @@ def configurations_table(rows):
     groups, shared = by_configuration(rows)
     header = ["flags of train.py", "seeds", "top-logit RMSE (rad)", "95 % over objects, first seed"]
     header += ["best-of-K", "gap", "coverage@15°", "s per run"]
-    closed = [name for name in HOLDS if any(row.get(name) for row in rows)]
+    closed = [name for name in OF_VAL[:-1] if any(row.get(name) for row in rows)]
     header += [name.replace("_", " ") for name in closed]
     lines = [line + [""] * len(closed) for line in mean_lines(rows)]
     for name, group in groups.items():

@@ -153,12 +153,13 @@ def test_all_objects_of_another_root(named_run, tmp_path, capsys):
 def test_the_table_fits_a_terminal_and_the_picture_has_pairs(named_run, tmp_path, monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path, hand: drawn.append((sheet, path)))
-    words = f"{named_run} --suite val test_category --holds --picture {tmp_path}/picture.png"
+    words = f"{named_run} --suite val test_category --holds --closed 10 --picture {tmp_path}/picture.png"
     evaluate.main(words.split())
     ((sheet, path),), told = drawn, capsys.readouterr().out.splitlines()
     assert f"saved {path}" in told and max(map(len, told[:-1])) <= 100
     for name in ("training mean", "this run", "recorded", "mug 03797390", "holds top logit", "holds: "):
         assert any(line.startswith(name) for line in told), name
+    assert told[-2].endswith("; of 9 grasps")  # of one scene
     assert len(sheet) == 6  # three val objects, recorded and predicted
     for (_, _, recorded, _), (_, _, predicted, title) in zip(sheet[::2], sheet[1::2]):
         assert np.array_equal(recorded[:7], predicted[:7])

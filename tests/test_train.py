@@ -113,7 +113,8 @@ def test_two_learning_rates_and_their_schedule(box_root, tmp_path):
 def test_every_pool_and_loss_trains(box_root, tmp_path, pool):
     loss = {"mean": "mdn", "max": "hedged"}.get(pool, "wta")
     result = train.main(arguments(box_root, tmp_path, "--pool", pool, "--loss", loss, "--steps", 2, "--k", 2))
-    assert np.isfinite(result["suites"]["val"]["top_logit_rmse"])
+    val = result["suites"]["val"]
+    assert np.isfinite(val["top_logit_rmse"]) and np.isfinite(val.get("nll", np.nan)) == (loss == "mdn")
 
 
 # ---------------------------------------------------------------- stopped, resumed, kept

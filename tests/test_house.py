@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "walkthrough": "evaluate splits pictures hand benchmark data controls variants model files cli",
     "lab": "lab train pretrain_jepa predict evaluate splits benchmark pictures hand data controls variants model loop "
     "files cli",
-    "sweep": "lab train files loop model cli",
+    "sweep": "lab train evaluate files loop model cli",
 }
 
 

@@ -109,7 +109,7 @@ def build_parser():
     flag("--runs", default="runs/sweep", metavar="DIR", help="folder of the runs and their logs")
     flag("--jobs", type=number(int, 1), default=1, metavar="N", help="runs side by side, each a process if over 1")
     flag("--closed", type=number(int, 1), default=CLOSED, metavar="N",
-         help="grasps of val that are closed: 1,000 tell the share that holds to 1.3 points, 10,000 to 0.4")  # fmt: skip
+         help="grasps of val that are closed; 1,000 tell the share that holds to 1.3 points")  # fmt: skip
     flag("--rates", metavar="FOLDER", help="table1: take trials of rates from this lr-grid (default: OUT/trials.csv)")
     flag("--against", metavar="FOLDER", help="table1: another table1 to compare with")
     flag("--tables", action="store_true", help="run nothing: tables and figures from the rows that are there")

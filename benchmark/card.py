@@ -70,7 +70,7 @@ def hull_epsilon(points, normals, origin, edges=16):
 def measure_grasp(vertices, faces, grasp):
     """Penetration (m), touching links (4, 3) and hull epsilon of one grasp (19,), from exact distances."""
     origin = sample_surface(vertices, faces, 4000, 0).mean(0)
-    centers, radii, *_ = kinematics.hand_drawing(grasp[:7], grasp[7:])
+    centers, radii = kinematics.hand_drawing(grasp[:7], grasp[7:])
     gaps, nearest = sphere_gaps(vertices, faces, centers, radii)
     gap, sphere = link_gaps(gaps[-BENCHMARK.radii.size :].reshape(BENCHMARK.radii.shape))
     links = gap < CONTACT

@@ -9,24 +9,24 @@ import itertools
 import json
 import os
 import re
+import statistics
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cli.errors import UserError, command, refuse
+from cli.errors import command, refuse
 from cli.flags import Parser
 from files.reading import readable
 from files.writing import atomic
-from hand.described import frame_of, hand_from, palm_frame, path_to, read_urdf, turns_along, xml_numbers
-from hand.kinematics import finger_frames, finger_points
+from hand.described import MAX_RADIUS, at_rest, build_hand, frame_of, naming, palm_frame, placed, read_urdf, xml_numbers
+from hand.kinematics import finger_spheres
 
 FINGER = 0.14  # m, a finger of the benchmark's hand: the size of others is measured by it
 # By pre-shape: where the first flexing joint and those beyond it start (share of their range), and how fast they close
 SHAPES = {"power": ((0.05, 1), (0.05, 1)), "pinch": ((0.05, 1), (0.1, 0)), "sphere": ((0.05, 1), (0.5, 0.1))}
-OPEN, SPREAD = 20, 25  # degrees: no joint starts farther back; outer fingers of a sphere go aside
+OPEN = 20  # degrees: no joint starts farther back
 PLACES = 9  # of each joint of the thumb that does not flex, among which the ones are found where it meets the fingers
-CLOSING = np.linspace(0, 2.2, 16)[:, None]  # rad, of a joint at speed 1, in which thumb and fingers are looked at
 
 
 class Finger(NamedTuple):
@@ -35,81 +35,71 @@ class Finger(NamedTuple):
     joints: list  # T that turn
     axes: np.ndarray  # (T, 3)
     points: np.ndarray  # (T + 1, 3) m: origins and tip
-    frames: dict  # {link: (turns before it, frame (4, 4))}
     tip: str  # its last link
-
-    def flexing(self, is_thumb=False):
-        """The turns that close it: parallel to its last one; of a thumb those without another between, if several."""
-        parallel = np.abs(self.axes @ self.axes[-1]) > 0.8
-        own = [t for t in np.flatnonzero(parallel) if not self.joints[t].follows]
-        run = [t for t in own if parallel[t:].all()]
-        return run if is_thumb and len(run) > 1 else own
+    flexes: list  # the turns that close it: those parallel to its last one
 
     def speed(self, turn):
         """Where the tip goes as a joint turns up, (3,) m per rad."""
         return np.cross(self.axes[turn], self.points[-1] - self.points[turn])
 
 
-def find_fingers(joints):
-    """The palm's link and every `Finger` by name, from the joints of a URDF by child link."""
+def find_palm(joints):
+    """The link that fingers hang on: below the joints that turn all of them."""
+    children = {joint.child for joint in joints.values()}
+    root = next((joint.parent for joint in joints.values() if joint.parent not in children), None)
+    paths = {path for _, path in at_rest(joints, root, np.eye(4))[0].values()}
+    ends = [path for path in paths if sum(other[: len(path)] == path for other in paths) == 1]  # none goes on from it
+    refuse(len(ends) < 2, "has fewer than two fingers; two are needed to hold something between them")
+    shared = len(os.path.commonprefix(ends))
+    return statistics.mode(sorted(joints[path[shared]].parent for path in ends))
 
-    def below(link):
-        return [joint for joint in joints.values() if joint.parent == link]
 
-    def turns(link):
-        return any(joint.axis is not None or turns(joint.child) for joint in below(link))
-
-    palm = next((joint.parent for joint in joints.values() if joint.parent not in joints), None)
-    while len(moving := [joint for joint in below(palm) if joint.axis is not None or turns(joint.child)]) == 1:
-        palm = moving[0].child
-    refuse(not moving, "has fewer than two fingers; two are needed to hold something between them")
-    fingers = {}
-    for last in [joint for joint in joints.values() if joint.axis is not None and not turns(joint.child)]:
-        ends = [[last]]  # paths from the last joint that turns, over fixed ones
-        for path in ends:
-            ends += [[*path, fixed] for fixed in below(path[-1].child)]
-        tip = max(ends, key=lambda path: sum(np.linalg.norm(joint.origin[:3, 3]) for joint in path[1:]))[-1].child
-        path = path_to(tip, joints, palm)
-        axes, origins, frames = turns_along(path, np.eye(4))
-        end = frames[tip][1][:3, 3]
-        if np.linalg.norm(end - origins[-1]) < 1e-6 and len(origins) > 1:  # no link says where it ends
+def find_fingers(joints, links, turns):
+    """Every `Finger` by name; links, turns: what `at_rest` says of the palm."""
+    paths, fingers = [path for _, path in links.values()], {}
+    for path in dict.fromkeys(path for path in paths if path):
+        if any(other[: len(path)] == path != other for other in paths):
+            continue
+        origins, axes = (np.array([turns[joint][:3, column] for joint in path]) for column in (3, 2))
+        beyond = {link: frame[:3, 3] - origins[-1] for link, (frame, its_path) in links.items() if its_path == path}
+        tip = max(beyond, key=lambda link: np.linalg.norm(beyond[link]))
+        end = origins[-1] + beyond[tip]
+        if not beyond[tip].any() and len(path) > 1:  # no link says where it ends
             end = end + 0.8 * (origins[-1] - origins[-2])
-        name = os.path.commonprefix([joint.child for joint in path]).rstrip("_-. ") or tip
-        turning = [joint for joint in path if joint.axis is not None]
-        fingers[tip if name in fingers else name] = Finger(turning, axes, np.array([*origins, end]), frames, tip)
-    return palm, fingers
+        turning = [joints[joint] for joint in path]
+        name = os.path.commonprefix([*(joint.child for joint in turning), tip]).rstrip("_-. ") or tip
+        parallel = np.flatnonzero(np.abs(axes @ axes[-1]) > 0.8)
+        flexes = [turn for turn in parallel if not turning[turn].follows]
+        refuse(not flexes, f"finger '{name}' has no joint that closes it, only such as follow others")
+        short = np.linalg.norm(end - origins[0]) < 1e-6
+        refuse(short, f"finger '{name}' has no length; add a link at its tip, by a fixed joint")
+        fingers[tip if name in fingers else name] = Finger(turning, axes, np.array([*origins, end]), tip, flexes)
+    return fingers
 
 
-def find_thumb(fingers):
-    """The finger whose name says so, or the one without which the others' bases lie closest; and why."""
+def thumb_first(fingers):
+    """Fingers by how near the thumb they begin: that is named so, or the others' bases lie closest without it."""
     named = [name for name in fingers if re.search(r"thumb|(^|[^a-z])th", name.lower())]
 
     def spread(left_out):
         return np.std([finger.points[0] for name, finger in fingers.items() if name != left_out], axis=0).sum()
 
-    return (named[0], "by its name") if named else (min(fingers, key=spread), "its base is off the others'")
+    base = fingers[named[0] if named else min(fingers, key=spread)].points[0]
+    return dict(sorted(fingers.items(), key=lambda item: np.linalg.norm(item[1].points[0] - base)))
 
 
 def find_wrist(palm, fingers):
     """The JSON's `wrist`: where fingers point at rest, and where tips go as joints turn to where there is more room."""
     along = sum(finger.points[-1] - finger.points[0] for finger in fingers)
-    along /= np.linalg.norm(along)
-    normal = sum(sum(f.joints[turn].limits) * f.speed(turn) for f in fingers for turn in f.flexing())
-    normal = normal - along * (normal @ along)
+    normal = sum(sum(f.joints[turn].limits) * f.speed(turn) for f in fingers for turn in f.flexes)
+    normal = normal - along * (normal @ along) / (along @ along)
     refuse(np.linalg.norm(normal) < 1e-6, "has fingers that close in no common direction; no palm's normal is found")
-    normal /= np.linalg.norm(normal)
-    return {"link": palm, "position": [0, 0, 0]} | {
-        "palm_normal": (normal.round(4) + 0.0).tolist(), "finger_direction": (along.round(4) + 0.0).tolist(),
-    }  # fmt: skip
+    directions = {"palm_normal": normal, "finger_direction": along}
+    units = {key: (way / np.linalg.norm(way)).round(4) + 0.0 for key, way in directions.items()}
+    return {"link": palm, "position": [0, 0, 0]} | {key: unit.tolist() for key, unit in units.items()}
 
 
 # ---------------------------------------------------------------- spheres
-def row_of(length, radius):
-    """Where the centers of spheres stand that fill a length about 0."""
-    room = max(0.0, length - 2 * radius)
-    return np.linspace(-room / 2, room / 2, 1 + int(np.ceil(room / (1.6 * radius))))
-
-
 def solid_spheres(link, largest):
     """Spheres [x, y, z, radius] in a link's frame that fill its <collision>s, but for meshes."""
     found, name = [], f"link '{link.get('name')}'"
@@ -118,159 +108,104 @@ def solid_spheres(link, largest):
         for shape in collision.iterfind("geometry/*"):
             if shape.tag == "box":
                 sides = xml_numbers(shape, "size", 3, name)
-                small, middle, _ = np.sort(sides)
-                radius = small / 2 if middle > 2 * small else (small + middle) / 4
+                radius = min(sides.min() / 2, largest)
             elif shape.tag in ("cylinder", "sphere"):
-                radius = xml_numbers(shape, "radius", 1, name)[0]
-                sides[2] = xml_numbers(shape, "length", 1, name)[0] if shape.tag == "cylinder" else 0
+                radius = min(xml_numbers(shape, "radius", 1, name)[0], largest)
+                sides[2] = xml_numbers(shape, "length", 1, name, "0")[0]
             else:
                 continue
-            radius = min(radius, largest)
-            centers = itertools.product(*(row_of(side, radius) for side in sides))
-            found += [[*(frame[:3, :3] @ center + frame[:3, 3]), radius] for center in centers]
+            room = np.maximum(sides - 2 * radius, 0) / 2
+            rows = (np.linspace(-end, end, 1 + int(np.ceil(end / (0.8 * radius)))) for end in room)
+            found += placed([[*center, radius] for center in itertools.product(*rows)], frame).tolist()
     return found
 
 
-def find_spheres(fingers, palm, links, size, to_hand):
-    """{link: spheres}, and the names of those links whose spheres are guessed, since they have no solid."""
-    found = {palm: solid_spheres(links[palm], 0.018 * size)}
-    guessed, radius = [] if found[palm] else [palm], 0.011 * size
+def find_spheres(fingers, palm, links, elements, size):
+    """{link: spheres}, and those links that have no solid, whose spheres are guessed: along bones.
 
-    def put(link, frame, centers):
-        back = np.linalg.inv(frame)
-        found[link] = [[*(back[:3, :3] @ center + back[:3, 3]), radius] for center in centers]
-
-    for finger in fingers.values():
-        found |= {link: solid_spheres(links[link], 0.016 * size) for link in finger.frames}
-        for turn, (start, end) in enumerate(itertools.pairwise(finger.points), 1):
-            body = [link for link, (before, _) in finger.frames.items() if before == turn]
-            length = np.linalg.norm(end - start)
-            if length > radius and not any(found[link] for link in body):
-                shares = (row_of(length + radius, radius) + length / 2) / length  # the last one may reach to the end
-                put(body[0], finger.frames[body[0]][1], start + np.clip(shares, 0.1, 1)[:, None] * (end - start))
-                guessed.append(body[0])
-    if palm in guessed:  # a plate between the fingers' bases
-        bases = np.array([to_hand[:3, :3] @ finger.points[0] + to_hand[:3, 3] for finger in fingers.values()])
-        (x0, y0, _), (x1, y1, _) = bases.min(0), bases.max(0)
-        y0, height = min(y0, y1 - 0.08 * size) - radius, np.median(bases[:, 2]) - 0.3 * radius
-        across, along = row_of(x1 - x0 + 2 * radius, radius) + (x0 + x1) / 2, row_of(y1 - y0, radius) + (y0 + y1) / 2
-        put(palm, to_hand, [np.array([x, y, height]) for x in across for y in along])
-    return {link: np.round(spheres, 5).tolist() for link, spheres in found.items() if spheres}, guessed
+    links: what `at_rest` says of the palm; elements: {link: XML element}.
+    """
+    found = {link: solid_spheres(elements[link], min(0.016 * size, MAX_RADIUS)) for link in links}
+    solid, radius = {links[link][1] for link in links if found[link]}, 0.011 * size
+    bones = [(palm, fingers[0].points[0], finger.points[0]) for finger in fingers[1:]]
+    for finger in fingers:
+        bones += [(joint.child, *ends) for joint, ends in zip(finger.joints, itertools.pairwise(finger.points))]
+    guessed = [(link, start, end) for link, start, end in bones if links[link][1] not in solid]
+    for link, start, end in guessed:
+        count = int(np.ceil(np.linalg.norm(end - start) / (1.6 * radius)))
+        centers = end + np.linspace(0, 1, count, endpoint=False)[:, None] * (start - end)
+        found[link] += placed(np.insert(centers, 3, radius, axis=1), np.linalg.inv(links[link][0])).tolist()
+    found = {link: np.round(spheres, 5).tolist() for link, spheres in found.items() if spheres}
+    return found, [link for link in dict.fromkeys(link for link, *_ in guessed) if link in found]
 
 
 # ---------------------------------------------------------------- pre-shapes
-def tips(hand, finger, joints):
-    """Where a finger's tip is, (n, 3) m, hand frame, at joints (n, J) rad."""
-    chain = next(chain for chain in hand.chains if finger in chain.fingers)
-    (at,) = np.flatnonzero(chain.fingers == finger)
-    frames = finger_frames(chain, np.eye(3)[None], np.zeros((1, 3)))[:, :, [at] * len(joints)]
-    return finger_points(chain, joints[:, chain.columns[at]].T, frames, chain.bones)[:, -1].T
+def pre_shapes(hand, fingers):
+    """The `pre_shapes` of a `Hand`: fingers open, and the thumb where its tip and the others' meet, all half closed."""
+    names, (low, high) = list(hand.joint_names), np.degrees(hand.limits).T
+    flexing = [[finger.joints[turn].name for turn in finger.flexes] for finger in fingers]
+    flexes, first = np.isin(names, sum(flexing, [])), np.isin(names, [its_joints[0] for its_joints in flexing])
+    up = low + high >= 0  # there is more room
+    back, shut = np.where(up, np.maximum(low, -OPEN), np.minimum(high, OPEN)), np.where(up, high, low)
+    rest = np.clip(0, low, high)
 
+    own = np.flatnonzero(~flexes & np.isin(names, [joint.name for joint in fingers[0].joints]))
+    places = list(itertools.product(*(np.linspace(low[joint], high[joint], PLACES) for joint in own)))
+    half = np.tile(np.where(flexes, (back + shut) / 2, rest), (len(places), 1))
+    half[:, own] = places
+    tips = finger_spheres(np.radians(half), hand)[0][:, :, -1]  # (n, F, 3)
+    rest[own] = places[np.linalg.norm(tips[:, 0] - tips[:, 1:].mean(1), axis=1).argmin()]
 
-def meeting_place(hand, start, closing, free):
-    """The values (n,) rad of the thumb's joints `free` at which it closes on the other fingers, from far enough.
-
-    start, closing (J,): rad, speeds. The best of a grid: paths of the tips come close, and against each other.
-    """
-    path = np.clip(start + CLOSING * closing, *hand.limits.T)  # (steps, J)
-    theirs = np.stack([tips(hand, finger, path) for finger in range(1, len(hand.fingers))])
-    grid = np.array(list(itertools.product(*(np.linspace(*hand.limits[joint], PLACES) for joint in free))))
-    costs = []
-    for values in grid:
-        path[:, free] = values
-        mine = tips(hand, 0, path)
-        apart = np.linalg.norm(theirs[:, :, None] - mine, axis=3) / hand.size  # (F, steps, steps)
-        ways = np.gradient(theirs, axis=1), np.gradient(mine, axis=0)
-        theirs_way, my_way = (v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-6) for v in ways)
-        met = (apart + 0.03 * (theirs_way @ my_way.T)).min((1, 2)).mean()
-        costs.append(met - 0.3 * min(0.1, apart[:, 0, 0].min()))
-    return grid[np.argmin(costs)]
-
-
-def pre_shapes(source, fingers, flexes, normal, across):
-    """The `pre_shapes`: fingers open, the thumb where it meets them."""
-    (thumb, *others), shapes, names = fingers, {}, list(source["joints"])
-    middle = np.mean([fingers[name].points[0] for name in others], axis=0)
-    for mode, (first, beyond) in SHAPES.items():
-        start, closing = {}, {}
-        for k, (name, finger) in enumerate(fingers.items()):
-            side = np.clip((finger.points[0] - middle) @ across / (0.04 * source["size"]), -1, 1)
-            aside = SPREAD * side * (mode == "sphere" and k > 0)
-            for turn, joint in enumerate(finger.joints):
-                low, high = np.degrees(joint.limits)
-                if turn in flexes[name]:
-                    share, speed = first if turn == flexes[name][0] else beyond
-                    up = sum(joint.limits) >= 0 if name == thumb else finger.speed(turn) @ normal >= 0
-                    back, shut = (max(low, -OPEN), high) if up else (min(high, OPEN), low)
-                    start[joint.name] = back + share * (shut - back)
-                    closing |= {joint.name: speed if up else -speed} if speed else {}
-                elif not joint.follows:
-                    start[joint.name] = np.clip(aside * np.sign(finger.speed(turn) @ across), low, high)
-        shapes[mode] = {"start": start, "closing": closing, "goes_on": mode == "power"}
-    hand = hand_from(source | {"pre_shapes": shapes}, "draft")
-    turning = [joint.name for turn, joint in enumerate(fingers[thumb].joints) if turn not in flexes[thumb]]
-    free = [names.index(name) for name in turning if name in names]
-    for mode, shape in shapes.items():
-        closing = np.array([shape["closing"].get(name, 0) for name in names])
-        found = meeting_place(hand, hand.start[hand.modes.index(mode)], closing, free)
-        shape["start"] |= dict(zip([names[joint] for joint in free], np.degrees(found)))
-        shape["start"] = {name: round(float(angle), 1) for name, angle in shape["start"].items() if round(angle, 1)}
+    shapes = {}
+    for mode, ends in SHAPES.items():
+        share, speed = np.where(first[:, None], *ends).T
+        start = np.where(flexes, back + share * (shut - back), rest).round(1).tolist()
+        closing = np.where(flexes, np.where(up, speed, -speed), 0).tolist()
+        named = ({name: value for name, value in zip(names, values) if value} for values in (start, closing))
+        shapes[mode] = {**dict(zip(("start", "closing"), named)), "goes_on": mode == "power"}
     return shapes
 
 
 # ---------------------------------------------------------------- the whole
 def draft(text):
     """What describes the hand of a URDF's text, as `read_source` returns it, and lines on what was guessed."""
-    joints, links = read_urdf(text)
-    palm, fingers = find_fingers(joints)
-    thumb, why = find_thumb(fingers)
-    base = fingers[thumb].points[0]
-    fingers = dict(sorted(fingers.items(), key=lambda item: np.linalg.norm(item[1].points[0] - base)))
-    others = list(fingers.values())[1:]
-    flexes = {name: finger.flexing(name == thumb) for name, finger in fingers.items()}
-    for name, turns in flexes.items():
-        refuse(not turns, f"finger '{name}' has no joint that closes it, only such as follow others")
-        short = np.ptp(fingers[name].points, axis=0).max() < 1e-6
-        refuse(short, f"finger '{name}' has no length; add a link at its tip, by a fixed joint")
-    wrist = find_wrist(palm, others)
-    to_hand = palm_frame(wrist)
-    lengths = [np.linalg.norm(np.diff(finger.points, axis=0), axis=1).sum() for finger in others]
+    joints, elements = read_urdf(text)
+    palm = find_palm(joints)
+    links, turns = at_rest(joints, palm, np.eye(4))
+    named = thumb_first(find_fingers(joints, links, turns))
+    fingers = list(named.values())
+    wrist = find_wrist(palm, fingers[1:])
+    lengths = [np.linalg.norm(np.diff(finger.points, axis=0), axis=1).sum() for finger in fingers[1:]]
     size = round(float(np.median(lengths)) / FINGER, 3)
-    spheres, guessed = find_spheres(fingers, palm, links, size, to_hand)
-
-    (*inside, radii), bases = np.array(spheres[palm]).T, np.mean([finger.points[0] for finger in others], axis=0)
-    inside, (x, y, _) = to_hand[:3, :3] @ inside, to_hand[:3, :3] @ bases
-    heel, front = (inside[1] - radii).min(), (inside[2] + radii).max()
-    wrist["position"] = (to_hand[:3, :3].T @ (x, heel, 0)).round(4).tolist()
-    wide, y = np.ptp(inside[0]) / 2 + 0.02 * size, y - heel
-    room = (-wide, wide), (0.01 * size, y + 0.04 * size), (front - 0.01 * size, front + 0.11 * size)
-    center = (-0.01 * size, 0.01 * size), (0.55 * y, y), (front, front)
-    center, room = (np.round(np.array(box), 4).tolist() for box in (center, room))
-    names = [joint.name for finger in fingers.values() for joint in finger.joints if not joint.follows]
+    spheres, guessed = find_spheres(fingers, palm, links, elements, size)
     source = {
         "urdf": text, "wrist": wrist,
-        "joints": {name: name for name in names},
+        "joints": {joint.name: joint.name for finger in fingers for joint in finger.joints if not joint.follows},
         "fingers": {
-            name: {"tip": finger.tip, "flexes": finger.joints[flexes[name][0]].name} for name, finger in fingers.items()
+            name: {"tip": finger.tip, "flexes": finger.joints[finger.flexes[0]].name} for name, finger in named.items()
         },
-        "spheres": spheres, "pre_shapes": {}, "grasp_center": center, "work_box": room, "size": size,
+        "spheres": spheres, "pre_shapes": {"power": {"start": {}, "closing": {}}},
+        "grasp_center": [[0, 0]] * 3, "work_box": [[0, 0]] * 3, "size": size,
     }  # fmt: skip
-    source["pre_shapes"] = pre_shapes(source, fingers, flexes, to_hand[2, :3], to_hand[0, :3])
-    lines = [
-        f"palm: link '{palm}'; in its frame the normal is {wrist['palm_normal']} and the fingers point to "
-        f"{wrist['finger_direction']} (as they lie at rest and close); the wrist is at its heel, {wrist['position']}",
-        f"thumb: '{thumb}' ({why}); the others, the nearest first: {' '.join(list(fingers)[1:])}",
-    ]
-    for name, finger in fingers.items():
-        kinds = {turn: "flexes" for turn in flexes[name]}
+    hand = build_hand(source)
+    (left, heel, _), (right, _, _) = hand.palm_centers.min(0), hand.palm_centers.max(0)
+    front, bit = (hand.palm_centers[:, 2] + hand.palm_radii).max(), 0.01 * size
+    y = palm_frame(wrist)[1, :3] @ np.mean([finger.points[0] for finger in fingers[1:]], axis=0)
+    middle = (left + right) / 2
+    center = (middle - bit, middle + bit), ((heel + y) / 2, y), (front, front)
+    room = (left - 2 * bit, right + 2 * bit), (heel, y + 4 * bit), (front - bit, front + 11 * bit)
+    source |= {"grasp_center": np.round(center, 4).tolist(), "work_box": np.round(room, 4).tolist()}
+    source["pre_shapes"] = pre_shapes(hand, fingers)
+    build_hand(source)  # says what is wrong with it
+
+    lines = [f"wrist: link '{palm}', palm normal {wrist['palm_normal']}, fingers to {wrist['finger_direction']}"]
+    for name, finger in named.items():
+        kinds = {turn: "flexes" for turn in finger.flexes}
         kinds |= {turn: "follows" for turn, joint in enumerate(finger.joints) if joint.follows}
         each = (f"{joint.name} {kinds.get(turn, 'spreads or rests')}" for turn, joint in enumerate(finger.joints))
-        lines.append(f"{name}: {', '.join(each)}")
-    guess = f"; guessed along bones, {11 * size:.0f} mm thick, on {' '.join(guessed)}" if guessed else ""
-    lines.append(f"spheres: {sum(map(len, spheres.values()))}, from the URDF's boxes, cylinders and spheres{guess}")
-    for mode, shape in source["pre_shapes"].items():
-        angles = " ".join(f"{name} {angle:g}" for name, angle in shape["start"].items())
-        lines.append(f"{mode} begins at (degrees) {angles}")
+        lines.append(f"{'thumb: ' * (finger is fingers[0])}{name}: {', '.join(each)}")
+    lines.append(f"spheres from boxes, cylinders and spheres; guessed along bones on: {' '.join(guessed) or 'no link'}")
+    lines.append("pre-shapes: fingers open, the thumb where its tip and the others' meet, all half closed")
     return source, lines
 
 
@@ -283,10 +218,8 @@ def main(argv=None):
     refuse(Path(args.out).exists(), f"--out {args.out}: is there already; remove it or name another file")
     with readable(args.urdf):
         text = Path(args.urdf).read_text(encoding="utf-8", errors="replace")
-    try:
+    with naming(args.urdf):
         source, lines = draft(text)
-    except UserError as error:
-        raise UserError(f"{args.urdf}: {error}") from None
     with atomic(args.out) as temporary:
         text = json.dumps(source | {"urdf": os.path.relpath(args.urdf, Path(args.out).parent)}, indent=2)
         text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list is a line

@@ -95,7 +95,7 @@ def close_fingers(chain, q, frames, mode, field, goes_on):
     q, gaps = q.copy(), np.empty((len(chain.links), q.shape[1]), dtype=np.float32)
     (low, high), levers = chain.limits.astype(np.float32), chain.levers.T.astype(np.float32)
     active, speed, ends = np.arange(q.shape[1]), chain.speed.astype(np.float32)[mode].T, ~goes_on[mode]
-    moved = [(joint, chain.first[joint]) for joint in np.flatnonzero(chain.speed.any(0))]
+    moved = [(joint, chain.levers[:, joint].nonzero()[0][0]) for joint in np.flatnonzero(chain.speed.any(0))]
     for _ in range(80):
         now, pace = q[:, active], speed[:, active]
         gap = gaps[:, active] = finger_gaps(chain, now, frames, field)
@@ -127,7 +127,7 @@ def close_hands(rotation, position, joints, mode, field, hand=BENCHMARK):
         start = finger_gaps(chain, finger_joints(chain, joints), frames, field)
         free &= start.min(0).reshape(len(joints), len(chain.fingers)).min(1) > -0.001
     touching = free.copy()
-    for chain in thumb_first(hand):
+    for chain in hand.chains:
         rows = np.flatnonzero(touching)
         frames = finger_frames(chain, rotation[rows], position[rows])
         modes = np.repeat(mode[rows], len(chain.fingers))
@@ -139,22 +139,9 @@ def close_hands(rotation, position, joints, mode, field, hand=BENCHMARK):
     return joints, gaps, free, touching
 
 
-def thumb_first(hand):
-    """The chains of a hand with the thumb in one of its own, before the others."""
-    parts = []
-    for chain in hand.chains:
-        for of_thumb in (chain.fingers == 0, chain.fingers > 0):
-            mine = {key: getattr(chain, key)[of_thumb] for key in ("fingers", "columns", "bases")}
-            parts += [chain._replace(**mine)] if of_thumb.any() else []
-    return sorted(parts, key=lambda chain: chain.fingers[0] > 0)
-
-
 def link_gaps(gaps, hand=BENCHMARK):
     """gaps (..., F, P) m -> the gap of each finger's links and the sphere that has it (..., F, L)."""
-    nearest = np.zeros((*gaps.shape[:-1], hand.links.max() + 1), dtype=int)
-    for chain in hand.chains:
-        own, ends = gaps[..., chain.fingers, :], np.searchsorted(chain.links, np.arange(chain.links[-1] + 2))
-        for link, (start, stop) in enumerate(itertools.pairwise(ends)):
-            nearest[..., chain.fingers, link] = start + own[..., start:stop].argmin(-1)
-    has = np.arange(nearest.shape[-1]) <= hand.links.max(1)[:, None]  # (F, L): not all fingers have as many links
-    return np.where(has, np.take_along_axis(gaps, nearest, -1), np.float32(np.inf)), nearest
+    on_link = hand.links[:, None] == np.arange(hand.links.max() + 1)[:, None]  # (F, L, P)
+    each = np.where(on_link, gaps[..., None, :], np.float32(np.inf))  # not all fingers have as many links
+    nearest = each.argmin(-1)
+    return np.take_along_axis(each, nearest[..., None], -1)[..., 0], nearest

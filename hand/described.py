@@ -15,7 +15,7 @@ The JSON says what a URDF does not:
     size        how large the hand is beside the benchmark's
 """
 
-import functools
+import contextlib
 import hashlib
 import json
 import xml.etree.ElementTree as ET
@@ -31,18 +31,9 @@ from files.recordings import numbered_joints
 from files.writing import read_json
 
 MODES = ("power", "pinch", "sphere")
-BOXES = ("grasp_center", "work_box")
-SAME = 1e-9  # m: what differs by less is equal
+SAME = 1e-9  # what differs by less is equal
 MAX_RADIUS = 0.02  # m, of a sphere on a finger: a distance field is exact so far from the surface
 NO_HAND = "no hand is known with these joints; name it once: python data.py ROOT --hand FILE.json"
-
-
-class Points(NamedTuple):
-    """Points of a finger as sums of D of the 3 T axes that its turns have turned."""
-
-    shares: np.ndarray  # (p, D) m
-    used: list  # D of [turn, 0 to 2: x, y or z]
-    needs: list  # T times three: whether the axis is among them, or a later one is made of it
 
 
 class Chain(NamedTuple):
@@ -58,14 +49,12 @@ class Chain(NamedTuple):
     gear: np.ndarray  # (T, k) how far each turn goes with each joint: 1, or the multiplier of a joint that follows
     offset: np.ndarray  # (T, 1) rad
     after: list  # T: the turn that a frame follows, -1 where that is the finger's base
-    turns: np.ndarray  # (T, 3, 3) x, y, z of the frame, columns, in the one that it follows
-    spheres: Points  # P centers
-    bones: Points  # 2 S: start and end of the S lines that a picture shows
-    bone_links: np.ndarray  # (S,)
+    turns: list  # (T, 3, 3) x, y, z of the frame, rows, in the one that it follows
+    spheres: np.ndarray  # (P, D) m: centers as sums of D of the 3 T axes that the turns have turned
+    axes: list  # D of [turn, 0 to 2: x, y or z]
     radii: np.ndarray  # (P, 1) m
     links: np.ndarray  # (P,) which of the finger's links a sphere is on
-    first: np.ndarray  # (k,) the first sphere that a joint moves; all after it move, too
-    levers: np.ndarray  # (P, k) m per rad, at most
+    levers: np.ndarray  # (P, k) m per rad, at most; a joint moves all spheres from the first one with a lever on
     limits: np.ndarray  # (2, k, 1) rad; infinite where closing does not move the joint
     speed: np.ndarray  # (modes, k) in closing
     flexor: int  # which joint opens and closes the finger
@@ -78,7 +67,7 @@ class Hand(NamedTuple):
     joint_names: tuple  # as in recordings
     limits: np.ndarray  # (J, 2) rad
     fingers: tuple  # names
-    chains: tuple  # `Chain`s of all fingers
+    chains: tuple  # `Chain`s of all fingers, the thumb's by itself
     radii: np.ndarray  # (F, P) m
     links: np.ndarray  # (F, P); a finger with fewer spheres has its last one several times
     palm_centers: np.ndarray  # (p, 3) m, hand frame
@@ -100,13 +89,13 @@ class Hand(NamedTuple):
 
 # ---------------------------------------------------------------- the URDF
 class Joint(NamedTuple):
-    """A joint of a URDF: one that turns, one that follows another, or a fixed one, without an axis."""
+    """A joint of a URDF: one that turns, one that follows another, or a fixed one, which has no turn."""
 
     name: str
     parent: str  # links
     child: str
     origin: np.ndarray  # (4, 4) of the child's frame, at rest, in the parent's
-    axis: np.ndarray | None  # (3,) in the child's frame
+    turn: np.ndarray | None  # (4, 4) of a frame whose z is the axis, in the child's: the same where that is about its z
     limits: tuple  # rad
     follows: tuple | None  # joint, multiplier, offset
 
@@ -134,28 +123,28 @@ def frame_of(origin, name):
 def read_joint(element):
     """A <joint> as `Joint`."""
     name, kind, mimic, limit = element.get("name"), element.get("type"), element.find("mimic"), element.find("limit")
-    what, axis, follows, limits = f"joint '{name}'", None, None, (-np.pi, np.pi)
+    what, turn, follows, limits = f"joint '{name}'", None, None, (-np.pi, np.pi)
     known = kind in ("revolute", "continuous", "fixed")
     refuse(not known, f"{what} is {kind}; only joints that turn or are fixed can be described")
-    links = [end.get("link") for end in map(element.find, ("parent", "child")) if end is not None]
-    refuse(len(links) < 2, f"{what} names no parent or no child link; mend it in the URDF")
     if kind != "fixed":
-        axis = xml_numbers(element.find("axis"), "xyz", 3, what, "1 0 0")
-        refuse(not axis.any(), f"{what}: its axis is zero; mend it in the URDF")
-        axis = axis / np.linalg.norm(axis)
+        z = xml_numbers(element.find("axis"), "xyz", 3, what, "1 0 0")
+        refuse(not z.any(), f"{what}: its axis is zero; mend it in the URDF")
+        turn, z = np.eye(4), z / np.linalg.norm(z)
+        x = np.eye(3)[np.abs(z).argmin()]
+        x = (x - z * (z @ x)) / np.linalg.norm(x - z * (z @ x))
+        turn[:3, :3] = np.stack((x, np.cross(z, x), z), -1)
         if mimic is not None:
             shares = (("multiplier", "1"), ("offset", "0"))
             follows = (mimic.get("joint"), *(xml_numbers(mimic, key, 1, what, rest)[0] for key, rest in shares))
-        free = kind == "revolute" and not follows
-        refuse(free and limit is None, f"{what} has no limits; give it <limit lower= upper=>")
-        if free:
+        elif kind == "revolute":
             limits = tuple(float(xml_numbers(limit, key, 1, what, "0")[0]) for key in ("lower", "upper"))
-            refuse(limits[0] >= limits[1], f"{what}: its lower limit {limits[0]:g} is not under {limits[1]:g}")
-    return Joint(name, *links, frame_of(element.find("origin"), what), axis, limits, follows)
+            refuse(limits[0] >= limits[1], f"{what} has no room to turn; mend its <limit lower= upper=>")
+    links = (element.find(end).get("link") for end in ("parent", "child"))
+    return Joint(name, *links, frame_of(element.find("origin"), what), turn, limits, follows)
 
 
 def read_urdf(text):
-    """{child link: `Joint`} and {link: XML element} of a URDF's text."""
+    """{name: `Joint`} and {link: XML element} of a URDF's text."""
     try:
         root = ET.fromstring(text)
     except ET.ParseError as error:
@@ -163,155 +152,89 @@ def read_urdf(text):
     xacro = any("xacro" in str(element.tag) for element in root.iter())
     refuse(xacro, "is a xacro, of which a URDF is made; run: xacro FILE > hand.urdf")
     refuse(root.tag != "robot", f"begins with <{root.tag}>, a URDF with <robot>; give another file")
-    links, joints = {link.get("name"): link for link in root.findall("link")}, {}
-    for joint in map(read_joint, root.findall("joint")):
-        missing = [link for link in (joint.parent, joint.child) if link not in links]
-        refuse(missing, f"joint '{joint.name}' names link '{' '.join(missing)}', which is not there")
-        if twice := joints.get(joint.child):
-            loop = f"link '{joint.child}' hangs on joints '{twice.name}' and '{joint.name}', which makes a loop"
-            raise UserError(f"{loop}; only trees can be described")
-        joints[joint.child] = joint
-    names = {joint.name for joint in joints.values()}
-    for joint in joints.values():
-        source = joint.follows and joint.follows[0]
-        refuse(source and source not in names, f"joint '{joint.name}' follows '{source}', which is not there")
-    return joints, links
+    joints = {joint.name: joint for joint in map(read_joint, root.findall("joint"))}
+    children = [joint.child for joint in joints.values()]
+    twice = {link for link in children if children.count(link) > 1}
+    refuse(twice, f"link '{' '.join(twice)}' hangs on several joints, which makes a loop; only trees can be described")
+    return joints, {link.get("name"): link for link in root.findall("link")}
 
 
-def path_to(link, joints, palm):
-    """The `Joint`s from the palm out to a link."""
-    path, at = [], link
-    while at != palm:
-        refuse(at not in joints, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
-        path, at = [joints[at], *path], joints[at].parent
-        refuse(len(path) > len(joints), f"link '{link}' hangs in a loop of joints; only trees can be described")
-    return path
+def at_rest(joints, root, frame):
+    """{link: (frame (4, 4), names of the joints that turn it)} of a link and of what hangs on it, {joint: its frame}.
 
-
-# ---------------------------------------------------------------- one finger
-def turns_along(path, from_palm):
-    """Axes (T, 3) and origins (T, 3) of the joints of a path that turn, {link: (turns before it, frame (4, 4))}.
-
-    At rest, in the hand's frame; from_palm (4, 4): from the palm link's.
+    joints: {name: `Joint`}; frame (4, 4): the root's. The z of a joint's frame (4, 4) is its axis.
     """
-    frame, axes, origins, frames = from_palm, [], [], {}
-    for joint in path:
-        frame = frame @ joint.origin
-        if joint.axis is not None:
-            axes.append(frame[:3, :3] @ joint.axis)
-            origins.append(frame[:3, 3])
-        frames[joint.child] = (len(axes), frame)
-    return np.array(axes), np.array(origins), frames
+    links, turns, todo = {root: (frame, ())}, {}, [root]
+    for link in todo:
+        for joint in joints.values():
+            if joint.parent == link:
+                frame, before = links[link][0] @ joint.origin, links[link][1]
+                if joint.turn is not None:
+                    turns[joint.name], before = frame @ joint.turn, (*before, joint.name)
+                links[joint.child] = frame, before
+                todo.append(joint.child)
+    return links, turns
 
 
+def placed(spheres, frame):
+    """Spheres [[x, y, z, radius], ...] of a frame (4, 4), (n, 4), where that is given in."""
+    spheres = np.array(spheres, dtype=float).reshape(-1, 4)
+    return np.hstack((spheres[:, :3] @ frame[:3, :3].T + frame[:3, 3], spheres[:, 3:]))
+
+
+# ---------------------------------------------------------------- the hand
 def tidy(numbers):
     """Zeros and ones where they nearly are: mostly axes only swap places and links lie along one, which costs less."""
     whole = np.rint(numbers)
     return np.where(np.abs(numbers - whole) < SAME, whole, numbers)
 
 
-def frames_along(axes, points):
-    """A frame for every turn at rest, columns x, y, z, (T, 3, 3): z is the axis, x points to where the link goes on.
+def read_finger(index, about, path, frames, spheres, columns_of, limits, speeds):
+    """One finger as a `Chain` of itself alone.
 
-    axes (T, 3); points (T + 1, 3): the turns' origins and the tip.
+    about: as in the JSON; path: T `Joint`s that turn, frames (T, 4, 4): theirs; spheres (P, 5): turn, center, radius;
+    columns_of: {joint of the URDF: column}; limits (J, 2) rad; speeds (modes, J). In the hand's frame, at rest.
     """
-    frames = []
-    for t, z in enumerate(axes):
-        towards = points[t + 1] - points[t], *axes[t + 1 : t + 2], points[-1] - points[t], np.eye(3)[np.abs(z).argmin()]
-        across = (direction - z * (z @ direction) for direction in towards)
-        x = next(direction / length for direction in across if (length := np.linalg.norm(direction)) > 1e-6)
-        frames.append(np.stack((x, np.cross(z, x), z), -1))
-    return np.array(frames)
-
-
-def points_along(points, turn, frames, origins, after, turns):
-    """Points (n, 3), at rest, that move with turns (n,), as `Points`."""
-    rows = np.zeros((len(points), len(frames), 3))
-    for row, point, last in zip(rows, points, turn):
-        for t, end in enumerate([*origins[1 : last + 1], point]):
-            row[t] = frames[t].T @ (end - origins[t])
-    rows = tidy(rows)
-    used, needs = rows.any(0), rows.any(0)  # (T, 3)
-    for t in range(len(turns) - 1, -1, -1):
-        if after[t] >= 0:
-            before = np.repeat([needs[t, :2].any(), needs[t, 2]], [2, 1])  # x and y turn into each other
-            needs[after[t]] |= (turns[t][:, before] != 0).any(1)
-    return Points(rows[:, used], np.argwhere(used).tolist(), needs.tolist())
-
-
-def spheres_along(frames, spheres, count):
-    """Turns (count,), centers (count, 3) and radii (count,) of a finger's spheres, the last one as often as needed.
-
-    frames: of `turns_along`; spheres: {link: [[x, y, z, radius]]}.
-    """
-    found = [
-        (turns - 1, frame[:3, :3] @ sphere[:3] + frame[:3, 3], sphere[3])
-        for link, (turns, frame) in frames.items() if turns for sphere in spheres.get(link, ())
-    ]  # fmt: skip
-    refuse(not found, f"no spheres on the finger's links {' '.join(frames)}; add some")
-    large = [radius for *_, radius in found if not 0 < radius <= MAX_RADIUS]
-    refuse(large, f"a sphere on {' '.join(frames)} has radius {large and large[0]} m; it must be up to {MAX_RADIUS} m")
-    return map(np.array, zip(*found + found[-1:] * (count - len(found))))
-
-
-def read_finger(index, path, about, joint_of, spheres, from_palm, limits, speeds, num_spheres):
-    """One finger as a `Chain` of itself alone; about: as in the JSON, joint_of: {joint of the URDF: column}."""
-    axes, origins, frames = turns_along(path, from_palm)
-    turning = [joint for joint in path if joint.axis is not None]
-    drives = [joint.follows or (joint.name, 1.0, 0.0) for joint in turning]
-    missing = [source for source, *_ in drives if source not in joint_of]
+    drives = [joint.follows or (joint.name, 1.0, 0.0) for joint in path]
+    missing = [source for source, *_ in drives if source not in columns_of]
     refuse(missing, f"link '{about['tip']}' moves by joint '{' '.join(missing)}', which 'joints' lacks")
-    columns = list(dict.fromkeys(joint_of[source] for source, *_ in drives))
-    refuse(joint_of.get(about["flexes"]) not in columns, f"joint '{about['flexes']}' does not flex '{about['tip']}'")
-    gear, offset = np.zeros((len(turning), len(columns))), np.array([[shift] for *_, shift in drives])
+    columns = list(dict.fromkeys(columns_of[source] for source, *_ in drives))
+    refuse(columns_of.get(about["flexes"]) not in columns, f"joint '{about['flexes']}' does not flex '{about['tip']}'")
+    gear, after, total = np.zeros((len(path), len(columns))), [], np.eye(len(path))
+    rotations, origins, turn = frames[:, :3, :3], frames[:, :3, 3], spheres[:, 0].astype(int)
     for t, (source, multiplier, _) in enumerate(drives):
-        gear[t, columns.index(joint_of[source])] = multiplier
-
-    turn, centers, radii = spheres_along(frames, spheres, num_spheres)
-    tip = frames[path[-1].child][1][:3, 3]
-    points = np.concatenate((origins, (tip if np.linalg.norm(tip - origins[-1]) > 1e-6 else centers[-1])[None]))
-    turned, after, total = frames_along(axes, points), [], np.eye(len(axes))
-    for t, axis in enumerate(axes):
-        parallel = t and np.linalg.norm(axis - axes[t - 1]) < SAME
+        gear[t, columns.index(columns_of[source])] = multiplier
+        parallel = t and np.allclose(rotations[t, :, 2], rotations[t - 1, :, 2], rtol=0, atol=SAME)
         after.append(after[-1] if parallel else t - 1)
         total[t, after[-1] + 1 : t] = 1
-    turns = tidy(turned[np.maximum(after, 0)].transpose(0, 2, 1) @ turned)  # the base's frame is that of the first turn
-    base = np.eye(4)
-    base[:3, :3], base[:3, 3] = tidy(turned[0]), origins[0]
-
-    lengths = np.concatenate(([0], np.cumsum(np.linalg.norm(np.diff(origins, axis=0), axis=1))))
-    beyond = lengths[turn] + np.linalg.norm(centers - origins[turn], axis=1)  # along the finger
-    arms = np.where(np.arange(len(turning)) <= turn[:, None], beyond[:, None] - lengths, 0)  # (P, T)
-    touched, shown = np.unique(turn), np.flatnonzero(np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-6)
-    ends, frame = np.stack((points[shown], points[shown + 1]), 1).reshape(-1, 3), (turned, origins, after, turns)
-    flexor, speed = columns.index(joint_of[about["flexes"]]), speeds[:, columns]
+    shares = np.zeros((len(spheres), len(path), 3))  # m, of a center along the axes of each turn
+    for share, last, center in zip(shares, turn, spheres[:, 1:4]):
+        for t, end in enumerate([*origins[1 : last + 1], center]):
+            share[t] = tidy((end - origins[t]) @ rotations[t])
+    beyond = np.linalg.norm(shares, axis=2)[:, ::-1].cumsum(1)[:, ::-1]  # (P, T) m, along the finger
+    used = shares.any(0)  # (T, 3)
+    flexor, speed = columns.index(columns_of[about["flexes"]]), speeds[:, columns]
     moves = (speed != 0).any(0) | (np.arange(len(columns)) == flexor)
     return Chain(
-        fingers=np.array([index]), columns=np.array([columns]), bases=base[None],
-        gear=total @ gear, offset=total @ offset, after=after, turns=turns,
-        spheres=points_along(centers, turn, *frame), bones=points_along(ends, np.repeat(shown, 2), *frame),
-        bone_links=np.searchsorted(touched, shown).clip(max=len(touched) - 1),
-        radii=radii[:, None], links=np.searchsorted(touched, turn),
-        first=np.array([np.searchsorted(turn, column.nonzero()[0][0]) for column in gear.T]),
-        levers=arms @ np.abs(gear), limits=np.where(moves, limits[columns].T, [[-np.inf], [np.inf]])[..., None],
-        speed=speed, flexor=flexor, closes=next((int(np.sign(way)) for way in speed[:, flexor] if way), 1),
+        fingers=np.array([index]), columns=np.array([columns]), bases=frames[:1],
+        gear=total @ gear, offset=total @ [[shift] for *_, shift in drives], after=after,
+        turns=tidy(rotations.transpose(0, 2, 1) @ rotations[np.maximum(after, 0)]).tolist(),
+        spheres=shares[:, used], axes=np.argwhere(used).tolist(), radii=spheres[:, 4:],
+        links=np.unique(turn, return_inverse=True)[1],
+        levers=beyond @ np.abs(gear), limits=np.where(moves, limits[columns].T, [[-np.inf], [np.inf]])[..., None],
+        speed=speed, flexor=flexor, closes=1 if speed[:, flexor].sum() >= 0 else -1,
     )  # fmt: skip
 
 
 def grouped(chains):
     """`Chain`s of single fingers -> one for all that are alike but for where the palm holds them."""
-    where, groups = ("fingers", "columns", "bases"), {}
+    groups = {}
     for chain in chains:
-        alike = (*chain._replace(**dict.fromkeys((*where, "spheres", "bones"), 0)), *chain.spheres, *chain.bones)
-        numbers = [np.round(np.array(part, dtype=float), 9) + 0.0 for part in alike]  # + 0.0: no minus before a zero
-        groups.setdefault(str([part.tolist() for part in numbers]), []).append(chain)
-    return tuple(
-        own[0]._replace(**{name: np.concatenate([getattr(chain, name) for chain in own]) for name in where})
-        for own in groups.values()
-    )
+        numbers = (np.round(np.array(part, dtype=float), 9) + 0.0 for part in chain[3:])  # 0.0: none is a minus zero
+        groups.setdefault(tuple(part.tobytes() for part in numbers), []).append(chain)
+    return [Chain(*map(np.concatenate, zip(*(chain[:3] for chain in own))), *own[0][3:]) for own in groups.values()]
 
 
-# ---------------------------------------------------------------- a whole hand
 def palm_frame(wrist):
     """From the palm link's frame to the hand's (4, 4): its z is the palm's normal, its y where the fingers point."""
     z, y = (np.array(wrist[key], dtype=float) for key in ("palm_normal", "finger_direction"))
@@ -320,7 +243,7 @@ def palm_frame(wrist):
     z, x = z / np.linalg.norm(z), x / np.linalg.norm(x)
     matrix[:3, :3] = x, np.cross(z, x), z
     matrix[:3, 3] = -matrix[:3, :3] @ np.array(wrist.get("position", (0, 0, 0)), dtype=float)
-    return tidy(matrix)
+    return matrix
 
 
 def per_joint(values, names):
@@ -330,10 +253,11 @@ def per_joint(values, names):
     return np.array([values.get(name, 0) for name in names], dtype=float)
 
 
-def hand_from(source, name):
-    """The `Hand` of a source as `read_source` returns it; raises `UserError` naming `name` and what is wrong."""
+@contextlib.contextmanager
+def naming(name):
+    """What is wrong with a description, as a user error that begins with the name of its file."""
     try:
-        return build_hand(source)
+        yield
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -341,50 +265,59 @@ def hand_from(source, name):
         raise UserError(f"{name}: {what}; python -m hand FILE.urdf --out FILE.json writes one to begin with") from None
 
 
+def hand_from(source, name):
+    """The `Hand` of a source as `read_source` returns it; raises `UserError` naming `name` and what is wrong."""
+    with naming(name):
+        return build_hand(source)
+
+
 def build_hand(source):
-    joints, links = read_urdf(source["urdf"])
-    names, palm, fingers, spheres = (source[key] for key in ("joints", "wrist", "fingers", "spheres"))
-    from_palm, palm, by_name = palm_frame(palm), palm["link"], {joint.name: joint for joint in joints.values()}
-    for link in (palm, *spheres, *(about["tip"] for about in fingers.values())):
-        refuse(link not in links, f"link '{link}' is not in the URDF")
+    joints, _ = read_urdf(source["urdf"])
+    names, wrist, fingers, spheres = (source[key] for key in ("joints", "wrist", "fingers", "spheres"))
+    links, turns = at_rest(joints, wrist["link"], palm_frame(wrist))
+    for link in (*spheres, *(about["tip"] for about in fingers.values())):
+        refuse(link not in links, f"link '{link}' does not hang on the palm, link '{wrist['link']}'; name another one")
     for joint in names.values():
-        free = joint in by_name and by_name[joint].axis is not None and not by_name[joint].follows
+        free = joint in joints and joints[joint].turn is not None and not joints[joint].follows
         refuse(not free, f"joint '{joint}' is not in the URDF, is fixed or follows another; leave it out of 'joints'")
     refuse(len(fingers) < 2, "has fewer than two fingers, which can hold nothing between them")
-    limits = np.array([by_name[joint].limits for joint in names.values()])
+    limits = np.array([joints[joint].limits for joint in names.values()])
     modes = tuple(mode for mode in MODES if mode in source["pre_shapes"])
     refuse(not modes or len(modes) < len(source["pre_shapes"]), f"pre_shapes are some of {', '.join(MODES)}")
     shapes = [source["pre_shapes"][mode] for mode in modes]
     speeds = np.array([per_joint(shape["closing"], names) for shape in shapes])
 
-    paths = [path_to(about["tip"], joints, palm) for about in fingers.values()]
-    most = max(sum(len(spheres.get(joint.child, ())) for joint in path) for path in paths)
-    joint_of = {joint: column for column, joint in enumerate(names.values())}
-    chains = [
-        read_finger(index, path, about, joint_of, spheres, from_palm, limits, speeds, most)
-        for index, (path, about) in enumerate(zip(paths, fingers.values()))
-    ]
-    moved = [column for chain in chains for column in chain.columns[0][np.isfinite(chain.limits[0, :, 0])]]
-    for joint, column in joint_of.items():
-        refuse(moved.count(column) > 1, f"joint '{joint}' closes two fingers; each must close by joints of its own")
+    columns_of = {joint: column for column, joint in enumerate(names.values())}
+    by_path = {}  # spheres by the joints that turn them
+    for link, its_spheres in spheres.items():
+        frame, path = links[link]
+        for *center, radius in placed(its_spheres, frame):
+            wrong = path and not 0 < radius <= MAX_RADIUS
+            refuse(wrong, f"a sphere on {link} has radius {radius} m; it must be up to {MAX_RADIUS} m")
+            by_path.setdefault(path, []).append((len(path) - 1, *center, radius))
+    refuse(not by_path.get(()), f"no spheres on the palm, link '{wrist['link']}'; add some")
+    paths = [links[about["tip"]][1] for about in fingers.values()]
+    found = [[sphere for n in range(len(path)) for sphere in by_path.get(path[: n + 1], ())] for path in paths]
+    chains, most = [], max(map(len, found))
+    for index, (about, path, own) in enumerate(zip(fingers.values(), paths, found)):
+        refuse(not own, f"no spheres on the finger with the tip '{about['tip']}'; add some")
+        its_spheres = np.array(own + own[-1:] * (most - len(own)))
+        its_turns = [joints[joint] for joint in path], tidy(np.array([turns[joint] for joint in path]))
+        chains.append(read_finger(index, about, *its_turns, its_spheres, columns_of, limits, speeds))
+    closed = [column for chain in chains for column in chain.columns[0][np.isfinite(chain.limits[0, :, 0])]]
+    for joint, column in columns_of.items():
+        refuse(closed.count(column) > 1, f"joint '{joint}' closes two fingers; each must close by joints of its own")
         used = any(column in chain.columns for chain in chains)
         refuse(not used, f"joint '{joint}' moves no finger; leave it out of 'joints'")
-
-    of_palm = []
-    for link, its_spheres in spheres.items():
-        path = path_to(link, joints, palm)
-        if all(joint.axis is None for joint in path):
-            frame = functools.reduce(np.matmul, [joint.origin for joint in path], from_palm)
-            of_palm += [(*frame[:3, :3] @ center + frame[:3, 3], radius) for *center, radius in its_spheres]
-    refuse(not of_palm, f"no spheres on the palm, link '{palm}'; add some")
-    of_palm = np.array(of_palm, dtype=float)
+    of_palm = np.array(by_path[()])[:, 1:]
     return Hand(
-        joint_names=tuple(names), limits=limits, fingers=tuple(fingers), chains=grouped(chains),
+        joint_names=tuple(names), limits=limits, fingers=tuple(fingers),
+        chains=(*grouped(chains[:1]), *grouped(chains[1:])),
         radii=np.stack([chain.radii[:, 0] for chain in chains]), links=np.stack([chain.links for chain in chains]),
         palm_centers=of_palm[:, :3], palm_radii=of_palm[:, 3],
         modes=modes, start=np.radians([per_joint(shape["start"], names) for shape in shapes]),
         goes_on=np.array([bool(shape.get("goes_on")) for shape in shapes]),
-        **{box: np.array(source[box], dtype=float).reshape(3, 2) for box in BOXES},
+        **{box: np.array(source[box], dtype=float).reshape(3, 2) for box in ("grasp_center", "work_box")},
         size=float(source.get("size", 1)), source=source,
     )  # fmt: skip
 
@@ -392,27 +325,22 @@ def build_hand(source):
 def read_source(path):
     """A hand's JSON with the text of its URDF in place of that file's name."""
     source = read_json(path)
-    refuse(not isinstance(source.get("urdf"), str), f"{path}: lacks 'urdf', the file beside it; see python -m hand")
-    if not source["urdf"].lstrip().startswith("<"):
+    with naming(path):
         urdf = Path(path).parent / source["urdf"]
         with readable(urdf):
-            source["urdf"] = urdf.read_text(encoding="utf-8", errors="replace")
-    return source
+            return source | {"urdf": urdf.read_text(encoding="utf-8", errors="replace")}
 
 
 def hand_for(joint_names, source=None, name="hand"):
     """The `Hand` of recorded joints (J names or None): that of a source kept with them, the benchmark's, or None."""
     if not source:
         return BENCHMARK if tuple(joint_names or ()) == BENCHMARK.joint_names else None
-    try:
-        mine = list(source["joints"])
-        order = mine if joint_names in (None, numbered_joints(len(mine))) else joint_names
-        joints = {joint: source["joints"].get(joint) for joint in order}
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(f"{name}: its hand names no joints; keep one with: python data.py ROOT --hand FILE") from None
-    more = " ".join(sorted(set(mine) ^ set(order)))
-    refuse(more, f"{name}: hand and recordings differ in the joints {more}; 'joints' in the hand's JSON names them")
-    return hand_from(source | {"joints": joints}, name)
+    with naming(name):
+        mine = source["joints"]
+        order = list(mine) if joint_names in (None, numbered_joints(len(mine))) else joint_names
+        more = " ".join(sorted(set(mine) ^ set(order)))
+        refuse(more, f"hand and recordings differ in the joints {more}; 'joints' in the hand's JSON names them")
+        return build_hand(source | {"joints": {joint: mine[joint] for joint in order}})
 
 
 SOURCE = read_source(Path(__file__).with_name("benchmark.json"))

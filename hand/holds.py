@@ -105,7 +105,7 @@ def flex(chain, q, frames, field, direction):
     are as long as the gaps allow (conservative advancement), so that nothing is passed through.
     """
     q, joint, active = q.copy(), chain.flexor, np.arange(q.shape[1])
-    gaps, moved = np.empty((len(chain.links), len(active)), dtype=np.float32), chain.first[joint]
+    gaps, moved = np.empty((len(chain.links), len(active)), dtype=np.float32), chain.levers[:, joint].nonzero()[0][0]
     lever = np.maximum(chain.levers[moved:, joint, None], 1e-6).astype(np.float32)
     way = direction * chain.closes  # of the joint
     end = np.clip(q[joint] + way * TRAVEL, *chain.limits[:, joint]).astype(np.float32)

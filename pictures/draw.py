@@ -27,7 +27,7 @@ PALM_COLOUR = (0.75, 0.75, 0.78)
 FINGER_COLOURS = ((0.85, 0.35, 0.2), (0.25, 0.45, 0.8), (0.58, 0.4, 0.74), (0.3, 0.7, 0.5))
 FINGER_COLOURS += ((0.8, 0.65, 0.2), (0.5, 0.4, 0.35))  # thumb, first, middle, ring, of other hands more
 AXIS_COLOURS = ((0.9, 0, 0), (0, 0.6, 0), (0, 0, 0.9))  # of the wrist's x, y, z
-AXIS_LENGTH, AXIS_RADIUS, BONE_RADIUS = 0.08, 0.003, 0.007  # m
+AXIS_LENGTH, AXIS_RADIUS = 0.08, 0.003  # m
 OBJECT_COLOUR, TABLE_COLOUR, INSIDE_COLOUR = (0.9, 0.8, 0.55), (0.85, 0.85, 0.87), (0.1, 0.1, 0.1)
 SURFACE_POINTS, HAND_POINTS = 400_000, 150_000  # that a photograph paints
 LINE_STEP = 0.02  # m between the lines on the table
@@ -49,7 +49,7 @@ def scene_title(scene):
 # ---------------------------------------------------------------- one grasp
 def contact_gaps(field, grasp, hand=BENCHMARK):
     """How far each finger's links of a grasp (7 + J,) are from the object of a `solid_field`, (F, L) m."""
-    centers, radii, *_ = kinematics.hand_drawing(grasp[:7], grasp[7:], hand)
+    centers, radii = kinematics.hand_drawing(grasp[:7], grasp[7:], hand)
     fingers = slice(len(hand.palm_radii), None)
     gaps = field(centers[fingers].astype(np.float32)) - radii[fingers]
     return link_gaps(gaps.reshape(hand.radii.shape), hand)[0]
@@ -70,24 +70,20 @@ def link_colours(gaps=None, hand=BENCHMARK):
     return colours
 
 
-def hand_parts(grasp, gaps=None, hand=BENCHMARK):
-    """What a hand (7 + J,) looks like: balls [(center, radius, colour)] and rods [(start, end, radius, colour)], in m.
+def hand_balls(grasp, gaps=None, hand=BENCHMARK):
+    """What a hand (7 + J,) looks like: balls [(center, radius, colour)], in m.
 
     gaps: of `contact_gaps`, where links are to be coloured by contact.
     """
-    centers, radii, bones, owners = kinematics.hand_drawing(grasp[:7], grasp[7:], hand)
-    links = link_colours(gaps, hand)
-    spheres = np.take_along_axis(links, hand.links[..., None], 1).reshape(-1, 3)
+    spheres = np.take_along_axis(link_colours(gaps, hand), hand.links[..., None], 1).reshape(-1, 3)
     colours = [PALM_COLOUR] * len(hand.palm_radii) + list(spheres)
-    rods = [(*bone, BONE_RADIUS, colour) for bone, colour in zip(bones, links[*owners.T])]
-    return list(zip(centers, radii, colours)), rods
+    return list(zip(*kinematics.hand_drawing(grasp[:7], grasp[7:], hand), colours))
 
 
 def hand_mesh(grasp, gaps=None, hand=BENCHMARK):
     """A hand (7 + J,) and the wrist's axes: triangles (F, 3, 3) m in the object's frame and their colours (F, 3)."""
-    balls, rods = hand_parts(grasp, gaps, hand)
-    rods += [(*axis, AXIS_RADIUS, colour) for axis, colour in zip(wrist_axes(grasp[:7]), AXIS_COLOURS)]
-    parts = [(ball(*sphere), colour) for *sphere, colour in balls] + [(rod(*bone), colour) for *bone, colour in rods]
+    parts = [(ball(*sphere), colour) for *sphere, colour in hand_balls(grasp, gaps, hand)]
+    parts += [(rod(*axis, AXIS_RADIUS), colour) for axis, colour in zip(wrist_axes(grasp[:7]), AXIS_COLOURS)]
     triangles = [vertices[faces] for (vertices, faces), _ in parts]
     return np.concatenate(triangles), np.repeat([colour for _, colour in parts], [len(t) for t in triangles], axis=0)
 

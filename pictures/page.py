@@ -1,8 +1,8 @@
 """A page one can turn: objects and hands in one HTML file that loads nothing from the network.
 
 trimesh brings three.js, lights and the mouse; page.html beside this file the choice of objects and hypotheses, in plain
-JavaScript. Hands are spheres and rods of pictures/draw.py; of a hand without a model the wrist's axes and a disc, light
-on the palm's side.
+JavaScript. Hands are spheres of pictures/draw.py; of a hand without a model the wrist's axes and a disc, light on the
+palm's side.
 """
 
 import json
@@ -18,7 +18,7 @@ from files.reading import read_mesh
 from files.writing import atomic
 from hand.holds import grasp_outcomes, solid_field
 from hand.scenes import scene_mesh
-from pictures.draw import contact_gaps, hand_parts, scene_title, wrist_axes
+from pictures.draw import contact_gaps, hand_balls, scene_title, wrist_axes
 
 
 class Shown(NamedTuple):
@@ -72,8 +72,8 @@ def describe(entry, hand):
             drawn["holds"] = bool(its_holds)
         if hand:
             grasp = np.concatenate((entry.pose, angles))
-            balls, rods = hand_parts(grasp, contact_gaps(field, grasp, hand) if field else None, hand)
-            drawn |= {"balls": rounded(balls), "rods": rounded(rods)}
+            balls = hand_balls(grasp, contact_gaps(field, grasp, hand) if field else None, hand)
+            drawn["balls"] = [[*np.round((*at, size), 5).tolist(), as_hex(colour)] for at, size, colour in balls]
         hands.append(drawn)
     recorded = None if entry.recorded is None else hands.pop()
     for drawn, angles, chance in zip(hands, entry.hypotheses, entry.chances):
@@ -84,11 +84,6 @@ def describe(entry, hand):
         "title": entry.title, "axes": wrist_axes(entry.pose).round(5).tolist(), "recorded": recorded,
         "hypotheses": sorted(hands, key=lambda drawn: -drawn["chance"]),
     }  # fmt: skip
-
-
-def rounded(parts):
-    """Parts of a hand [(numbers, colour)] as lists: 0.01 mm, colour as "#rrggbb"."""
-    return [[*np.round(np.concatenate(numbers, axis=None), 5).tolist(), as_hex(colour)] for *numbers, colour in parts]
 
 
 def as_hex(colour):

@@ -59,7 +59,7 @@ def test_hand_of_a_picture_is_the_hand():
     triangles, colours = draw.hand_mesh(GRASP)
     assert triangles.shape[1:] == (3, 3) and len(triangles) == len(colours)
     assert {tuple(colour) for colour in colours} == {draw.PALM_COLOUR, *draw.FINGER_COLOURS[:4], *draw.AXIS_COLOURS}
-    centers, radii, *_ = kinematics.hand_drawing(GRASP[:7], GRASP[7:])
+    centers, radii = kinematics.hand_drawing(GRASP[:7], GRASP[7:])
     corners = triangles.reshape(-1, 3)
     for center, radius in zip(centers, radii):
         distance = np.linalg.norm(corners - center, axis=1)

@@ -42,8 +42,8 @@ def test_fingers_stop_at_a_thin_plate():
     position = np.zeros((count, 3), dtype=np.float32)
     position[:, 1] = -0.15
     position[:, 2] = -rng.uniform(0.06, 0.12, count)  # the plate lies before the palm, which looks along z
-    (fingers,) = BENCHMARK.chains
-    frames = kinematics.finger_frames(fingers, rotation, position)[..., 2::4]  # of the middle one
+    _, fingers = BENCHMARK.chains
+    frames = kinematics.finger_frames(fingers, rotation, position)[..., 1::3]  # of the middle one
     q = np.tile(np.radians([[-15], [0], [5]]), (1, count)).astype(np.float32)
     mode = np.arange(count) % 3
     closed, gaps = closing.close_fingers(fingers, q, frames, mode, field, BENCHMARK.goes_on)
@@ -126,7 +126,7 @@ def test_grasps_are_physical(cylinder):
     assert (found[:, 6] >= 0).all()
     radius, exact = 0.03, []
     for grasp in found[scores >= 1.5]:
-        centers, radii, *_ = kinematics.hand_drawing(grasp[:7], grasp[7:])
+        centers, radii = kinematics.hand_drawing(grasp[:7], grasp[7:])
         aside, above = np.linalg.norm(centers[:, :2], axis=1) - radius, np.abs(centers[:, 2] - 0.07) - 0.07
         distance = np.where((aside > 0) & (above > 0), np.hypot(aside, above), np.maximum(aside, above))
         gap = distance - radii  # to a cylinder

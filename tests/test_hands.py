@@ -69,18 +69,19 @@ def chain_to(link, text, angles):
     return matrix
 
 
-def test_fingertips_are_where_the_urdf_says(drafted):
+def test_spheres_are_where_the_urdf_says(drafted):
     source = read_source(drafted / "my.json")
     hand, rng = hand_from(source, "my"), np.random.default_rng(0)
+    z, y = (np.array(source["wrist"][key]) for key in ("palm_normal", "finger_direction"))
     for joints in rng.uniform(*hand.limits.T, (20, len(hand.limits))):
-        _, _, bones, owners = hand_drawing(np.array([0, 0, 0, 0, 0, 0, 1.0]), joints, hand)
+        found, _ = hand_drawing(np.array([0, 0, 0, 0, 0, 0, 1.0]), joints, hand)
         angles = dict(zip(source["joints"].values(), joints))
-        tips = [chain_to(finger["tip"], source["urdf"], angles)[:3, 3] for finger in source["fingers"].values()]
-        found = np.array([bones[owners[:, 0] == k][-1, 1] for k in range(len(tips))])
         palm = chain_to(source["wrist"]["link"], source["urdf"], angles)
-        in_palm = (np.array(tips) - palm[:3, 3]) @ palm[:3, :3] - source["wrist"]["position"]
-        z, y = (np.array(source["wrist"][key]) for key in ("palm_normal", "finger_direction"))
-        assert np.abs(in_palm @ np.stack((np.cross(y, z), y, z), 1) - found).max() < 1e-9
+        for link, spheres in source["spheres"].items():
+            frame = np.linalg.inv(palm) @ chain_to(link, source["urdf"], angles)
+            in_palm = np.array(spheres)[:, :3] @ frame[:3, :3].T + frame[:3, 3]
+            centers = in_palm @ np.stack((np.cross(y, z), y, z), 1)
+            assert np.linalg.norm(centers[:, None] - found, axis=2).min(1).max() < 1e-9
 
 
 def made(drafted, folder, sizes):
@@ -190,14 +191,14 @@ def test_imported_grasps_with_their_hand(tmp_path):
 
 KNOT = "<joint name='knot' type='fixed'> <parent link='thumb_3'/> <child link='finger0_3'/> </joint>"
 WRONG = {  # of the LEAP hand's text: what stands in place of what, and what is said of it
-    "a loop": ("</robot>", KNOT + "</robot>", "link 'finger0_3' hangs on joints '3' and 'knot', which makes a loop"),
+    "a loop": ("</robot>", KNOT + "</robot>", "link 'finger0_3' hangs on several joints, which makes a loop"),
     "sliding": ("'2' type='revolute'", "'2' type='prismatic'", "joint '2' is prismatic; only joints that turn"),
-    "no limits": ("<limit lower='-0.506'", "<bound lower='-0.506'", "joint '2' has no limits"),
+    "no limits": ("<limit lower='-0.506'", "<bound lower='-0.506'", "joint '2' has no room to turn"),
     "no number": ("upper='2.042'", "upper='far'", "joint '3': upper must be 1 numbers, not 'far'"),
-    "limits swapped": ("lower='-0.366'", "lower='3'", "joint '3': its lower limit 3 is not under 2.042"),
+    "limits swapped": ("lower='-0.366'", "lower='3'", "joint '3' has no room to turn"),
     "no axis": ("axis xyz='0 -1 0'", "axis xyz='0 0 0'", "joint '12': its axis is zero"),
-    "no link": ("<link name='finger2_tip'>", "<link name='x'>", "names link 'finger2_tip', which is not there"),
-    "nobody's": ("<limit lower='-0.366'", "<mimic joint='who'/> <limit lower='-0.366'", "'3' follows 'who', which is"),
+    "no link": ("<link name='finger2_tip'>", "<link name='x'>", "lacks 'finger2_tip'"),
+    "nobody's": ("<limit lower='-0.366'", "<mimic joint='who'/> <limit lower='-0.366'", "moves by joint 'who', which"),
     "follows one of two": ("<joint name='5' type='revolute'>", "<joint name='5' type='revolute'><mimic joint='1'/>",
                            "joint '1' closes two fingers; each must close by joints of its own"),
     "xacro": ("<link name='base'/>", "<xacro:macro xmlns:xacro='http://ros.org/wiki/xacro'/>", "is a xacro"),
@@ -243,7 +244,7 @@ def edited(source, path, value):
     ("path", "value", "message"),
     [
         (("spheres", "finger1_0"), [[0, 0, 0, 0.3]], "a sphere on finger1_0"),
-        (("spheres", "finger9"), [], "link 'finger9' is not in the URDF"),
+        (("spheres", "finger9"), [], "link 'finger9' does not hang on the palm"),
         (("spheres", "palm_lower"), None, "no spheres on the palm, link 'palm_lower'"),
         (("joints", "4"), None, "link 'finger1_tip' moves by joint '4', which 'joints' lacks"),
         (("joints", "3"), "nothing", "joint 'nothing' is not in the URDF"),

@@ -118,7 +118,7 @@ def test_gaps_are_those_of_exact_geometry(scene):
     field, mesh, poses, joints = scene
     found, exact = grasp_outcomes(field, poses, joints), []
     for pose, its_joints in zip(poses, np.clip(joints, *BENCHMARK.limits.T)):
-        centers, radii, *_ = kinematics.hand_drawing(pose, its_joints)
+        centers, radii = kinematics.hand_drawing(pose, its_joints)
         gaps, _ = sphere_gaps(*mesh, centers[-32:], radii[-32:])  # infinite where a sphere is far away
         exact.append(gaps.reshape(4, 8).min(1))
     close = np.abs(exact) < 0.008  # m; deeper inside, the surfaces of overlapping parts come nearer than the outer one
@@ -133,8 +133,8 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     height = np.array([0.02, 0.06, 0.0])  # m, of the wrist above the top
     rotation = np.tile(Rotation.from_euler("x", 180, degrees=True).as_matrix(), (3, 1, 1)).astype(np.float32)
     position = np.stack((0 * height, 0.1 + 0 * height, height), -1).astype(np.float32)
-    (fingers,) = BENCHMARK.chains
-    bases = kinematics.finger_frames(fingers, rotation, position)[..., 2::4]  # of the middle one
+    _, fingers = BENCHMARK.chains
+    bases = kinematics.finger_frames(fingers, rotation, position)[..., 1::3]  # of the middle one
     start = np.zeros((3, 3), dtype=np.float32)
 
     def lowest(q):  # gap (3,) m of the spheres over the table

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import re
-import statistics
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,10 +31,10 @@ PLACES = 9  # of each joint of the thumb that does not flex, among which the one
 class Finger(NamedTuple):
     """A finger at rest, in the palm link's frame."""
 
+    tip: str  # its last link
     joints: list  # T that turn
     axes: np.ndarray  # (T, 3)
     points: np.ndarray  # (T + 1, 3) m: origins and tip
-    tip: str  # its last link
     flexes: list  # the turns that close it: those parallel to its last one
 
     def speed(self, turn):
@@ -43,22 +42,11 @@ class Finger(NamedTuple):
         return np.cross(self.axes[turn], self.points[-1] - self.points[turn])
 
 
-def find_palm(joints):
-    """The link that fingers hang on: below the joints that turn all of them."""
-    children = {joint.child for joint in joints.values()}
-    root = next((joint.parent for joint in joints.values() if joint.parent not in children), None)
-    paths = {path for _, path in at_rest(joints, root, np.eye(4))[0].values()}
-    ends = [path for path in paths if sum(other[: len(path)] == path for other in paths) == 1]  # none goes on from it
-    refuse(len(ends) < 2, "has fewer than two fingers; two are needed to hold something between them")
-    shared = len(os.path.commonprefix(ends))
-    return statistics.mode(sorted(joints[path[shared]].parent for path in ends))
-
-
 def find_fingers(joints, links, turns):
-    """Every `Finger` by name; links, turns: what `at_rest` says of the palm."""
-    paths, fingers = [path for _, path in links.values()], {}
-    for path in dict.fromkeys(path for path in paths if path):
-        if any(other[: len(path)] == path != other for other in paths):
+    """`Finger`s in the order in which they begin near the thumb; links, turns: what `at_rest` says of the palm."""
+    paths, fingers = {path for _, path in links.values()}, []
+    for path in sorted(paths):
+        if not path or any(other[: len(path)] == path != other for other in paths):  # others go on from it
             continue
         origins, axes = (np.array([turns[joint][:3, column] for joint in path]) for column in (3, 2))
         beyond = {link: frame[:3, 3] - origins[-1] for link, (frame, its_path) in links.items() if its_path == path}
@@ -66,37 +54,29 @@ def find_fingers(joints, links, turns):
         end = origins[-1] + beyond[tip]
         if not beyond[tip].any() and len(path) > 1:  # no link says where it ends
             end = end + 0.8 * (origins[-1] - origins[-2])
-        turning = [joints[joint] for joint in path]
-        name = os.path.commonprefix([*(joint.child for joint in turning), tip]).rstrip("_-. ") or tip
         parallel = np.flatnonzero(np.abs(axes @ axes[-1]) > 0.8)
-        flexes = [turn for turn in parallel if not turning[turn].follows]
-        refuse(not flexes, f"finger '{name}' has no joint that closes it, only such as follow others")
-        short = np.linalg.norm(end - origins[0]) < 1e-6
-        refuse(short, f"finger '{name}' has no length; add a link at its tip, by a fixed joint")
-        fingers[tip if name in fingers else name] = Finger(turning, axes, np.array([*origins, end]), tip, flexes)
-    return fingers
+        flexes = [turn for turn in parallel if not joints[path[turn]].follows]
+        refuse(not flexes, f"finger '{tip}' has no joint that closes it, only such as follow others")
+        fingers.append(Finger(tip, [joints[joint] for joint in path], axes, np.array([*origins, end]), flexes))
+    refuse(len(fingers) < 2, "has fewer than two fingers; two are needed to hold something between them")
+    middle = np.mean([finger.points[0] for finger in fingers], axis=0)
 
+    def like_a_thumb(finger):
+        return bool(re.search(r"thumb|(^|[^a-z])th", finger.tip.lower())), np.linalg.norm(finger.points[0] - middle)
 
-def thumb_first(fingers):
-    """Fingers by how near the thumb they begin: that is named so, or the others' bases lie closest without it."""
-    named = [name for name in fingers if re.search(r"thumb|(^|[^a-z])th", name.lower())]
-
-    def spread(left_out):
-        return np.std([finger.points[0] for name, finger in fingers.items() if name != left_out], axis=0).sum()
-
-    base = fingers[named[0] if named else min(fingers, key=spread)].points[0]
-    return dict(sorted(fingers.items(), key=lambda item: np.linalg.norm(item[1].points[0] - base)))
+    base = max(fingers, key=like_a_thumb).points[0]
+    return sorted(fingers, key=lambda finger: np.linalg.norm(finger.points[0] - base))
 
 
 def find_wrist(palm, fingers):
     """The JSON's `wrist`: where fingers point at rest, and where tips go as joints turn to where there is more room."""
     along = sum(finger.points[-1] - finger.points[0] for finger in fingers)
     normal = sum(sum(f.joints[turn].limits) * f.speed(turn) for f in fingers for turn in f.flexes)
-    normal = normal - along * (normal @ along) / (along @ along)
-    refuse(np.linalg.norm(normal) < 1e-6, "has fingers that close in no common direction; no palm's normal is found")
-    directions = {"palm_normal": normal, "finger_direction": along}
-    units = {key: (way / np.linalg.norm(way)).round(4) + 0.0 for key, way in directions.items()}
-    return {"link": palm, "position": [0, 0, 0]} | {key: unit.tolist() for key, unit in units.items()}
+    normal = normal - along * (normal @ along) / max(along @ along, 1e-9)
+    length = np.linalg.norm(normal)
+    refuse(length < 1e-6, "has fingers without length (add links at their tips) or that close in no common direction")
+    directions = {"palm_normal": normal / length, "finger_direction": along / np.linalg.norm(along)}
+    return {"link": palm, "position": [0, 0, 0]} | {key: (v.round(4) + 0.0).tolist() for key, v in directions.items()}
 
 
 # ---------------------------------------------------------------- spheres
@@ -161,19 +141,21 @@ def pre_shapes(hand, fingers):
         share, speed = np.where(first[:, None], *ends).T
         start = np.where(flexes, back + share * (shut - back), rest).round(1).tolist()
         closing = np.where(flexes, np.where(up, speed, -speed), 0).tolist()
-        named = ({name: value for name, value in zip(names, values) if value} for values in (start, closing))
-        shapes[mode] = {**dict(zip(("start", "closing"), named)), "goes_on": mode == "power"}
+        shapes[mode] = {"start": dict(zip(names, start)), "closing": dict(zip(names, closing))}
     return shapes
 
 
 # ---------------------------------------------------------------- the whole
-def draft(text):
-    """What describes the hand of a URDF's text, as `read_source` returns it, and lines on what was guessed."""
+def draft(text, palm):
+    """What describes the hand of a URDF's text, as `read_source` returns it, and lines on what was guessed.
+
+    palm: the link, or None for the one that most joints are on.
+    """
     joints, elements = read_urdf(text)
-    palm = find_palm(joints)
+    parents = [joint.parent for joint in joints.values()]
+    palm = palm or max(elements, key=parents.count)
     links, turns = at_rest(joints, palm, np.eye(4))
-    named = thumb_first(find_fingers(joints, links, turns))
-    fingers = list(named.values())
+    fingers = find_fingers(joints, links, turns)
     wrist = find_wrist(palm, fingers[1:])
     lengths = [np.linalg.norm(np.diff(finger.points, axis=0), axis=1).sum() for finger in fingers[1:]]
     size = round(float(np.median(lengths)) / FINGER, 3)
@@ -181,9 +163,7 @@ def draft(text):
     source = {
         "urdf": text, "wrist": wrist,
         "joints": {joint.name: joint.name for finger in fingers for joint in finger.joints if not joint.follows},
-        "fingers": {
-            name: {"tip": finger.tip, "flexes": finger.joints[finger.flexes[0]].name} for name, finger in named.items()
-        },
+        "fingers": {f.tip: {"tip": f.tip, "flexes": f.joints[f.flexes[0]].name} for f in fingers},
         "spheres": spheres, "pre_shapes": {"power": {"start": {}, "closing": {}}},
         "grasp_center": [[0, 0]] * 3, "work_box": [[0, 0]] * 3, "size": size,
     }  # fmt: skip
@@ -199,11 +179,11 @@ def draft(text):
     build_hand(source)  # says what is wrong with it
 
     lines = [f"wrist: link '{palm}', palm normal {wrist['palm_normal']}, fingers to {wrist['finger_direction']}"]
-    for name, finger in named.items():
+    for finger in fingers:
         kinds = {turn: "flexes" for turn in finger.flexes}
         kinds |= {turn: "follows" for turn, joint in enumerate(finger.joints) if joint.follows}
         each = (f"{joint.name} {kinds.get(turn, 'spreads or rests')}" for turn, joint in enumerate(finger.joints))
-        lines.append(f"{'thumb: ' * (finger is fingers[0])}{name}: {', '.join(each)}")
+        lines.append(f"{'finger' if lines[1:] else 'thumb'} to {finger.tip}: {', '.join(each)}")
     lines.append(f"spheres from boxes, cylinders and spheres; guessed along bones on: {' '.join(guessed) or 'no link'}")
     lines.append("pre-shapes: fingers open, the thumb where its tip and the others' meet, all half closed")
     return source, lines
@@ -213,13 +193,14 @@ def draft(text):
 def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("urdf", metavar="FILE.urdf", help="the hand's; its meshes are not needed")
+    parser.add_argument("--palm", metavar="LINK", help="the link that fingers hang on (the one with most joints)")
     parser.add_argument("--out", required=True, metavar="FILE.json", help="where the draft goes")
     args = parser.parse_args(argv)
     refuse(Path(args.out).exists(), f"--out {args.out}: is there already; remove it or name another file")
     with readable(args.urdf):
         text = Path(args.urdf).read_text(encoding="utf-8", errors="replace")
     with naming(args.urdf):
-        source, lines = draft(text)
+        source, lines = draft(text, args.palm)
     with atomic(args.out) as temporary:
         text = json.dumps(source | {"urdf": os.path.relpath(args.urdf, Path(args.out).parent)}, indent=2)
         text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list is a line

@@ -8,8 +8,8 @@ The JSON says what a URDF does not:
     joints      {name in recordings: joint of the URDF}, in the order of recordings
     fingers     {name: {"tip": its last link, "flexes": the joint that opens and closes it}}, the thumb first
     spheres     {link: [[x, y, z, radius], ...]} m, in the link's frame; on the palm and along the fingers
-    pre_shapes  {power, pinch or sphere: {"start": {joint: degrees}, "closing": {joint: speed}, "goes_on": whether
-                joints beyond a link that touches close on}}; a joint that is not named is at rest
+    pre_shapes  {power, pinch or sphere: {"start": {joint: degrees}, "closing": {joint: speed}}}; a joint that is not
+                named is at rest; in power, joints beyond a link that touches close on
     grasp_center, work_box      [[low, high]] of x, y, z, m in the hand's frame: where the object is to lie, and what
                 the pre-shape is chosen by and --pool surface measures in
     size        how large the hand is beside the benchmark's
@@ -31,7 +31,7 @@ from files.recordings import numbered_joints
 from files.writing import read_json
 
 MODES = ("power", "pinch", "sphere")
-SAME = 1e-9  # what differs by less is equal
+DECIMALS = 14  # of metres and axes
 MAX_RADIUS = 0.02  # m, of a sphere on a finger: a distance field is exact so far from the surface
 NO_HAND = "no hand is known with these joints; name it once: python data.py ROOT --hand FILE.json"
 
@@ -106,7 +106,7 @@ def xml_numbers(element, key, count, name, default=""):
     try:
         values = np.array(text.split(), dtype=float)
     except ValueError:
-        values = np.array([np.nan])
+        values = np.full(count, np.nan)
     wrong = len(values) != count or not np.isfinite(values).all()
     refuse(wrong, f"{name}: {key} must be {count} numbers, not '{text}'; mend it in the URDF")
     return values
@@ -183,12 +183,6 @@ def placed(spheres, frame):
 
 
 # ---------------------------------------------------------------- the hand
-def tidy(numbers):
-    """Zeros and ones where they nearly are: mostly axes only swap places and links lie along one, which costs less."""
-    whole = np.rint(numbers)
-    return np.where(np.abs(numbers - whole) < SAME, whole, numbers)
-
-
 def read_finger(index, about, path, frames, spheres, columns_of, limits, speeds):
     """One finger as a `Chain` of itself alone.
 
@@ -201,16 +195,18 @@ def read_finger(index, about, path, frames, spheres, columns_of, limits, speeds)
     columns = list(dict.fromkeys(columns_of[source] for source, *_ in drives))
     refuse(columns_of.get(about["flexes"]) not in columns, f"joint '{about['flexes']}' does not flex '{about['tip']}'")
     gear, after, total = np.zeros((len(path), len(columns))), [], np.eye(len(path))
-    rotations, origins, turn = frames[:, :3, :3], frames[:, :3, 3], spheres[:, 0].astype(int)
+    # rounded: mostly axes only swap places and links lie along one, which costs less where zeros and ones are exact
+    frames, turn = frames.round(DECIMALS), spheres[:, 0].astype(int)
+    rotations, origins = frames[:, :3, :3], frames[:, :3, 3]
     for t, (source, multiplier, _) in enumerate(drives):
         gear[t, columns.index(columns_of[source])] = multiplier
-        parallel = t and np.allclose(rotations[t, :, 2], rotations[t - 1, :, 2], rtol=0, atol=SAME)
+        parallel = t and np.allclose(rotations[t, :, 2], rotations[t - 1, :, 2], rtol=0, atol=1e-9)
         after.append(after[-1] if parallel else t - 1)
         total[t, after[-1] + 1 : t] = 1
     shares = np.zeros((len(spheres), len(path), 3))  # m, of a center along the axes of each turn
     for share, last, center in zip(shares, turn, spheres[:, 1:4]):
         for t, end in enumerate([*origins[1 : last + 1], center]):
-            share[t] = tidy((end - origins[t]) @ rotations[t])
+            share[t] = ((end - origins[t]) @ rotations[t]).round(DECIMALS)
     beyond = np.linalg.norm(shares, axis=2)[:, ::-1].cumsum(1)[:, ::-1]  # (P, T) m, along the finger
     used = shares.any(0)  # (T, 3)
     flexor, speed = columns.index(columns_of[about["flexes"]]), speeds[:, columns]
@@ -218,7 +214,7 @@ def read_finger(index, about, path, frames, spheres, columns_of, limits, speeds)
     return Chain(
         fingers=np.array([index]), columns=np.array([columns]), bases=frames[:1],
         gear=total @ gear, offset=total @ [[shift] for *_, shift in drives], after=after,
-        turns=tidy(rotations.transpose(0, 2, 1) @ rotations[np.maximum(after, 0)]).tolist(),
+        turns=(rotations.transpose(0, 2, 1) @ rotations[np.maximum(after, 0)]).round(DECIMALS).tolist(),
         spheres=shares[:, used], axes=np.argwhere(used).tolist(), radii=spheres[:, 4:],
         links=np.unique(turn, return_inverse=True)[1],
         levers=beyond @ np.abs(gear), limits=np.where(moves, limits[columns].T, [[-np.inf], [np.inf]])[..., None],
@@ -244,13 +240,6 @@ def palm_frame(wrist):
     matrix[:3, :3] = x, np.cross(z, x), z
     matrix[:3, 3] = -matrix[:3, :3] @ np.array(wrist.get("position", (0, 0, 0)), dtype=float)
     return matrix
-
-
-def per_joint(values, names):
-    """{joint: number} -> (J,), zero where a joint is not named."""
-    unknown = " ".join(sorted(set(values) - set(names)))
-    refuse(unknown, f"pre_shapes name the joint '{unknown}', which 'joints' lacks")
-    return np.array([values.get(name, 0) for name in names], dtype=float)
 
 
 @contextlib.contextmanager
@@ -285,7 +274,11 @@ def build_hand(source):
     modes = tuple(mode for mode in MODES if mode in source["pre_shapes"])
     refuse(not modes or len(modes) < len(source["pre_shapes"]), f"pre_shapes are some of {', '.join(MODES)}")
     shapes = [source["pre_shapes"][mode] for mode in modes]
-    speeds = np.array([per_joint(shape["closing"], names) for shape in shapes])
+    angles = [shape[key] for key in ("start", "closing") for shape in shapes]  # {joint: number}
+    unknown = " ".join(sorted(set().union(*angles) - set(names)))
+    refuse(unknown, f"pre_shapes name the joint '{unknown}', which 'joints' lacks")
+    angles = np.array([[its.get(joint, 0) for joint in names] for its in angles], dtype=float)
+    start, speeds = np.split(angles, 2)  # (modes, J) each
 
     columns_of = {joint: column for column, joint in enumerate(names.values())}
     by_path = {}  # spheres by the joints that turn them
@@ -302,21 +295,18 @@ def build_hand(source):
     for index, (about, path, own) in enumerate(zip(fingers.values(), paths, found)):
         refuse(not own, f"no spheres on the finger with the tip '{about['tip']}'; add some")
         its_spheres = np.array(own + own[-1:] * (most - len(own)))
-        its_turns = [joints[joint] for joint in path], tidy(np.array([turns[joint] for joint in path]))
+        its_turns = [joints[joint] for joint in path], np.array([turns[joint] for joint in path])
         chains.append(read_finger(index, about, *its_turns, its_spheres, columns_of, limits, speeds))
     closed = [column for chain in chains for column in chain.columns[0][np.isfinite(chain.limits[0, :, 0])]]
-    for joint, column in columns_of.items():
-        refuse(closed.count(column) > 1, f"joint '{joint}' closes two fingers; each must close by joints of its own")
-        used = any(column in chain.columns for chain in chains)
-        refuse(not used, f"joint '{joint}' moves no finger; leave it out of 'joints'")
+    twice = [joint for joint, column in columns_of.items() if closed.count(column) > 1]
+    refuse(twice, f"joint '{' '.join(twice)}' closes two fingers; each must close by joints of its own")
     of_palm = np.array(by_path[()])[:, 1:]
     return Hand(
         joint_names=tuple(names), limits=limits, fingers=tuple(fingers),
         chains=(*grouped(chains[:1]), *grouped(chains[1:])),
         radii=np.stack([chain.radii[:, 0] for chain in chains]), links=np.stack([chain.links for chain in chains]),
         palm_centers=of_palm[:, :3], palm_radii=of_palm[:, 3],
-        modes=modes, start=np.radians([per_joint(shape["start"], names) for shape in shapes]),
-        goes_on=np.array([bool(shape.get("goes_on")) for shape in shapes]),
+        modes=modes, start=np.radians(start), goes_on=np.array([mode == "power" for mode in modes]),
         **{box: np.array(source[box], dtype=float).reshape(3, 2) for box in ("grasp_center", "work_box")},
         size=float(source.get("size", 1)), source=source,
     )  # fmt: skip

@@ -168,9 +168,9 @@ def test_imported_grasps_with_their_hand(tmp_path):
     (tmp_path / "my.urdf").write_text(text, encoding="utf-8")
     source["joints"] = joints
     back = {urdf: name for name, urdf in joints.items()}
-    del source["fingers"]["index"]
+    del source["fingers"]["index_tip"]
     for finger, joint in (("thumb", "joint_14"), ("middle", "joint_5"), ("ring", "joint_9")):
-        source["fingers"][finger]["flexes"] = joint
+        source["fingers"][f"{finger}_tip"]["flexes"] = joint
     for shape in source["pre_shapes"].values():
         for key in ("start", "closing"):
             shape[key] = {back[name]: value for name, value in shape[key].items() if name in keep}
@@ -246,13 +246,11 @@ def edited(source, path, value):
         (("spheres", "finger1_0"), [[0, 0, 0, 0.3]], "a sphere on finger1_0"),
         (("spheres", "finger9"), [], "link 'finger9' does not hang on the palm"),
         (("spheres", "palm_lower"), None, "no spheres on the palm, link 'palm_lower'"),
-        (("joints", "4"), None, "link 'finger1_tip' moves by joint '4', which 'joints' lacks"),
+        (("joints", "4"), None, "pre_shapes name the joint '4', which 'joints' lacks"),
         (("joints", "3"), "nothing", "joint 'nothing' is not in the URDF"),
-        (("fingers", "finger0", "flexes"), "5", "joint '5' does not flex 'finger0_tip'"),
-        (("fingers", "finger0", "tip"), "base", "link 'base' does not hang on the palm"),
+        (("fingers", "finger0_tip", "flexes"), "5", "joint '5' does not flex 'finger0_tip'"),
+        (("fingers", "finger0_tip", "tip"), "base", "link 'base' does not hang on the palm"),
         (("fingers",), {"thumb": {"tip": "thumb_tip", "flexes": "14"}}, "has fewer than two fingers"),
-        (("fingers", "finger2"), None, "joint '9' moves no finger; leave it out of 'joints'"),
-        (("pre_shapes", "power", "start", "77"), 3, "pre_shapes name the joint '77'"),
         (("pre_shapes", "fist"), {}, "pre_shapes are some of power, pinch, sphere"),
         (("wrist", "palm_normal"), [0, 1, 0], "palm_normal and finger_direction are parallel"),
         (("work_box",), None, "lacks 'work_box'; python -m hand"),

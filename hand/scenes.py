@@ -63,12 +63,12 @@ def scene_mesh(data, scene):
     return next(folder / name for name in MESH_NAMES if (folder / name).exists())
 
 
-def rows_to_close(data, rows, count):
-    """Positions in `rows` (sorted) of some `count` grasps: evenly chosen scenes, PER_SCENE of each or as many more."""
+def rows_to_close(data, rows, count, per_scene=PER_SCENE, seed=0):
+    """Positions in `rows` (sorted) of some `count` grasps: evenly chosen scenes, `per_scene` of each or more."""
     found = np.unique(data.scene[rows])
-    chosen = found[np.unique(np.linspace(0, len(found) - 1, -(-count // PER_SCENE)).round().astype(int))]
-    per_scene = max(PER_SCENE, count // len(chosen))
-    rng = np.random.default_rng(0)
+    chosen = found[np.unique(np.linspace(0, len(found) - 1, -(-count // per_scene)).round().astype(int))]
+    per_scene = max(per_scene, count // len(chosen))
+    rng = np.random.default_rng(seed)
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(data.scene[rows] == s))[:per_scene] for s in chosen]))
 
 

@@ -93,10 +93,12 @@ def main(argv=None):
     groups |= dict(zip(list(joints)[1:], others))
     columns = ("hold in MuJoCo", "hold, free as predicted", "hold by hand/holds.py", "agree")
     table = [{"grasps": name, "number": len(of)} | dict(zip(columns, of.mean(0))) for name, of in groups.items()]
+    error = 0.5 / len(rows) ** 0.5
+    text = f"{columns_table(table)}\nA share of {len(rows)} grasps has a standard error of up to {error:.3f}.\n"
     write_rows(args.out / "rows.csv", table)
     with atomic(args.out / "table.md") as temporary:
-        temporary.write_text(columns_table(table), encoding="utf-8", newline="\n")
-    print(f"{columns_table(table)}saved {args.out}: rows.csv, table.md")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    print(f"{text}saved {args.out}: rows.csv, table.md")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from cli.flags import Parser, number
 from cli.processes import cores
 from cli.words import plural
 from files.writing import check_writable
-from hand.described import BENCHMARK, hand_from, read_source
+from hand.described import BENCHMARK, hand_for, read_source
 from hand.score import MIN_SCORE
 
 
@@ -119,7 +119,7 @@ def main(argv=None):
     if not args.out:
         content = unpack(DEFAULT_ROOT, workers, args.quiet)
     else:
-        hand = hand_from(read_source(args.hand), args.hand) if args.hand else BENCHMARK
+        hand = hand_for(None, read_source(args.hand), args.hand) if args.hand else BENCHMARK
         content = generate(args.out, settings_of(args, hand), workers, args.quiet, hand)
     objects, grasps = plural(content["objects"], "object"), plural(content["grasps_kept"], "grasp")
     made = f"{args.out or DEFAULT_ROOT}: {objects}, {grasps}"

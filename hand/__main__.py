@@ -18,10 +18,12 @@ from cli.errors import command, refuse
 from cli.flags import Parser
 from files.reading import readable
 from files.writing import atomic
-from hand.described import MAX_RADIUS, at_rest, build_hand, frame_of, naming, palm_frame, placed, read_urdf, xml_numbers
+from hand.described import BENCHMARK, MAX_RADIUS, build_hand, naming, palm_frame
+from hand.described import at_rest, frame_of, placed, read_urdf, xml_numbers
 from hand.kinematics import finger_spheres
 
 FINGER = 0.14  # m, a finger of the benchmark's hand: the size of others is measured by it
+WRIST = np.array([0, 0.114, 0.02])  # m, from its wrist to most fingers' bases, and to the front of its palm
 # By pre-shape: where the first flexing joint and those beyond it start (share of their range), and how fast they close
 SHAPES = {"power": ((0.05, 1), (0.05, 1)), "pinch": ((0.05, 1), (0.1, 0)), "sphere": ((0.05, 1), (0.5, 0.1))}
 OPEN = 20  # degrees: no joint starts farther back
@@ -65,7 +67,10 @@ def find_fingers(joints, links, turns):
         return bool(re.search(r"thumb|(^|[^a-z])th", finger.tip.lower())), np.linalg.norm(finger.points[0] - middle)
 
     base = max(fingers, key=like_a_thumb).points[0]
-    return sorted(fingers, key=lambda finger: np.linalg.norm(finger.points[0] - base))
+    thumb, *others = sorted(fingers, key=lambda finger: np.linalg.norm(finger.points[0] - base))
+    beyond = [turn for turn in thumb.flexes if np.isin(range(turn, thumb.flexes[-1]), thumb.flexes).all()]
+    # a thumb first turns to the fingers, about whatever axis
+    return [thumb._replace(flexes=beyond if len(beyond) > 1 else thumb.flexes), *others]
 
 
 def find_wrist(palm, fingers):
@@ -165,20 +170,17 @@ def draft(text, palm):
         "joints": {joint.name: joint.name for finger in fingers for joint in finger.joints if not joint.follows},
         "fingers": {f.tip: {"tip": f.tip, "flexes": f.joints[f.flexes[0]].name} for f in fingers},
         "spheres": spheres, "pre_shapes": {"power": {"start": {}, "closing": {}}},
-        "grasp_center": [[0, 0]] * 3, "work_box": [[0, 0]] * 3, "size": size,
+        "grasp_center": (size * BENCHMARK.grasp_center).round(4).tolist(),
+        "work_box": (size * BENCHMARK.work_box).round(4).tolist(), "size": size,
     }  # fmt: skip
-    hand = build_hand(source)
-    (left, heel, _), (right, _, _) = hand.palm_centers.min(0), hand.palm_centers.max(0)
-    front, bit = (hand.palm_centers[:, 2] + hand.palm_radii).max(), 0.01 * size
-    y = palm_frame(wrist)[1, :3] @ np.mean([finger.points[0] for finger in fingers[1:]], axis=0)
-    middle = (left + right) / 2
-    center = (middle - bit, middle + bit), ((heel + y) / 2, y), (front, front)
-    room = (left - 2 * bit, right + 2 * bit), (heel, y + 4 * bit), (front - bit, front + 11 * bit)
-    source |= {"grasp_center": np.round(center, 4).tolist(), "work_box": np.round(room, 4).tolist()}
+    hand, turn = build_hand(source), palm_frame(wrist)[:3, :3]
+    front = (hand.palm_centers[:, 2] + hand.palm_radii).max()
+    x, y, _ = turn @ np.median([finger.points[0] for finger in fingers[1:]], axis=0)
+    wrist["position"] = (turn.T @ ((x, y, front) - size * WRIST)).round(4).tolist()
     source["pre_shapes"] = pre_shapes(hand, fingers)
     build_hand(source)  # says what is wrong with it
 
-    lines = [f"wrist: link '{palm}', palm normal {wrist['palm_normal']}, fingers to {wrist['finger_direction']}"]
+    lines = [" ".join(("wrist:", *(f"{key} {value}" for key, value in wrist.items())))]
     for finger in fingers:
         kinds = {turn: "flexes" for turn in finger.flexes}
         kinds |= {turn: "follows" for turn, joint in enumerate(finger.joints) if joint.follows}
@@ -186,6 +188,7 @@ def draft(text, palm):
         lines.append(f"{'finger' if lines[1:] else 'thumb'} to {finger.tip}: {', '.join(each)}")
     lines.append(f"spheres from boxes, cylinders and spheres; guessed along bones on: {' '.join(guessed) or 'no link'}")
     lines.append("pre-shapes: fingers open, the thumb where its tip and the others' meet, all half closed")
+    lines.append(f"grasp_center and work_box: those of the benchmark's hand, {size} times as large")
     return source, lines
 
 

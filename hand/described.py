@@ -254,13 +254,8 @@ def naming(name):
         raise UserError(f"{name}: {what}; python -m hand FILE.urdf --out FILE.json writes one to begin with") from None
 
 
-def hand_from(source, name):
-    """The `Hand` of a source as `read_source` returns it; raises `UserError` naming `name` and what is wrong."""
-    with naming(name):
-        return build_hand(source)
-
-
 def build_hand(source):
+    """The `Hand` of a source as `read_source` returns it."""
     joints, _ = read_urdf(source["urdf"])
     names, wrist, fingers, spheres = (source[key] for key in ("joints", "wrist", "fingers", "spheres"))
     links, turns = at_rest(joints, wrist["link"], palm_frame(wrist))
@@ -333,5 +328,4 @@ def hand_for(joint_names, source=None, name="hand"):
         return build_hand(source | {"joints": {joint: mine[joint] for joint in order}})
 
 
-SOURCE = read_source(Path(__file__).with_name("benchmark.json"))
-BENCHMARK = hand_from(SOURCE, "hand/benchmark.json")._replace(source=None)
+BENCHMARK = build_hand(read_source(Path(__file__).with_name("benchmark.json")))._replace(source=None)

@@ -21,7 +21,7 @@ import train
 import walkthrough
 from benchmark.roots import ensure_root
 from data import load_dataset
-from hand.described import hand_for, hand_from, read_source
+from hand.described import hand_for, read_source
 from hand.kinematics import hand_drawing
 from hand.scenes import outcomes_in_scenes
 from loop.seen import origin
@@ -47,7 +47,7 @@ def drafted(request, tmp_path_factory):
     write, *sizes = HANDS[request.param]
     (folder / "my.urdf").write_text(write(), encoding="utf-8")
     describe(folder / "my.urdf", "--out", folder / "my.json")
-    hand = hand_from(read_source(folder / "my.json"), "my")
+    hand = hand_for(None, read_source(folder / "my.json"))
     assert [len(hand.joint_names), len(hand.fingers)] == sizes and hand.fingers[0].startswith("th")
     return folder
 
@@ -71,7 +71,7 @@ def chain_to(link, text, angles):
 
 def test_spheres_are_where_the_urdf_says(drafted):
     source = read_source(drafted / "my.json")
-    hand, rng = hand_from(source, "my"), np.random.default_rng(0)
+    hand, rng = hand_for(None, source), np.random.default_rng(0)
     z, y = (np.array(source["wrist"][key]) for key in ("palm_normal", "finger_direction"))
     for joints in rng.uniform(*hand.limits.T, (20, len(hand.limits))):
         found, _ = hand_drawing(np.array([0, 0, 0, 0, 0, 0, 1.0]), joints, hand)
@@ -79,7 +79,7 @@ def test_spheres_are_where_the_urdf_says(drafted):
         palm = chain_to(source["wrist"]["link"], source["urdf"], angles)
         for link, spheres in source["spheres"].items():
             frame = np.linalg.inv(palm) @ chain_to(link, source["urdf"], angles)
-            in_palm = np.array(spheres)[:, :3] @ frame[:3, :3].T + frame[:3, 3]
+            in_palm = np.array(spheres)[:, :3] @ frame[:3, :3].T + frame[:3, 3] - source["wrist"]["position"]
             centers = in_palm @ np.stack((np.cross(y, z), y, z), 1)
             assert np.linalg.norm(centers[:, None] - found, axis=2).min(1).max() < 1e-9
 
@@ -147,7 +147,7 @@ def test_recordings_of_others(drafted, tmp_path, capsys):
     found = load_dataset(root, 64, quiet=True)
     assert list(found.hand.joint_names) == names and f"saved {root / 'dataset.json'}" in capsys.readouterr().out
     joints = np.random.default_rng(0).uniform(*found.hand.limits.T)
-    ours = hand_drawing(found.poses[0], joints[::-1], hand_from(source, "my"))
+    ours = hand_drawing(found.poses[0], joints[::-1], hand_for(None, source))
     for mine, theirs in zip(hand_drawing(found.poses[0], joints, found.hand), ours):
         np.testing.assert_allclose(mine, theirs, atol=1e-12)
     assert ensure_root(root) == root and origin(root) is None  # somebody's own, as before

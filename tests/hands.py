@@ -65,8 +65,7 @@ def leap():
         text += joint(f"finger{k}_end", parent, f"finger{k}_tip", at)
     thumb = (-0.349, 2.094), (-0.47, 2.443), (-1.2, 1.9), (-1.34, 1.88)
     ends = "-0.055 -0.055 -0.012", "-0.0145 0 0", "-0.0466 0 0", "-0.0466 0 0", "-0.048 0 0"
-    axes, parent = ("0 -1 0", "0 0 -1", "0 0 -1", "0 0 -1"), "palm_lower"
-    axes = ("0 -1 0", "-1 0 0", "0 -1 0", "0 -1 0")
+    axes, parent = ("0 -1 0", "-1 0 0", "0 -1 0", "0 -1 0"), "palm_lower"
     for i, at in enumerate(ends[:4]):
         text += joint(str(12 + i), parent, f"thumb_{i}", at, axis=axes[i], limits=thumb[i])
         parent = f"thumb_{i}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 from conftest import fails, write_root
-from hands import allegro, leap, shadow
+from hands import allegro, joint, leap, shadow
 from scipy.spatial.transform import Rotation
 from test_dexgraspnet import JOINTS, bring, entries_of, write_object
 
@@ -157,23 +157,14 @@ def test_recordings_of_others(drafted, tmp_path, capsys):
 
 def test_imported_grasps_with_their_hand(tmp_path):
     """The names of recordings stand for joints of the URDF; wrists are turned into our frame."""
-    (tmp_path / "my.urdf").write_text(allegro(), encoding="utf-8")
+    text = "<robot name='three'> <link name='palm'/>"
+    for k, y in enumerate((0, -0.04, 0.04)):  # three fingers along z, which close along x
+        text += joint(f"turn_{k}", "palm", f"finger_{k}", f"0.02 {y} 0.09", axis="0 1 0", limits=(0, 1.6))
+        text += joint(f"end_{k}", f"finger_{k}", f"tip_{k}", "0 0 0.08")
+    (tmp_path / "my.urdf").write_text(text + "</robot>", encoding="utf-8")
     describe(tmp_path / "my.urdf", "--out", tmp_path / "my.json")
     source = json.loads((tmp_path / "my.json").read_text(encoding="utf-8"))
-    joints = dict(zip(JOINTS, ("joint_14", "joint_5", "joint_9")))
-    keep = set(joints.values())
-    text = allegro()
-    for name in set(source["joints"]) - keep:
-        text = text.replace(f"<joint name='{name}' type='revolute'>", f"<joint name='{name}' type='fixed'>")
-    (tmp_path / "my.urdf").write_text(text, encoding="utf-8")
-    source["joints"] = joints
-    back = {urdf: name for name, urdf in joints.items()}
-    del source["fingers"]["index_tip"]
-    for finger, joint in (("thumb", "joint_14"), ("middle", "joint_5"), ("ring", "joint_9")):
-        source["fingers"][f"{finger}_tip"]["flexes"] = joint
-    for shape in source["pre_shapes"].values():
-        for key in ("start", "closing"):
-            shape[key] = {back[name]: value for name, value in shape[key].items() if name in keep}
+    source |= {"joints": dict(zip(JOINTS, source["joints"])), "pre_shapes": {"power": {"start": {}, "closing": {}}}}
     (tmp_path / "my.json").write_text(json.dumps(source), encoding="utf-8")
     write_object(tmp_path / "in", "core-mug-1", entries_of(np.random.default_rng(0), 6))
     bring(tmp_path / "in", tmp_path / "plain")
@@ -182,7 +173,7 @@ def test_imported_grasps_with_their_hand(tmp_path):
     plain, turned = (load_dataset(tmp_path / name, 64, quiet=True) for name in ("plain", "turned"))
     assert plain.hand is None and turned.hand.joint_names == tuple(sorted(JOINTS))
     before, after = (Rotation.from_quat(found.poses[:, 3:]).as_matrix() for found in (plain, turned))
-    np.testing.assert_allclose(after[:, :, 2], before[:, :, 0], atol=1e-5)  # the palm of the Allegro looks along x
+    np.testing.assert_allclose(after[:, :, 2], before[:, :, 0], atol=1e-5)  # its palm looks along x
     np.testing.assert_allclose(after[:, :, 1], before[:, :, 2], atol=1e-5)
     heel = plain.poses[:, :3] + before @ source["wrist"]["position"]
     np.testing.assert_allclose(turned.poses[:, :3], heel, atol=1e-5)
@@ -226,20 +217,6 @@ def test_one_finger_is_no_hand(tmp_path, capsys):
     assert "has fewer than two fingers; two are needed" in refused(one, tmp_path, capsys)
 
 
-def edited(source, path, value):
-    """A copy of a source with another value at a path of keys, or without it."""
-    source = json.loads(json.dumps(source))
-    *outer, last = path
-    inside = source
-    for key in outer:
-        inside = inside[key]
-    if value is None:
-        del inside[last]
-    else:
-        inside[last] = value
-    return source
-
-
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -260,8 +237,13 @@ def edited(source, path, value):
 def test_descriptions_that_are_wrong(path, value, message, tmp_path, capsys):
     (tmp_path / "my.urdf").write_text(leap(), encoding="utf-8")
     describe(tmp_path / "my.urdf", "--out", tmp_path / "my.json")
-    source = json.loads((tmp_path / "my.json").read_text(encoding="utf-8"))
-    (tmp_path / "my.json").write_text(json.dumps(edited(source, path, value)), encoding="utf-8")
+    source = inside = json.loads((tmp_path / "my.json").read_text(encoding="utf-8"))
+    for key in path[:-1]:
+        inside = inside[key]
+    inside[path[-1]] = value
+    if value is None:
+        del inside[path[-1]]
+    (tmp_path / "my.json").write_text(json.dumps(source), encoding="utf-8")
     said = fails(synthesize.main, ["--out", tmp_path / "root", "--hand", tmp_path / "my.json"], capsys)
     assert f"{tmp_path}/my.json: " in said and message in said and not (tmp_path / "root").exists()
 

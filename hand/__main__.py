@@ -34,32 +34,29 @@ class Finger(NamedTuple):
     """A finger at rest, in the palm link's frame."""
 
     tip: str  # its last link
-    joints: list  # T that turn
+    joints: tuple  # T that turn
     axes: np.ndarray  # (T, 3)
     points: np.ndarray  # (T + 1, 3) m: origins and tip
     flexes: list  # the turns that close it: those parallel to its last one
 
-    def speed(self, turn):
-        """Where the tip goes as a joint turns up, (3,) m per rad."""
-        return np.cross(self.axes[turn], self.points[-1] - self.points[turn])
 
-
-def find_fingers(joints, links, turns):
+def find_fingers(links, turns):
     """`Finger`s in the order in which they begin near the thumb; links, turns: what `at_rest` says of the palm."""
     paths, fingers = {path for _, path in links.values()}, []
     for path in sorted(paths):
         if not path or any(other[: len(path)] == path != other for other in paths):  # others go on from it
             continue
-        origins, axes = (np.array([turns[joint][:3, column] for joint in path]) for column in (3, 2))
+        its_joints, frames = zip(*(turns[joint] for joint in path))
+        axes, origins = np.array(frames)[:, :3, 2], np.array(frames)[:, :3, 3]
         beyond = {link: frame[:3, 3] - origins[-1] for link, (frame, its_path) in links.items() if its_path == path}
         tip = max(beyond, key=lambda link: np.linalg.norm(beyond[link]))
         end = origins[-1] + beyond[tip]
         if not beyond[tip].any() and len(path) > 1:  # no link says where it ends
             end = end + 0.8 * (origins[-1] - origins[-2])
         parallel = np.flatnonzero(np.abs(axes @ axes[-1]) > 0.8)
-        flexes = [turn for turn in parallel if not joints[path[turn]].follows]
+        flexes = [turn for turn in parallel if not its_joints[turn].follows]
         refuse(not flexes, f"finger '{tip}' has no joint that closes it, only such as follow others")
-        fingers.append(Finger(tip, [joints[joint] for joint in path], axes, np.array([*origins, end]), flexes))
+        fingers.append(Finger(tip, its_joints, axes, np.array([*origins, end]), flexes))
     refuse(len(fingers) < 2, "has fewer than two fingers; two are needed to hold something between them")
     middle = np.mean([finger.points[0] for finger in fingers], axis=0)
 
@@ -75,8 +72,9 @@ def find_fingers(joints, links, turns):
 
 def find_wrist(palm, fingers):
     """The JSON's `wrist`: where fingers point at rest, and where tips go as joints turn to where there is more room."""
-    along = sum(finger.points[-1] - finger.points[0] for finger in fingers)
-    normal = sum(sum(f.joints[turn].limits) * f.speed(turn) for f in fingers for turn in f.flexes)
+    along, normal = sum(finger.points[-1] - finger.points[0] for finger in fingers), np.zeros(3)
+    for _, joints, axes, points, flexes in fingers:
+        normal += sum(sum(joints[turn].limits) * np.cross(axes[turn], points[-1] - points[turn]) for turn in flexes)
     normal = normal - along * (normal @ along) / max(along @ along, 1e-9)
     length = np.linalg.norm(normal)
     refuse(length < 1e-6, "has fingers without length (add links at their tips) or that close in no common direction")
@@ -160,7 +158,7 @@ def draft(text, palm):
     parents = [joint.parent for joint in joints.values()]
     palm = palm or max(elements, key=parents.count)
     links, turns = at_rest(joints, palm, np.eye(4))
-    fingers = find_fingers(joints, links, turns)
+    fingers = find_fingers(links, turns)
     wrist = find_wrist(palm, fingers[1:])
     lengths = [np.linalg.norm(np.diff(finger.points, axis=0), axis=1).sum() for finger in fingers[1:]]
     size = round(float(np.median(lengths)) / FINGER, 3)

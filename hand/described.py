@@ -160,7 +160,7 @@ def read_urdf(text):
 
 
 def at_rest(joints, root, frame):
-    """{link: (frame (4, 4), names of the joints that turn it)} of a link and of what hangs on it, {joint: its frame}.
+    """{link: (frame (4, 4), names of the joints that turn it)} of all that hangs on a link, {name: (`Joint`, frame)}.
 
     joints: {name: `Joint`}; frame (4, 4): the root's. The z of a joint's frame (4, 4) is its axis.
     """
@@ -170,7 +170,7 @@ def at_rest(joints, root, frame):
             if joint.parent == link:
                 frame, before = links[link][0] @ joint.origin, links[link][1]
                 if joint.turn is not None:
-                    turns[joint.name], before = frame @ joint.turn, (*before, joint.name)
+                    turns[joint.name], before = (joint, frame @ joint.turn), (*before, joint.name)
                 links[joint.child] = frame, before
                 todo.append(joint.child)
     return links, turns
@@ -183,20 +183,20 @@ def placed(spheres, frame):
 
 
 # ---------------------------------------------------------------- the hand
-def read_finger(index, about, path, frames, spheres, columns_of, limits, speeds):
+def read_finger(index, about, path, spheres, columns_of, limits, speeds):
     """One finger as a `Chain` of itself alone.
 
-    about: as in the JSON; path: T `Joint`s that turn, frames (T, 4, 4): theirs; spheres (P, 5): turn, center, radius;
-    columns_of: {joint of the URDF: column}; limits (J, 2) rad; speeds (modes, J). In the hand's frame, at rest.
+    about: as in the JSON; path: T pairs (`Joint`, frame) that turn; spheres (P, 5): turn, center, radius; both at rest,
+    in the hand's frame; columns_of: {joint of the URDF: column}; limits (J, 2) rad; speeds (modes, J).
     """
-    drives = [joint.follows or (joint.name, 1.0, 0.0) for joint in path]
+    drives = [joint.follows or (joint.name, 1.0, 0.0) for joint, _ in path]
     missing = [source for source, *_ in drives if source not in columns_of]
     refuse(missing, f"link '{about['tip']}' moves by joint '{' '.join(missing)}', which 'joints' lacks")
     columns = list(dict.fromkeys(columns_of[source] for source, *_ in drives))
     refuse(columns_of.get(about["flexes"]) not in columns, f"joint '{about['flexes']}' does not flex '{about['tip']}'")
     gear, after, total = np.zeros((len(path), len(columns))), [], np.eye(len(path))
     # rounded: mostly axes only swap places and links lie along one, which costs less where zeros and ones are exact
-    frames, turn = frames.round(DECIMALS), spheres[:, 0].astype(int)
+    frames, turn = np.array([frame for _, frame in path]).round(DECIMALS), spheres[:, 0].astype(int)
     rotations, origins = frames[:, :3, :3], frames[:, :3, 3]
     for t, (source, multiplier, _) in enumerate(drives):
         gear[t, columns.index(columns_of[source])] = multiplier
@@ -290,8 +290,8 @@ def build_hand(source):
     for index, (about, path, own) in enumerate(zip(fingers.values(), paths, found)):
         refuse(not own, f"no spheres on the finger with the tip '{about['tip']}'; add some")
         its_spheres = np.array(own + own[-1:] * (most - len(own)))
-        its_turns = [joints[joint] for joint in path], np.array([turns[joint] for joint in path])
-        chains.append(read_finger(index, about, *its_turns, its_spheres, columns_of, limits, speeds))
+        path = [turns[joint] for joint in path]
+        chains.append(read_finger(index, about, path, its_spheres, columns_of, limits, speeds))
     closed = [column for chain in chains for column in chain.columns[0][np.isfinite(chain.limits[0, :, 0])]]
     twice = [joint for joint, column in columns_of.items() if closed.count(column) > 1]
     refuse(twice, f"joint '{' '.join(twice)}' closes two fingers; each must close by joints of its own")

@@ -328,4 +328,5 @@ def hand_for(joint_names, source=None, name="hand"):
         return build_hand(source | {"joints": {joint: mine[joint] for joint in order}})
 
 
-BENCHMARK = build_hand(read_source(Path(__file__).with_name("benchmark.json")))._replace(source=None)
+SOURCE = read_source(Path(__file__).with_name("benchmark.json"))
+BENCHMARK = build_hand(SOURCE)._replace(source=None)

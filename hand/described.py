@@ -52,6 +52,7 @@ class Chain(NamedTuple):
     turns: list  # (T, 3, 3) x, y, z of the frame, rows, in the one that it follows
     spheres: np.ndarray  # (P, D) m: centers as sums of D of the 3 T axes that the turns have turned
     axes: list  # D of [turn, 0 to 2: x, y or z]
+    needs: list  # T times three: whether the axis is among them, or a later one is made of it
     radii: np.ndarray  # (P, 1) m
     links: np.ndarray  # (P,) which of the finger's links a sphere is on
     levers: np.ndarray  # (P, k) m per rad, at most; a joint moves all spheres from the first one with a lever on
@@ -208,15 +209,18 @@ def read_finger(index, about, path, spheres, columns_of, limits, speeds):
         for t, end in enumerate([*origins[1 : last + 1], center]):
             share[t] = ((end - origins[t]) @ rotations[t]).round(DECIMALS)
     beyond = np.linalg.norm(shares, axis=2)[:, ::-1].cumsum(1)[:, ::-1]  # (P, T) m, along the finger
-    used = shares.any(0)  # (T, 3)
+    turns = (rotations.transpose(0, 2, 1) @ rotations[np.maximum(after, 0)]).round(DECIMALS)
+    used, needs = shares.any(0), shares.any(0)  # (T, 3)
+    for t in reversed(range(len(path))):
+        if after[t] >= 0:  # x and y turn into each other
+            needs[after[t]] |= (turns[t][np.repeat([needs[t, :2].any(), needs[t, 2]], [2, 1])] != 0).any(0)
     flexor, speed = columns.index(columns_of[about["flexes"]]), speeds[:, columns]
     moves = (speed != 0).any(0) | (np.arange(len(columns)) == flexor)
     return Chain(
         fingers=np.array([index]), columns=np.array([columns]), bases=frames[:1],
         gear=total @ gear, offset=total @ [[shift] for *_, shift in drives], after=after,
-        turns=(rotations.transpose(0, 2, 1) @ rotations[np.maximum(after, 0)]).round(DECIMALS).tolist(),
-        spheres=shares[:, used], axes=np.argwhere(used).tolist(), radii=spheres[:, 4:],
-        links=np.unique(turn, return_inverse=True)[1],
+        turns=turns.tolist(), spheres=shares[:, used], axes=np.argwhere(used).tolist(), needs=needs.tolist(),
+        radii=spheres[:, 4:], links=np.unique(turn, return_inverse=True)[1],
         levers=beyond @ np.abs(gear), limits=np.where(moves, limits[columns].T, [[-np.inf], [np.inf]])[..., None],
         speed=speed, flexor=flexor, closes=1 if speed[:, flexor].sum() >= 0 else -1,
     )  # fmt: skip

@@ -4,10 +4,6 @@ Each is vertices (V, 3) float64 m and faces (F, 3) int64 that point outwards.
 """
 
 import numpy as np
-from scipy.spatial import ConvexHull
-from trimesh.graph import connected_component_labels
-
-THIN = 0.001  # m: no convex piece is thinner, and walls thinner than that may be filled
 
 
 def skin(rings):
@@ -100,24 +96,3 @@ def ball(center, radius, squash=1.0):
     profile = np.stack((radius * np.cos(angle), radius * squash * np.sin(angle)), -1)
     vertices, faces = lathe(profile, step=1, segments=24)
     return vertices + center, faces
-
-
-# ---------------------------------------------------------------- convex pieces
-def convex_pieces(vertices, faces):
-    """Corners (n, 3) m and volume (m³) of convex pieces that a mesh, vertices (V, 3) m, faces (F, 3), is made of."""
-    part = connected_component_labels(faces[:, [0, 1, 1, 2]].reshape(-1, 2), len(vertices))[faces[:, 0]]
-    return [piece for own in np.unique(part) for piece in cut(vertices[faces[part == own]])]
-
-
-def cut(corners):
-    """Triangles (F, 3, 3), halved until no triangle lies more than THIN inside its piece's hull, as `convex_pieces`."""
-    points, centers = np.unique(corners.reshape(-1, 3), axis=0), corners.mean(1)
-    offsets = points - points.mean(0)
-    if np.ptp(offsets @ np.linalg.eigh(offsets.T @ offsets)[1], axis=0).min() < THIN:  # as flat as a sheet
-        points = (points[:, None] + THIN / 2 * np.concatenate((np.eye(3), -np.eye(3)))).reshape(-1, 3)
-    hull = ConvexHull(points)
-    depth = -(hull.equations[:, :3] @ centers.T + hull.equations[:, 3:]).max(0)  # (F,)
-    if len(corners) == 1 or depth.max() < THIN:
-        return [(points[hull.vertices], hull.volume)]
-    halves = np.array_split(np.argsort(centers[:, np.ptp(points, axis=0).argmax()]), 2)
-    return [piece for half in halves for piece in cut(corners[half])]

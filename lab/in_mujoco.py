@@ -3,12 +3,13 @@
 import copy
 
 import numpy as np
+from scipy.spatial import ConvexHull
+from trimesh.graph import connected_component_labels
 
 from files.reading import read_mesh
 from hand.described import BENCHMARK, SOURCE
 from hand.kinematics import matrix_to_pose, pose_to_matrix
 from hand.score import FRICTION
-from hand.solids import convex_pieces
 
 try:
     import mujoco
@@ -16,12 +17,14 @@ except ImportError:
     mujoco = None
 
 OPENS, SQUEEZE, TURNED = np.radians((20, 10, 30))
+THIN = 0.001  # m: no convex piece is thinner, and walls thinner than that may be filled
 FREE, MOVED = 0.003, 0.03  # m; a hand that is deeper in the object is not free of it
 MASS, STIFFNESS, TORQUE = 0.1, 5, 2  # kg; Nm/rad and Nm of a joint: 10 degrees press with some 8 N at a fingertip
 HONEY = [20] * 3 + [0.05] * 3  # N s/m, Nm s/rad: in what the object lies while the hand closes
 FLEXION = np.tile((1, 0, 0), 4)
 
 
+# ---------------------------------------------------------------- what MuJoCo is told
 def build_model(vertices, faces):
     """MuJoCo's model of the benchmark's hand, whose frame is the world's, and of an object of convex pieces."""
     spec = mujoco.MjSpec.from_string(SOURCE["urdf"])
@@ -47,6 +50,27 @@ def build_model(vertices, faces):
     return spec.compile()
 
 
+def convex_pieces(vertices, faces):
+    """Corners (n, 3) m and volume (m³) of convex pieces that a mesh, vertices (V, 3) m, faces (F, 3), is made of."""
+    part = connected_component_labels(faces[:, [0, 1, 1, 2]].reshape(-1, 2), len(vertices))[faces[:, 0]]
+    return [piece for own in np.unique(part) for piece in cut(vertices[faces[part == own]])]
+
+
+def cut(corners):
+    """Triangles (F, 3, 3), halved until no triangle lies more than THIN inside its piece's hull, as `convex_pieces`."""
+    points, centers = np.unique(corners.reshape(-1, 3), axis=0), corners.mean(1)
+    offsets = points - points.mean(0)
+    if np.ptp(offsets @ np.linalg.eigh(offsets.T @ offsets)[1], axis=0).min() < THIN:  # as flat as a sheet
+        points = (points[:, None] + THIN / 2 * np.concatenate((np.eye(3), -np.eye(3)))).reshape(-1, 3)
+    hull = ConvexHull(points)
+    depth = -(hull.equations[:, :3] @ centers.T + hull.equations[:, 3:]).max(0)  # (F,)
+    if len(corners) == 1 or depth.max() < THIN:
+        return [(points[hull.vertices], hull.volume)]
+    halves = np.array_split(np.argsort(centers[:, np.ptp(points, axis=0).argmax()]), 2)
+    return [piece for half in halves for piece in cut(corners[half])]
+
+
+# ---------------------------------------------------------------- what becomes of a grasp
 def try_scene(scene):
     """Which grasps hold, and which hands are free of the object as predicted, (n, M, 2) bool.
 

@@ -9,9 +9,9 @@ from scipy.spatial import Delaunay
 
 from hand.described import BENCHMARK
 from hand.kinematics import finger_spheres
-from hand.solids import block, convex_pieces, lathe
+from hand.solids import block, lathe
 from lab import physics
-from lab.in_mujoco import FLEXION, build_model, depth, mujoco, try_grasp
+from lab.in_mujoco import FLEXION, build_model, convex_pieces, depth, mujoco, try_grasp
 
 needs_mujoco = pytest.mark.skipif(not mujoco, reason="pip install mujoco")
 BOX = block(0.05, 0.05, 0.15, center=(0, 0, 0.075))

@@ -6,7 +6,6 @@
     --pool none       no object at all: the wrist pose alone
     --pool size       pose, centroid and radius
     --pool centers    `hand` pooling of bare patch centers, no features
-    --pool attention_norm   the paper's, normalised: whatever the weights, embeddings of objects differ as much
 
 To import this file adds these poolings to model.POOLS. Shapes as in model.py.
 """
@@ -14,7 +13,7 @@ To import this file adds these poolings to model.POOLS. Shapes as in model.py.
 import torch
 from torch import nn
 
-from model import POOLS, AttentionPool, TokenPool, farthest_point_sample, from_z_up, gather_points, normalize_clouds
+from model import POOLS, TokenPool, farthest_point_sample, from_z_up, gather_points, normalize_clouds
 from variants import HandPool, NoEncoder
 
 
@@ -57,18 +56,7 @@ class CentersPool(HandPool):
     encoder, features = Centers, False
 
 
-class NormedPool(AttentionPool):
-    """attention, then BatchNorm: embeddings differ as much from object to object, whatever the weights"""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.norm = nn.BatchNorm1d(config.width, affine=False)
-
-    def embed(self, tokens):
-        return self.norm(super().embed(tokens))  # (O, D)
-
-
-POOLS |= {"none": NoPool, "size": SizePool, "centers": CentersPool, "attention_norm": NormedPool}
+POOLS |= {"none": NoPool, "size": SizePool, "centers": CentersPool}
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ def places(box_root, tiny_run, tmp_path_factory):
     names = {
         "ROOT": box_root, "my_root": box_root, "data/made": box_root, "RUN": tiny_run / "run",
         "other_root": write_root(folder / "other", {"1": 3}, seed=5),
-        "mug.obj": tiny_run / "box.obj", "MESHES": folder / "meshes",
+        "mug.obj": tiny_run / "box.obj", "MESHES": folder / "meshes", "data/real_meshes/objects": folder / "meshes",
         "my_hand.json": ROOT / "hand/benchmark.json", "my_encoder.pt": tiny_run / "encoder.pt",
         OFFICIAL: folder / OFFICIAL, "FOLDER": folder / "clouds",
         "FILE.png": folder / "picture.png", "FILE.html": folder / "page.html",

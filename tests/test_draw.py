@@ -1,6 +1,7 @@
 """pictures/: the camera, the hand of a picture and its colours by contact, the panels of a sheet, a run's curve."""
 
 import numpy as np
+import pytest
 import torch
 from hand.closing import CONTACT
 from hand.holds import FREE_DEPTH
@@ -81,6 +82,7 @@ def test_like_features_have_like_colours():
     assert np.allclose(again, colours)
 
 
+@pytest.mark.slow
 def test_curve_of_a_run(tmp_path):
     """Rows as train.py has them or as a CSV gives them back; lines where they are given."""
     names = ("step", "train_loss", "val_top_logit_rmse", "val_best_of_k_rmse", "val_coverage_15")

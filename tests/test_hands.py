@@ -97,6 +97,7 @@ def shares_that_hold(found):
     return outcomes_in_scenes(found, np.arange(len(found.scene)), joints, quiet=True).holds.mean(0)
 
 
+@pytest.mark.slow
 def test_grasps_of_a_hand(drafted, tmp_path, capsys):
     root = made(drafted, tmp_path, "--objects 2 --grasps 16")
     kept = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
@@ -112,7 +113,7 @@ def test_grasps_of_a_hand(drafted, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_from_urdf_to_pictures(drafted, tmp_path, capsys):
-    root, run = made(drafted, tmp_path, "--objects 20 --grasps 40"), tmp_path / "runs/run"
+    root, run = made(drafted, tmp_path, "--objects 16 --grasps 30"), tmp_path / "runs/run"
     found = load_dataset(root, 64, quiet=True)
     holds = shares_that_hold(found)
     assert holds[0] >= 0.94 and holds[1] <= 0.12

@@ -80,6 +80,7 @@ def test_a_hand_inside_the_object_is_neither_free_nor_holds():
     assert outside.gaps.min() > 0.02 and outside.free.all() and not outside.holds.any()
 
 
+@pytest.mark.slow
 def test_the_field_of_a_large_object_is_bounded_and_still_right(monkeypatch):
     """A box with as few cells as one of 2 m would have for its size: 7.6 mm wide."""
     box = trimesh.creation.box((0.3, 0.3, 0.3))
@@ -167,6 +168,7 @@ def test_batch_and_order_do_not_matter(scene):
     assert np.array_equal(both.holds[:, 1], found.holds) and np.array_equal(both.free[:, 1], found.free)
 
 
+@pytest.mark.slow
 def test_scenes_in_any_order(data):
     rows = np.random.default_rng(0).permutation(np.flatnonzero(data.scene < 12))[:40]
     found = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)

@@ -146,6 +146,7 @@ def test_a_last_checkpoint_of_another_run_is_refused(box_root, tmp_path, capsys)
         assert f"last.pt: {message}" in fails(train.main, [*argv, "--resume"], capsys)
 
 
+@pytest.mark.slow
 def test_baseline_is_trained_once(box_root, tmp_path, capsys):
     """A run without --no-baseline trains `--pool size` beside it, once for all runs on the same data and budget.
 

@@ -159,9 +159,8 @@ def test_objects_of_ones_own(walk, tmp_path):
 # ---------------------------------------------------------------- a run
 
 
-@pytest.mark.parametrize(
-    "pool, loss", [("attention", "wta"), pytest.param("surface", "hedged", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("pool, loss", [("attention", "wta"), ("surface", "hedged")])
 def test_a_run(pool, loss, named_run, walk, tmp_path):
     torch.manual_seed(0)
     model = with_statistics(GraspModel(dataclasses.replace(load_run(named_run).config, pool=pool, loss=loss, k=3)))

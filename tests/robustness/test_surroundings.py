@@ -31,10 +31,8 @@ def closed():
         return file
 
 
-CLOSED = pytest.param(closed, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("output", [lambda: None, CLOSED], ids=["no output", "closed output"])
+@pytest.mark.slow
+@pytest.mark.parametrize("output", [lambda: None, closed], ids=["no output", "closed output"])
 def test_in_this_process(output, tmp_path, monkeypatch):
     """And in a thread, where no signal is heard; under a scheduler that says little; without docstrings, as by -OO."""
     monkeypatch.chdir(tmp_path)
@@ -76,6 +74,7 @@ def test_a_path_that_is_not_unicode(tmp_path, monkeypatch, capsys):
 # ---------------------------------------------------------------- where data lies, and where results go
 
 
+@pytest.mark.slow
 def test_a_root_is_known_by_what_is_in_it(tmp_path, monkeypatch, capsys):
     """However it is spelled: for --resume, finished runs, the baseline beside them and the rows of a sweep."""
     monkeypatch.chdir(tmp_path)
@@ -153,7 +152,9 @@ runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("script, module", [("train", "torch.nn"), ("synthesize", "numpy")])
+@pytest.mark.parametrize(
+    "script, module", [pytest.param("train", "torch.nn", marks=pytest.mark.slow), ("synthesize", "numpy")]
+)
 def test_ctrl_c_while_libraries_load(script, module):
     code = PRESSED.format(module=module, script=f"{script}.py")
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE.parents[2], capture_output=True)

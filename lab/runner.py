@@ -161,7 +161,7 @@ class PlannedRun:
     runs: str
     encoder: str = ""  # its tag
     dataset: str = ""  # fingerprint of what lies under --data; "" where that is not there, and nothing needs it
-    closed: int = 0  # grasps of val, to see what share holds
+    closed: int = evaluate.CLOSED  # grasps of val, to see what share holds
 
     @property
     def command(self):

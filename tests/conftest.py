@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with Ctrl-C ignored
 torch.set_num_threads(1)  # tiny networks: a second thread only waits
 gc.freeze()  # what the libraries hold stays: no collection need look at it again
+gc.set_threshold(100_000, 50, 50)  # and few others pay
 
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such pipes, users, signals and names")

@@ -16,7 +16,7 @@ Where only clouds are in play (encoder, pretraining) their number is written B a
 poses are in metres in the frame of the mesh, z up; the encoder itself sees normalised clouds.
 
 Who stops at the double rule has the whole grasp model. variants.py and controls.py add poolings and losses of ours to
-POOLS, LOSSES and PATCHINGS; loop/fast.py puts layers that a processor likes in the place of PyTorch's, equal ones.
+POOLS and LOSSES; loop/fast.py puts layers that a processor likes in the place of PyTorch's, equal ones.
 
 References: "Label-Efficient Grasp Joint Prediction with Point-JEPA" (the paper: Sec., Eq., Fig.); Point-JEPA, arXiv
 2404.16432 (encoder and pretraining); PointNet++, arXiv 1706.02413 (sampling, ball query); I-JEPA, arXiv 2301.08243.
@@ -74,9 +74,6 @@ class ModelConfig:
     joints: int = 12  # J
     pool: str = "attention"  # a key of POOLS
     loss: str = "wta"
-    # added after the first checkpoints: a file without them means these values
-    patching: str = dataclasses.field(default="fps", metadata={"later": True})  # with the tokenizer a key of PATCHINGS
-    tokenizer: str = dataclasses.field(default="pointnet", metadata={"later": True})
 
 
 PRESETS = {
@@ -127,11 +124,11 @@ def start_points(generator, batch, num_points, device):
 
 
 @torch.no_grad()
-def farthest_point_sample(clouds, count, generator=None, weights=None):
+def farthest_point_sample(clouds, count, generator=None):
     """Choose `count` points, each the farthest from those before it (PointNet++).
 
     clouds (B, N, 3) -> index (B, count). Starts at point 0, or where `start_points` says if a generator is given;
-    the first index wins ties. `weights` (B, N) multiply squared distances.
+    the first index wins ties.
     """
     batch, num_points, _ = clouds.shape
     coordinates = clouds.transpose(1, 2).contiguous()  # (B, 3, N): long rows are faster than triples
@@ -143,7 +140,7 @@ def farthest_point_sample(clouds, count, generator=None, weights=None):
     for _ in range(count - 1):
         center = coordinates.gather(2, last[:, None, None].expand(-1, 3, -1))  # (B, 3, 1)
         torch.minimum(nearest, (coordinates - center).square_().sum(1), out=nearest)  # (B, N)
-        last = (nearest if weights is None else nearest * weights).argmax(1)  # (B,)
+        last = nearest.argmax(1)  # (B,)
         chosen.append(last)
     return torch.stack(chosen, 1)  # (B, count)
 
@@ -190,28 +187,16 @@ def group_points(clouds, centers, size, method="knn", radius=0.0, nearest=Neares
     return (gather_points(clouds, index) - centers[:, :, None]) / radius  # (B, G, S, 3)
 
 
-def make_patches(clouds, config, generator, nearest):
-    """Clouds (B, N, 3) in encoder's units -> patches (B, G, S, 3) around farthest points, centers (B, G, 3)."""
-    centers = gather_points(clouds, farthest_point_sample(clouds, config.patches, generator))  # (B, G, 3)
-    radius = config.radius / config.scale if config.normalize == "metric" else config.radius  # in encoder's units
-    return group_points(clouds, centers, config.patch_size, config.group, radius, nearest), centers
-
-
-PATCHINGS = {("fps", "pointnet"): (make_patches, 3)}  # (patching, tokenizer) -> what makes patches, features F
-
-
 # ---------------------------------------------------------------- encoder
 class PatchEmbed(nn.Module):
     """The mini-PointNet that turns a patch into a token (Point-JEPA's tokenizer, after Point-BERT).
 
-    patches (B, G, S, F) -> tokens (B, G, D). BatchNorm's statistics are over all B·G·S points.
+    patches (B, G, S, 3) -> tokens (B, G, D). BatchNorm's statistics are over all B·G·S points.
     """
 
-    def __init__(self, w1, w2, w3, width, features=3):
+    def __init__(self, w1, w2, w3, width):
         super().__init__()
-        self.first = nn.Sequential(
-            nn.Linear(features, w1, bias=False), nn.BatchNorm1d(w1), nn.ReLU(True), nn.Linear(w1, w2)
-        )
+        self.first = nn.Sequential(nn.Linear(3, w1, bias=False), nn.BatchNorm1d(w1), nn.ReLU(True), nn.Linear(w1, w2))
         self.second = nn.Sequential(
             nn.Linear(2 * w2, w3, bias=False), nn.BatchNorm1d(w3), nn.ReLU(True), nn.Linear(w3, width)
         )
@@ -300,17 +285,19 @@ class PointEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.make_patches, features = PATCHINGS[config.patching, config.tokenizer]
         self.nearest = Nearest()
         # DEVIATION: the tokenizer trains with the rest, as in Sec. III-C and the published code; Fig. 2 has it frozen
-        self.embed = PatchEmbed(config.w1, config.w2, config.w3, config.width, features)
+        self.embed = PatchEmbed(config.w1, config.w2, config.w3, config.width)
         self.position = position_encoding(config.width)
         self.transformer = TransformerEncoder(config.width, config.depth, config.heads, config.dropout,
                                               config.attention_dropout, (0.0, config.drop_path))  # fmt: skip
 
     def group(self, clouds, generator=None):
-        """Clouds (B, N, 3) -> patches (B, G, S, F) relative to their centers, centers (B, G, 3); the paper's F is 3."""
-        return self.make_patches(clouds, self.config, generator, self.nearest)
+        """Clouds (B, N, 3) in encoder's units -> patches (B, G, S, 3) around farthest points, centers (B, G, 3)."""
+        config = self.config
+        centers = gather_points(clouds, farthest_point_sample(clouds, config.patches, generator))  # (B, G, 3)
+        radius = config.radius / config.scale if config.normalize == "metric" else config.radius  # in these units
+        return group_points(clouds, centers, config.patch_size, config.group, radius, self.nearest), centers
 
     def forward(self, clouds, generator=None):
         patches, centers = self.group(clouds, generator)

@@ -6,13 +6,10 @@
     --loss mdn                a mixture of K Gaussians instead of winner takes all
     --loss hedged             one hypothesis learns the average, the logits learn whose error is lowest
     --loss relaxed, annealed  the others learn a little too: a fixed share, or less and less of it
-    --patching curvature      centers denser where the surface bends
-    --patching overlap        patches of 2·S points thinned to S; multiscale: every second patch spans 4·S, thinned to S
-    --tokenizer geometric     points come with normals, angles and surface variation
     --lora RANK               a frozen transformer with trained low-rank corrections of its attention
 
-To import this file adds the poolings, losses and patchings to the dictionaries of model.py. Shapes as there; Q probes
-of the surface, F features of a point.
+To import this file adds the poolings and losses to the dictionaries of model.py. Shapes as there; Q probes of the
+surface.
 """
 
 import math
@@ -23,10 +20,7 @@ import torch
 from torch import nn
 
 from loop.fast import exact_products
-from model import (
-    LENGTH, LOSSES, PATCHINGS, POOLS, AttentionPool, TokenPool, farthest_point_sample, squared_distances,
-    weighted_mean,
-)  # fmt: skip
+from model import LENGTH, LOSSES, POOLS, AttentionPool, TokenPool, weighted_mean
 
 
 def probes_of(box):
@@ -242,115 +236,6 @@ class AnnealedLoss(nn.Module):
 
 
 LOSSES |= {"mdn": MixtureLoss, "hedged": hedged_loss, "relaxed": relaxed_loss, "annealed": AnnealedLoss}
-
-
-# ---------------------------------------------------------------- patches and points that know the surface
-NEIGHBOURS = 16  # points whose covariance tells normal and surface variation
-BENT = 4.0  # how many times closer centers may lie where the surface bends most, compared with where it is flat
-SPREADS = {"fps": (1,), "curvature": (1,), "overlap": (2,), "multiscale": (1, 4)}  # points per patch, in S; alternating
-
-
-@torch.no_grad()
-def local_shape(clouds, nearest):
-    """Normals (B, N, 3), of any sign, and surface variation (B, N) in 0…1/3 of clouds (B, N, 3).
-
-    Of the covariance of a point's NEIGHBOURS: the direction of its smallest eigenvalue, and that eigenvalue's share of
-    all three (Pauly et al. 2002). Both are independent of scale; variation does not change with a rotation.
-    """
-    index = nearest(squared_distances(clouds, clouds), min(NEIGHBOURS, clouds.shape[1]))  # (B, N, k)
-    rows = torch.arange(len(clouds), device=clouds.device)[:, None, None]
-    near = clouds[rows, index]  # (B, N, k, 3)
-    near = near - near.mean(2, keepdim=True)
-    # element by element: a product would be rounded to bfloat16 or TF32, and the smallest eigenvalue with it
-    covariance = (near[..., :, None] * near[..., None, :]).sum(2)  # (B, N, 3, 3)
-    total = covariance.diagonal(dim1=2, dim2=3).sum(2).clamp(min=1e-12)  # (B, N)
-    value, normal = smallest_eigenpair(covariance / total[..., None, None])
-    return normal, value.clamp(0, 1 / 3)
-
-
-def smallest_eigenpair(matrices):
-    """Smallest eigenvalue (...) and its unit eigenvector (..., 3) of symmetric matrices (..., 3, 3) of trace one.
-
-    In closed form (Smith 1961; the vector: the longest cross product of rows of M - λ): a CUDA graph can hold it, and
-    for many small matrices it takes a sixth of the time of torch.linalg.eigh.
-    """
-    eye = torch.eye(3, device=matrices.device)
-    shifted = matrices - eye / 3  # of trace zero
-    scale = (shifted.square().sum((-2, -1)) / 6).sqrt().clamp(min=1e-12)  # (...)
-    x, y, z = (shifted / scale[..., None, None]).unbind(-2)  # rows
-    half_determinant = ((x * torch.linalg.cross(y, z)).sum(-1) / 2).clamp(-1, 1)
-    angle = half_determinant.acos() / 3
-    value = 1 / 3 + 2 * scale * (angle + 2 * math.pi / 3).cos()
-    a, b, c = (matrices - value[..., None, None] * eye).unbind(-2)
-    candidates = torch.stack([torch.linalg.cross(a, b), torch.linalg.cross(b, c), torch.linalg.cross(c, a)], -2)
-    lengths = candidates.norm(dim=-1)  # (..., 3)
-    longest = lengths.argmax(-1)[..., None]  # (..., 1)
-    vector = candidates.gather(-2, longest[..., None].expand(*longest.shape, 3))[..., 0, :]
-    return value, vector / lengths.gather(-1, longest).clamp(min=1e-30)
-
-
-def center_weights(variation):
-    """Weights (B, N) of squared distances in farthest point sampling: 1 where flat, BENT² where a cloud bends most."""
-    return (1 + (BENT - 1) * variation / variation.amax(1, keepdim=True).clamp(min=1e-5)).square()
-
-
-def thinned_neighbours(distances, size, spreads):
-    """Index (B, G, S) of patches that reach wider than their S points.
-
-    distances (B, G, N) squared, of centers to points. Center g takes every m-th of its m·S nearest points, the nearest
-    first, with m = spreads[g mod len(spreads)], less where the cloud has fewer points.
-    """
-    count = distances.shape[2]
-    spreads = [min(spread, count // size) for spread in spreads]
-    nearest = distances.topk(max(spreads) * size, largest=False, sorted=True).indices  # (B, G, m·S)
-    choices = [nearest[:, :, : spread * size : spread] for spread in spreads]  # (B, G, S) each
-    which = torch.arange(distances.shape[1], device=distances.device) % len(spreads)  # (G,)
-    which = which[None, :, None, None].expand(*choices[0].shape, 1)  # (B, G, S, 1)
-    return torch.stack(choices, 3).gather(3, which)[..., 0]
-
-
-POINT_FEATURES = {"pointnet": 3, "geometric": 9}  # F, by --tokenizer
-
-
-def geometric_features(patches, normals, center_normals, variation):
-    """What a point of a patch is told besides its offset: (B, G, S, 3) -> (B, G, S, 9), after point-pair features.
-
-    patches: offsets from the center; normals (B, G, S, 3) and variation (B, G, S) of the points, center_normals
-    (B, G, 3). Features: offset (3), distance, |cos| of the angles between offset and center's normal, offset and
-    point's normal, both normals (Drost et al. 2010), variation, and height over the center's tangent plane. All but the
-    offset are the same after a rotation of the cloud; without signs, since normals have none.
-    """
-    distance = patches.norm(dim=3)  # (B, G, S)
-    towards = patches / distance.clamp(min=1e-9)[..., None]
-    ours = center_normals[:, :, None]  # (B, G, 1, 3)
-    to_center, to_point = (towards * ours).sum(3).abs(), (towards * normals).sum(3).abs()
-    between = (normals * ours).sum(3).abs()
-    told = torch.stack([distance, to_center, to_point, between, variation, (patches * ours).sum(3).abs()], 3)
-    return torch.cat([patches, told], 3)
-
-
-@torch.no_grad()
-def patches_by_shape(clouds, config, generator, nearest):
-    """`model.make_patches` for the patchings and tokenizers of this file, nearest neighbours only.
-
-    clouds (B, N, 3) in encoder's units -> patches (B, G, S, F) relative to their centers, centers (B, G, 3).
-    """
-    normals, variation = local_shape(clouds, nearest)  # (B, N, 3), (B, N)
-    weights = center_weights(variation) if config.patching == "curvature" else None
-    chosen = farthest_point_sample(clouds, config.patches, generator, weights)  # (B, G)
-    rows = torch.arange(len(clouds), device=clouds.device)[:, None]
-    centers = clouds[rows, chosen]  # (B, G, 3)
-    index = thinned_neighbours(squared_distances(centers, clouds), config.patch_size, SPREADS[config.patching])
-    rows = rows[:, None]  # (B, 1, 1) beside (B, G, S)
-    patches = clouds[rows, index] - centers[:, :, None]  # (B, G, S, 3)
-    if config.tokenizer == "geometric":
-        patches = geometric_features(patches, normals[rows, index], normals[rows[:, 0], chosen], variation[rows, index])
-    return patches, centers
-
-
-for patching in SPREADS:
-    for tokenizer, features in POINT_FEATURES.items():
-        PATCHINGS.setdefault((patching, tokenizer), (patches_by_shape, features))
 
 
 # ---------------------------------------------------------------- low-rank adapters

@@ -5,14 +5,13 @@ import math
 
 import controls  # noqa: F401 - adds its poolings, and variants.py with it
 from cli.errors import UserError, refuse
-from model import LOSSES, PATCHINGS, POOLS, ModelConfig
+from model import LOSSES, POOLS, ModelConfig
 
 CHOICES = {
     "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
     "target_norm": ("instance", "layer"), "pool": POOLS, "loss": LOSSES,
-    "patching": tuple(dict.fromkeys(patching for patching, _ in PATCHINGS)),
-    "tokenizer": tuple(dict.fromkeys(tokenizer for _, tokenizer in PATCHINGS)),
 }  # fmt: skip
+FORMER = {"patching": "fps", "tokenizer": "pointnet"}  # choices that files of before name: the only one left of each
 LEAST_PATCHES = 5  # of a pretraining: four blocks of one patch leave a context
 
 
@@ -28,8 +27,6 @@ def changed(config, **fields):
         "patches · patch_size must be at least 2, for BatchNorm": config.patches * config.patch_size > 1,
         "a ball's radius must be positive": config.group != "ball" or 0 < config.radius < math.inf,
         "context_low and context_high must be in order": 0 < shares[0] <= shares[1] <= 1,
-        "other patchings and tokenizers than the paper's need the group knn":
-            config.group == "knn" or (config.patching, config.tokenizer) == ("fps", "pointnet"),
         "--loss hedged needs a --k of at least 2, one for the average": config.loss != "hedged" or config.k > 1,
         "--pool size: metric clouds hide no size; leave --normalize metric out":
             config.pool != "size" or config.normalize != "metric",
@@ -43,20 +40,21 @@ def changed(config, **fields):
 
 
 def config_from(stored):
-    """The ModelConfig of a dict: every field present and of its type, none too many, and as `changed` checks it.
-
-    Fields marked "later" may be missing and take their default.
-    """
+    """The ModelConfig of a dict: every field present and of its type, none too many, and as `changed` checks it."""
     fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
-    needed = {name for name, field in fields.items() if not field.metadata.get("later")}
-    stored = stored if isinstance(stored, dict) else {}
-    wrong = (needed - set(stored)) | (set(stored) - set(fields))
+    stored = without_former(stored) if isinstance(stored, dict) else {}
+    wrong = set(fields) ^ set(stored)
     refuse(wrong, f"its config has missing or unknown fields: {listed(wrong)}; make it again with this version")
     for name, value in stored.items():
         kind = fields[name].type
         if not isinstance(value, (float, int) if kind is float else kind) or (kind is int and value < 1):
             raise UserError(f"{name} must be a {kind.__name__} (whole numbers at least 1), not {value!r}")
     return changed(ModelConfig(**stored))
+
+
+def without_former(stored):
+    """A dict of settings or fields without those of `FORMER` whose value is what today's code does anyway."""
+    return {name: value for name, value in stored.items() if name not in FORMER or value != FORMER[name]}
 
 
 def listed(names):

@@ -1,18 +1,8 @@
-"""Does any of it pay? The paper's Section VI as variants.py has it, each variant against the default.
-
-Another tokenizer or other patches want an encoder that was pretrained with them. Those encoders are made here where
-they are missing, all equally short, and so is one with the default's patches, to which they are compared.
-"""
-
-import concurrent.futures
-import shlex
-import subprocess
-import sys
-from pathlib import Path
+"""Does any of it pay? The paper's Section VI as variants.py has it, each variant against the default."""
 
 from cli.errors import refuse
 from lab.by_object import arm_errors, better_cell, keep_errors, read_errors
-from lab.rows import as_words, check_one_setting, flags_of, seed_of
+from lab.rows import check_one_setting, flags_of, seed_of
 from lab.runner import choose, plan_runs, refuse_flags, run_all, seed_by_seed
 from lab.tables import count_runs, markdown, mean_cell
 
@@ -23,97 +13,60 @@ VARIANTS = {  # name -> what differs from the default
     "lora": {"--lora": "8"},
     "constant": {"--schedule": "constant"},
     "layerwise": {"--schedule": "layerwise"},
+}
+FORMER = {  # of which no more than the rows are left
     "curvature": {"--patching": "curvature"},
     "multiscale": {"--patching": "multiscale"},
     "overlap": {"--patching": "overlap"},
     "geometric": {"--tokenizer": "geometric"},
 }
+KNOWN = VARIANTS | FORMER
 SHARED = {"--pack": "A", "--budget": "0.1", "--steps": "1000", "--lr-backbone": "1e-4", "--lr-head": "2e-3"}
-SHORT = "1000"  # steps of the pretrainings
-TINY = {"--preset": "tiny", "--steps": "2", "--num-clouds": "16", "--batch": "8"}  # the same with --smoke
 VARIED = ("--loss", "--lora", "--schedule", "--patching", "--tokenizer", "--init", "--jepa-ckpt", "--preset")
-OWN_ENCODER = ("--patching", "--tokenizer")  # what an encoder must have been pretrained with
 SUITES = ("val", "test", "test_grasp", "test_category")
 
 
 # ---------------------------------------------------------------- runs
 def run_future(names, given, args):
-    """Make the encoders that are missing, then run every variant on every suite; -> rows."""
-    planned = plan_future(names, given, args)
-    pretrain_missing(planned, args)
-    return run_all(planned, args.out / "rows.csv", args, SUITES, [keep_errors])
-
-
-def short_encoder(flags, given, args):
-    """Path of the short pretraining with the tokenizer and patches that `flags` name; it tells how it was made."""
-    name = next((flags[flag] for flag in OWN_ENCODER if flag in flags), "default")
-    made = "smoke" if args.smoke else f"{SHORT}-{given.get('--precision', 'auto')}"
-    return Path(args.runs) / "encoders" / f"{name}-{made}.pt"
+    """Run every variant on every suite; -> rows."""
+    return run_all(plan_future(names, given, args), args.out / "rows.csv", args, SUITES, [keep_errors])
 
 
 def plan_future(names, given, args):
     """Flags of all runs, all of a seed before the next: every variant from scratch and with a pretrained encoder.
 
-    The default is always there, with both pretrained encoders, the one that ships and a short one. Adapters from
-    scratch start from random weights whose BatchNorm is calibrated, since they leave them as they are.
+    The default is always there. Adapters from scratch start from random weights whose BatchNorm is calibrated, since
+    they leave them as they are.
     """
     refuse_flags(given, VARIED, "future")
     refuse("," in given.get("--precision", ""), "future: one --precision at a time")
     planned = []
     for flags in choose(names and ["default", *names], VARIANTS, "future").values():
-        starts = [{"--init": "random" if "--lora" in flags else "scratch"}]
-        if not any(flag in flags for flag in OWN_ENCODER):
-            starts.append({"--init": "jepa"})
-        if not flags or any(flag in flags for flag in OWN_ENCODER):
-            starts.append({"--init": "jepa", "--jepa-ckpt": str(short_encoder(flags, given, args))})
-        for start in starts:
-            planned += plan_runs([SHARED | flags | start], given, args.seeds, args)
+        for init in ("random" if "--lora" in flags else "scratch", "jepa"):
+            planned += plan_runs([SHARED | flags | {"--init": init}], given, args.seeds, args)
     return seed_by_seed(planned, args)
-
-
-def pretrain_missing(planned, args):
-    """Make the encoders that planned runs start from and that are not there yet, `args.jobs` at a time."""
-    waiting = {}
-    for flags in planned:
-        path = flags.get("--jepa-ckpt", "")
-        if Path(path).parent == Path(args.runs) / "encoders" and not Path(path).exists():
-            kept = (*OWN_ENCODER, "--threads", "--precision", "--device")
-            own = {flag: flags[flag] for flag in kept if flag in flags}
-            waiting[path] = own | (TINY if args.smoke else {"--steps": SHORT}) | {"--out": path}
-    executor = concurrent.futures.ThreadPoolExecutor(args.jobs)
-    try:
-        failed = any(executor.map(pretrain, [["pretrain_jepa.py", *as_words(flags)] for flags in waiting.values()]))
-        refuse(failed, "future: a pretraining has failed, see above; the same command goes on")
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def pretrain(command):
-    """Run a pretraining in a process of its own, which Ctrl-C reaches too, or go on with it; -> its exit code."""
-    print("future: python", shlex.join(command), file=sys.stderr)
-    return subprocess.call([sys.executable, Path(__file__).parent.parent / command[0], *command[1:], "--resume"])
 
 
 # ---------------------------------------------------------------- the table
 def variant_of(row):
     """Name of the variant that a row's flags are of: the default's are no more than every other one's."""
     flags = flags_of(row)
-    return next(name for name, own in reversed(VARIANTS.items()) if own.items() <= flags.items())
+    return next(name for name, own in reversed(KNOWN.items()) if own.items() <= flags.items())
 
 
 def start_of(row):
-    """What a row's run started from: scratch, jepa (the encoder that ships) or jepa, short."""
+    """What a row's run started from: scratch, jepa (the encoder that ships) or, of former variants, a short jepa."""
     flags = flags_of(row)
     short = "/encoders/" in flags.get("--jepa-ckpt", "")
     return flags["--init"].replace("random", "scratch") + ", short" * short
 
 
 def grouped(rows):
-    """Rows by (start, variant), in the order of VARIANTS."""
+    """Rows by (start, variant), in the order of KNOWN."""
     groups = {}
     for row in rows:
         groups.setdefault((start_of(row), variant_of(row)), []).append(row)
-    places = list(VARIANTS)
+    places = list(KNOWN)
     return dict(sorted(groups.items(), key=lambda item: (item[0][0], places.index(item[0][1]))))
 
 

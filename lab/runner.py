@@ -38,7 +38,7 @@ from splits import make_split
 SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--threads": "1"}
 DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
 NETWORK = (  # fields of ModelConfig that two runs share whose initialisations are compared
-    *SIZE_FIELDS, "points", "patches", "patch_size", "group", "radius", "normalize", "scale", "patching", "tokenizer",
+    *SIZE_FIELDS, "points", "patches", "patch_size", "group", "radius", "normalize", "scale",
 )  # fmt: skip
 INTERRUPTED, BUSY = 130, 75  # exit codes of a run: after Ctrl-C; another process has it
 PAUSE = 10  # s before a run is tried again that another process has

@@ -19,9 +19,6 @@ def add_encoder_flags(flag, own, least_patches=1):
     flag("--points", type=count, metavar="N", help=f"points per cloud {own}")
     flag("--patches", type=number(int, least_patches), metavar="N", help=f"patches, that is tokens, per cloud {own}")
     flag("--patch-size", type=count, metavar="N", help=f"points per patch {own}")
-    flag("--patching", choices=CHOICES["patching"], help=f"where centers lie and how wide patches are {own}")
-    flag("--tokenizer", choices=CHOICES["tokenizer"],
-         help=f"geometric: points come with normals, angles and surface variation {own}")  # fmt: skip
 
 
 def add_machine_flags(parser):

@@ -28,8 +28,7 @@ REFUSED = [
     {"heads": 5}, {"width": 34}, {"patches": 65}, {"patch_size": 65}, {"patches": 1, "patch_size": 1},
     {"group": "ball", "radius": 0.0}, {"group": "ball", "radius": math.nan}, {"pool": "size", "normalize": "metric"},
     {"context_low": 0.8, "context_high": 0.5}, {"context_high": 1.1}, {"loss": "hedged", "k": 1}, {"loss": "l1"},
-    {"group": "box"}, {"up": "x"}, {"patching": "other"}, {"tokenizer": "other"},
-    {"tokenizer": "geometric", "group": "ball", "radius": 1.0},
+    {"group": "box"}, {"up": "x"},
 ]  # fmt: skip
 
 

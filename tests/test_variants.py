@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 import variants
 from hand import kinematics
 from hand.described import BENCHMARK
-from model import LOSSES, PRESETS, Encoded, Nearest, PointJEPA, TransformerEncoder, farthest_point_sample, wta_loss
+from model import LOSSES, PRESETS, Encoded, TransformerEncoder, wta_loss
 
 
 METRIC = dataclasses.replace(PRESETS["tiny"], width=16, normalize="metric")
@@ -160,101 +160,6 @@ def test_temperature_falls_from_the_first_to_the_last():
         values.append(loss.temperature.item())
     assert (values[0], values[-1]) == pytest.approx(variants.TEMPERATURES)
     assert values == sorted(values, reverse=True)
-
-
-# ---------------------------------------------------------------- patches and points that know the surface
-
-
-def sphere_on_plate(points=400):
-    """A cloud (1, N, 3) of a flat plate and, from x = 2 on, a small sphere, which bends everywhere."""
-    generator = torch.Generator().manual_seed(0)
-    plate = torch.rand(points // 2, 3, generator=generator) * torch.tensor([1.0, 1.0, 0.0])
-    ball = torch.randn(points // 2, 3, generator=generator)
-    ball = 0.3 * ball / ball.norm(dim=1, keepdim=True) + torch.tensor([2.0, 0.5, 0.0])
-    return torch.cat([plate, ball])[None]
-
-
-def test_local_shape_against_eigh():
-    clouds = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.5, 0.1])
-    normals, variation = variants.local_shape(clouds, Nearest())
-    for b in range(2):
-        tree = cKDTree(clouds[b].numpy())
-        near = clouds[b][torch.from_numpy(tree.query(clouds[b].numpy(), variants.NEIGHBOURS)[1])].double()
-        near = near - near.mean(1, keepdim=True)
-        values, vectors = torch.linalg.eigh(near.transpose(1, 2) @ near)
-        torch.testing.assert_close(variation[b].double(), values[:, 0] / values.sum(1), atol=1e-5, rtol=1e-3)
-        gap = (values[:, 1] - values[:, 0]) / values.sum(1) > 0.02  # elsewhere the normal is hardly defined
-        agreement = (normals[b].double() * vectors[:, :, 0]).sum(1).abs()[gap]
-        torch.testing.assert_close(agreement, torch.ones_like(agreement), atol=1e-3, rtol=0)
-
-
-def test_points_that_coincide_have_finite_shape():
-    normals, variation = variants.local_shape(torch.zeros(1, 20, 3), Nearest())
-    assert torch.isfinite(normals).all() and torch.isfinite(variation).all()
-
-
-def test_curvature_puts_more_centers_where_the_surface_bends():
-    clouds = sphere_on_plate()
-    weights = variants.center_weights(variants.local_shape(clouds, Nearest())[1])
-    plain = farthest_point_sample(clouds, 32)
-    bent = farthest_point_sample(clouds, 32, weights=weights)
-    assert (bent >= 200).sum() > (plain >= 200).sum()
-    assert len(set(bent[0].tolist())) == 32
-
-
-def test_equal_weights_change_no_center():
-    clouds = torch.rand(2, 60, 3)
-    weighted = farthest_point_sample(clouds, 10, weights=torch.full((2, 60), 4.0))
-    assert torch.equal(weighted, farthest_point_sample(clouds, 10))
-
-
-@pytest.mark.parametrize("spreads", [(2,), (1, 4), (3, 1, 2)])
-def test_thinned_neighbours_by_sorting(spreads):
-    distances = torch.rand(2, 6, 40, generator=torch.Generator().manual_seed(3))
-    index = variants.thinned_neighbours(distances, 5, spreads)
-    for b in range(2):
-        for g in range(6):
-            spread = spreads[g % len(spreads)]
-            expected = distances[b, g].argsort()[: 5 * spread : spread]
-            assert index[b, g].tolist() == expected.tolist()
-
-
-def test_patches_are_never_wider_than_the_cloud():
-    distances = torch.rand(1, 4, 12)
-    index = variants.thinned_neighbours(distances, 5, (4,))  # 20 points are not there: every second of ten
-    assert index.shape == (1, 4, 5) and index.max() < 12
-
-
-def test_geometric_features_by_hand_and_after_a_rotation():
-    generator = torch.Generator().manual_seed(4)
-    patches = torch.randn(1, 2, 4, 3, generator=generator)
-    normals = torch.nn.functional.normalize(torch.randn(1, 2, 4, 3, generator=generator), dim=3)
-    centers = torch.nn.functional.normalize(torch.randn(1, 2, 3, generator=generator), dim=2)
-    variation = torch.rand(1, 2, 4, generator=generator)
-    told = variants.geometric_features(patches, normals, centers, variation)
-    offset, n, c = patches[0, 1, 2], normals[0, 1, 2], centers[0, 1]
-    d = offset.norm()
-    by_hand = [*offset, d, abs(offset @ c / d), abs(offset @ n / d), abs(n @ c), variation[0, 1, 2], abs(offset @ c)]
-    torch.testing.assert_close(told[0, 1, 2], torch.stack([torch.as_tensor(value) for value in by_hand]))
-    turn = torch.from_numpy(Rotation.from_euler("xyz", [1, 2, 3]).as_matrix()).float()
-    turned = variants.geometric_features(patches @ turn.T, -normals @ turn.T, centers @ turn.T, variation)
-    torch.testing.assert_close(turned[..., 3:], told[..., 3:], atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("patching", ["curvature", "overlap", "multiscale"])
-@pytest.mark.parametrize("tokenizer", ["pointnet", "geometric"])
-def test_every_patching_and_tokenizer_encodes_and_pretrains(patching, tokenizer):
-    torch.manual_seed(0)
-    config = dataclasses.replace(PRESETS["tiny"], patching=patching, tokenizer=tokenizer)
-    jepa = PointJEPA(config)
-    clouds = torch.rand(3, config.points, 3)
-    loss, _, _ = jepa(clouds, torch.Generator().manual_seed(0))
-    loss.backward()
-    assert torch.isfinite(loss)
-    encoder = jepa.encoder.eval()
-    tokens, centers = encoder(clouds)
-    assert tokens.shape == (3, config.patches, config.width) and centers.shape == (3, config.patches, 3)
-    assert torch.equal(tokens, encoder(clouds)[0])  # the same twice, to the bit
 
 
 # ---------------------------------------------------------------- adapters

@@ -4,7 +4,7 @@
     python sweep.py lr-grid                learning rates for both initialisations (Sec. IV-C)
     python sweep.py k | pool | loss | budget | init      one choice, all else equal
     python sweep.py k --quick              the same in a few minutes: exercises (all five of these)
-    python sweep.py future [VARIANT ...]   the paper's Section VI: losses, adapters, schedules
+    python sweep.py future [VARIANT ...]   the paper's Section VI: a loss, adapters
     python sweep.py controls [ARM ...]     the initialisations between controls: no shape, random, all labels
     python sweep.py published              the published code's protocol: how far does an improvement scatter?
     python sweep.py benchmark              is the open benchmark a good one? baselines and linear probes

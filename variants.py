@@ -5,7 +5,7 @@
     --pool attention_surface  the paper's object embedding with these distances beside it
     --loss mdn                a mixture of K Gaussians instead of winner takes all
     --loss hedged             one hypothesis learns the average, the logits learn whose error is lowest
-    --loss relaxed, annealed  the others learn a little too: a fixed share, or less and less of it
+    --loss annealed           the others learn a little too, less and less
     --lora RANK               a frozen transformer with trained low-rank corrections of its attention
 
 To import this file adds the poolings and losses to the dictionaries of model.py. Shapes as there; Q probes of the
@@ -195,21 +195,7 @@ def hedged_loss(joints_hat, logits, joints, alpha, weights=None):
     return weighted_mean(errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected, weights)
 
 
-RELAXED_SHARE = 0.05  # of the weight, spread over the hypotheses that do not win (Rupprecht et al. 2017)
 TEMPERATURES = (0.5, 5e-4)  # rad², first and last: at first all hypotheses learn alike, in the end the winner alone
-
-
-def relaxed_loss(joints_hat, logits, joints, alpha, weights=None):
-    """the others learn a little too: RELAXED_SHARE of the weight is spread over them (Rupprecht et al., ICCV 2017)
-
-    Arguments as in `model.wta_loss`; equal to it at a share of zero, and at K = 1.
-    """
-    errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
-    best, winner = errors.min(1)  # (B,) each
-    others = (errors.sum(1) - best) / max(1, errors.shape[1] - 1)  # (B,) their mean
-    share = RELAXED_SHARE if errors.shape[1] > 1 else 0.0
-    error = weighted_mean((1 - share) * best + share * others, weights)
-    return error + alpha * weighted_mean(nn.functional.cross_entropy(logits, winner, reduction="none"), weights)
 
 
 class AnnealedLoss(nn.Module):
@@ -235,7 +221,7 @@ class AnnealedLoss(nn.Module):
         return error + alpha * weighted_mean(chosen, weights)
 
 
-LOSSES |= {"mdn": MixtureLoss, "hedged": hedged_loss, "relaxed": relaxed_loss, "annealed": AnnealedLoss}
+LOSSES |= {"mdn": MixtureLoss, "hedged": hedged_loss, "annealed": AnnealedLoss}
 
 
 # ---------------------------------------------------------------- low-rank adapters
@@ -275,21 +261,3 @@ def merged(state):
             layer = name.removesuffix("up.weight")
             plain[layer + "layer.weight"] = plain[layer + "layer.weight"] + weights @ state[layer + "down.weight"]
     return {name.replace(".qkv.layer.", ".qkv.").replace(".proj.layer.", ".proj."): w for name, w in plain.items()}
-
-
-# ---------------------------------------------------------------- learning rates by layer
-LAYER_DECAY = 0.75  # of the rate, from a block to the one before it
-
-
-def backbone_tiers(encoder, layerwise):
-    """[(share of the backbone's rate, parameters)]: all alike, or times LAYER_DECAY per block nearer to the input.
-
-    Layer-wise decay as in BEiT and MAE; tokenizer and positions are the lowest tier, the last norm belongs to the top.
-    """
-    if not layerwise:
-        return [(1.0, list(encoder.parameters()))]
-    blocks = list(encoder.transformer.blocks)
-    tiers = [[encoder.embed, encoder.position], *([block] for block in blocks)]
-    tiers[-1].append(encoder.transformer.norm)
-    shares = [LAYER_DECAY ** (len(tiers) - 1 - depth) for depth in range(len(tiers))]
-    return [(share, [p for part in tier for p in part.parameters()]) for share, tier in zip(shares, tiers)]

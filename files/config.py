@@ -11,7 +11,8 @@ CHOICES = {
     "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
     "target_norm": ("instance", "layer"), "pool": POOLS, "loss": LOSSES,
 }  # fmt: skip
-FORMER = {"patching": "fps", "tokenizer": "pointnet"}  # choices that files of before name: the only one left of each
+# choices that files of before name: the only one left of each
+FORMER = {"patching": "fps", "tokenizer": "pointnet", "schedule": "cosine"}
 LEAST_PATCHES = 5  # of a pretraining: four blocks of one patch leave a context
 
 

@@ -13,14 +13,12 @@ VARIANTS = {  # name -> what differs from the default
     "lora": {"--lora": "8"},
     "constant": {"--schedule": "constant"},
     "layerwise": {"--schedule": "layerwise"},
-}
-FORMER = {  # of which no more than the rows are left
     "curvature": {"--patching": "curvature"},
     "multiscale": {"--patching": "multiscale"},
     "overlap": {"--patching": "overlap"},
     "geometric": {"--tokenizer": "geometric"},
 }
-KNOWN = VARIANTS | FORMER
+TODAY = {name: VARIANTS[name] for name in ("default", "annealed", "lora")}  # of the others no more than rows are left
 SHARED = {"--pack": "A", "--budget": "0.1", "--steps": "1000", "--lr-backbone": "1e-4", "--lr-head": "2e-3"}
 VARIED = ("--loss", "--lora", "--schedule", "--patching", "--tokenizer", "--init", "--jepa-ckpt", "--preset")
 SUITES = ("val", "test", "test_grasp", "test_category")
@@ -41,7 +39,7 @@ def plan_future(names, given, args):
     refuse_flags(given, VARIED, "future")
     refuse("," in given.get("--precision", ""), "future: one --precision at a time")
     planned = []
-    for flags in choose(names and ["default", *names], VARIANTS, "future").values():
+    for flags in choose(names and ["default", *names], TODAY, "future").values():
         for init in ("random" if "--lora" in flags else "scratch", "jepa"):
             planned += plan_runs([SHARED | flags | {"--init": init}], given, args.seeds, args)
     return seed_by_seed(planned, args)
@@ -51,7 +49,7 @@ def plan_future(names, given, args):
 def variant_of(row):
     """Name of the variant that a row's flags are of: the default's are no more than every other one's."""
     flags = flags_of(row)
-    return next(name for name, own in reversed(KNOWN.items()) if own.items() <= flags.items())
+    return next(name for name, own in reversed(VARIANTS.items()) if own.items() <= flags.items())
 
 
 def start_of(row):
@@ -62,11 +60,11 @@ def start_of(row):
 
 
 def grouped(rows):
-    """Rows by (start, variant), in the order of KNOWN."""
+    """Rows by (start, variant), in the order of VARIANTS."""
     groups = {}
     for row in rows:
         groups.setdefault((start_of(row), variant_of(row)), []).append(row)
-    places = list(KNOWN)
+    places = list(VARIANTS)
     return dict(sorted(groups.items(), key=lambda item: (item[0][0], places.index(item[0][1]))))
 
 

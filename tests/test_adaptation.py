@@ -1,28 +1,19 @@
-"""--lora, --schedule and the annealed loss in whole trainings: what trains, at which rate, and what is saved."""
+"""--lora in whole trainings: what trains and what is saved."""
 
 import pytest
 import torch
 from conftest import interrupted
 
 import train
-import variants
 from files.checkpoints import load_run, read_checkpoint
 from files.writing import read_json
-from model import PRESETS, GraspModel
+from model import GraspModel
 
 
 def flags(box_root, runs, *more):
     """Flags of a tiny training."""
     own = "--preset tiny --steps 8 --eval-every 4 --quiet --no-baseline --no-pictures"
     return [*f"--data {box_root} --runs {runs} {own}".split(), *map(str, more)]
-
-
-def parsed(*more):
-    return train.parse(["--preset", "tiny", *more])
-
-
-def rates(optimizer):
-    return [group["lr"] for group in optimizer.param_groups]
 
 
 LORA = ("--lora", 2, "--save-every", 4, "--keep-last")
@@ -64,27 +55,3 @@ def test_what_a_run_took_is_kept(adapted):
     assert (result["parameters_trained"], result["parameters"]) == (head + adapters, whole + adapters)
     assert 0 < result["ms_per_step"] * result["steps"] / 1000 <= result["seconds"] + 0.1
     assert 50 < result["memory_mb"] < 20_000
-
-
-def test_layerwise_rates_fall_from_block_to_block():
-    args = parsed("--schedule", "layerwise", "--lr-backbone", "1e-4", "--steps", "10", "--warmup", "0")
-    model = GraspModel(PRESETS["tiny"])
-    optimizer = train.build_optimizer(model, args)
-    train.set_learning_rates(optimizer, 0, args)
-    head, lowest, first, last = rates(optimizer)
-    assert (first / last, lowest / last) == pytest.approx((variants.LAYER_DECAY, variants.LAYER_DECAY**2))
-    assert last / head == pytest.approx(args.lr_backbone / args.lr_head)
-    counted = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(counted) == sorted(map(id, model.parameters()))  # each once
-
-
-def test_constant_rate_of_the_backbone_stays_after_the_warmup():
-    args = parsed("--schedule", "constant", "--lr-backbone", "1e-4", "--steps", "10", "--warmup", "0.2")
-    optimizer = train.build_optimizer(GraspModel(PRESETS["tiny"]), args)
-    seen = []
-    for step in range(10):
-        train.set_learning_rates(optimizer, step, args)
-        seen.append(rates(optimizer))
-    head, backbone = zip(*seen)
-    assert backbone[0] == pytest.approx(5e-5) and backbone[1:] == pytest.approx([1e-4] * 9)
-    assert head[-1] < 0.1 * max(head)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,8 @@ def test_same_seed_same_numbers_and_from(finished, tmp_path):
     assert outcome(tmp_path / "copy") == outcome(finished)
     train.main(f"{again} --name other --seed 1".split())
     assert outcome(tmp_path / "other")[0] != outcome(finished)[0]
+    shipped = Path(train.__file__).parent / "results/quickstart/config.json"  # has a --schedule, as runs once had
+    assert train.parse(["--from", str(shipped)]).budget == 0.1
 
 
 def test_each_cloud_is_encoded_once_per_batch(box_root, tmp_path):

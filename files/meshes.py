@@ -5,7 +5,6 @@ has, sizes (F,); and the vertices at all corners, one polygon after the other, c
 or is cut short, is a `UserError` that says why. Numbers of vertices and faces in messages count from 0.
 """
 
-import base64
 import codecs
 import itertools
 import json
@@ -206,7 +205,7 @@ PLY_TYPES = {
 }  # fmt: skip
 BYTE_ORDERS = {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}
 CODES = dict(zip("i1 u1 i2 u2 i4 u4 i8 u8 f4 f8".split(), "bBhHiIqQfd"))  # of struct
-NEEDED = {"vertex": ["x", "y", "z"], "face": ["vertex_indices"], "tristrips": ["vertex_indices"]}
+NEEDED = {"vertex": ["x", "y", "z"], "face": ["vertex_indices"]}
 
 
 class Element(NamedTuple):
@@ -218,7 +217,7 @@ class Element(NamedTuple):
 
 
 def read_ply(content):
-    """PLY: text or binary, elements in any order, polygons of any size, triangle strips."""
+    """PLY: text or binary, elements in any order, polygons of any size."""
     elements, order, body = ply_header(decoded(content))
     text = body if order is None else b"\n"
     if order is None:  # read as if it were binary with doubles alone
@@ -235,11 +234,6 @@ def read_ply(content):
         if element.name == "face":
             sizes.append(columns["sizes of vertex_indices"])
             corners.append(columns["vertex_indices"])
-        if element.name == "tristrips":
-            ends = np.cumsum(columns["sizes of vertex_indices"])[:-1]
-            strips = strip_triangles(np.insert(columns["vertex_indices"], ends, -1).tolist())
-            sizes.append(np.full(len(strips), 3))
-            corners.append(np.ravel(strips))
     refuse(not is_over(body, at, least), "goes on after all that its header promises; export it again")
     vertices, sizes, corners = map(np.concatenate, (vertices, sizes, corners))
     check_end(text, len(vertices), sizes, corners, elements[-1].name == "face")
@@ -271,6 +265,7 @@ def ply_header(content):
         needed = NEEDED.get(name, [])
         lacks = count and (not properties or not {*needed} <= {*properties})
         refuse(lacks, f"its header lacks {' '.join(needed)} in '{name}'; export it again")
+        refuse(name == "tristrips", "holds triangle strips, which are not read here; export it with plain triangles")
     refuse(order == "" or not elements, "its header names no format or no data; export it again")
     return elements, order, content[end.end() :]
 
@@ -315,21 +310,10 @@ def ply_columns(element, order, body, at):
     return columns, at, fixed + sum(before + length.size + 3 * width for before, length, width, *_ in lists)
 
 
-def strip_triangles(strip):
-    """The triangles of corners of which -1 begins a new strip; every second one is turned to face as its neighbours."""
-    triangles = []
-    for between, corners in itertools.groupby(strip, lambda corner: corner == -1):
-        corners = list(corners)
-        for i in range(0 if between else len(corners) - 2):
-            a, b, c = corners[i : i + 3]
-            triangles.append([a, c, b] if i % 2 else [a, b, c])
-    return triangles
-
-
 # ---------------------------------------------------------------- GLB
 HARMLESS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "KHR_mesh_quantization")  # beginnings
 NUMBERS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-TRIANGLES, STRIP = 4, 5  # modes of a primitive; smaller ones are points and lines, which have no surface; 6 is a fan
+TRIANGLES = 4  # a primitive's mode; smaller ones are points and lines, which have no surface; 5 strips, 6 fans
 
 
 def read_glb(content):
@@ -404,14 +388,11 @@ def read_primitive(gltf, binary, primitive):
     indices = np.arange(len(vertices))
     if "indices" in primitive:
         indices = read_accessor(gltf, binary, primitive["indices"], primitive).astype(np.int64).reshape(-1)
-    wrong, mode = indices[(indices < 0) | (indices >= len(vertices))], primitive.get("mode", TRIANGLES)
+    wrong = indices[(indices < 0) | (indices >= len(vertices))]
     refuse(len(wrong), f"a face refers to vertex {wrong.max(initial=-1)} of {len(vertices)}; export the mesh again")
-    refuse(mode > STRIP, "holds a triangle fan, which is not read here; export it with plain triangles")
-    if mode == TRIANGLES:
-        return vertices, indices.reshape(-1, 3)
-    triangles = np.stack([indices[:-2], indices[1:-1], indices[2:]], axis=1)
-    triangles[1::2] = triangles[1::2, ::-1]  # to face as their neighbours
-    return vertices, triangles
+    other = primitive.get("mode", TRIANGLES) != TRIANGLES
+    refuse(other, "holds triangle strips or fans, which are not read here; export it with plain triangles")
+    return vertices, indices.reshape(-1, 3)
 
 
 def read_accessor(gltf, binary, number, primitive):
@@ -424,11 +405,8 @@ def read_accessor(gltf, binary, number, primitive):
     if view is primitive or view.get("extensions"):
         packed = " ".join(view.get("extensions", {})) or "no buffer"
         raise UserError(f"holds its numbers in {packed}, which is not read here; export it without compression")
-    uri = gltf["buffers"][view["buffer"]].get("uri")
-    if uri is not None:
-        if not uri.startswith("data:"):
-            raise UserError("holds its numbers in another file, which is not opened; export it as one file")
-        binary = base64.b64decode(uri.partition(",")[2])
+    elsewhere = "uri" in gltf["buffers"][view["buffer"]]
+    refuse(elsewhere, "holds its numbers in another file, which is not opened; export it as one file")
     kind, width = np.dtype(NUMBERS[accessor["componentType"]]), {"SCALAR": 1, "VEC3": 3}[accessor["type"]]
     content = binary[view.get("byteOffset", 0) :][: view["byteLength"]]
     strides = view.get("byteStride") or kind.itemsize * width, kind.itemsize

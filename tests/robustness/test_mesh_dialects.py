@@ -4,7 +4,6 @@ The solid is a U-shaped bracket of 16 vertices and 10 faces. Two faces have 8 co
 a fan over a notch, a shifted index or a lost digit shows in its box or in its area.
 """
 
-import base64
 import io
 import json
 import re
@@ -316,13 +315,11 @@ def stl_dialects():
 
 def ply_dialects():
     looks = [f"float {name}" for name in ("nx", "ny", "nz")], ["uchar red", "uchar green", "uchar blue"]
-    strip = [number for a, b, c, d in QUADS for number in (b, c, a, d, -1)][:-1]
     edges = [[0, 1], [1, 2]]
     camera = "camera", ["float view_px", "int w"], [[0.5, 3]]
     two_lists = ["list uchar int vertex_indices", "list uchar float texcoord"]
     elements = {name: [points(), polygons(faces)] for name, faces in FACES.items()} | {
         "triangles, then quads": [points(), polygons(TRIANGLES[:20] + QUADS[10:])],
-        "triangle strips": [points(), ("tristrips", ["list int int vertex_indices"], [[strip]])],
         "faces first": [polygons(), points()], "polygons first": [polygons(MIXED), points()],
         "doubles": [points("double"), polygons()],
         "other names of types": [points("float32"), polygons(kinds="uint8 int32")],
@@ -387,7 +384,7 @@ def glb_dialects():
     lines = [lambda made, mode=mode: made.primitive(faces=[(0, 1)], mode=mode) for mode in range(4)]
     yield "points and lines beside triangles", glb(Glb.primitive, *lines)
     for mode, name, order in ((5, "strips", [1, 2, 0, 3]), (6, "fans", [0, 1, 2, 3])):
-        quads, cause = [[quad[i] for i in order] for quad in QUADS], "triangle fan" if mode == 6 else None
+        quads, cause = [[quad[i] for i in order] for quad in QUADS], "triangle strips or fans"
         indexed = [lambda made, quad=quad, mode=mode: made.primitive(faces=quad, mode=mode) for quad in quads]
         bare = [lambda made, quad=quad, mode=mode: made.primitive(VERTICES[quad], None, mode=mode) for quad in quads]
         yield f"{name} with indices", glb(*indexed), cause
@@ -401,8 +398,6 @@ def glb_dialects():
             return made.primitive(made.accessor(np.round(VERTICES * 1000), "i2", 8, **more))
 
         yield f"whole numbers {more}, scaled", glb(short, node={"scale": [0.001] * 3}, **whole), cause
-    in_text = "data:application/octet-stream;base64,{}".format
-    yield "its numbers in the JSON", glb(uri=lambda binary: in_text(base64.b64encode(binary).decode()))
     yield "its numbers in another file", glb(uri=lambda _: "bracket.bin"), "another file"
     draco = {"extensions": {"KHR_draco_mesh_compression": {"bufferView": 0, "attributes": {"POSITION": 0}}}}
     beside = glb(lambda made: made.primitive(**draco), extensionsUsed=["KHR_draco_mesh_compression"])

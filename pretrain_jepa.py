@@ -272,7 +272,7 @@ def pretraining_loop(run):
 
             log_now, save_now = pace.due(args.log_every), pace.due(args.save_every) or pace.stop
             if log_now or save_now or pace.due(LOOK_EVERY):
-                pace.look(functools.partial(shapes_in_batch, run), run.last, "--lr")
+                pace.look(run.last, "--lr")
             if log_now:
                 log_row(run, pace.bar, {
                     "step": progress.step, "loss": loss.item(), "tau": tau, "lr": rate,
@@ -293,11 +293,6 @@ def log_row(run, bar, row):
     bar.set_postfix_str(f"{row['clouds_per_s']:.0f} clouds/s, loss {row['loss']:.4f}, std {std}")
     if row["step"] > WARMUP_SHARE * run.args.steps and min(spreads) < COLLAPSED:
         tqdm.write(f"warning: step {row['step']}: features collapse (std {std})", file=sys.stderr)
-
-
-def shapes_in_batch(run, step):
-    """The clouds that are in the batch of a step."""
-    return "shapes " + " ".join(map(str, sorted(next(cloud_batches(len(run.clouds), run.args, step)))))
 
 
 # ---------------------------------------------------------------- from the flags to the encoder

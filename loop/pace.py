@@ -8,7 +8,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from cli.errors import UserError
+from cli.errors import refuse
 from cli.processes import hearing
 
 LOOK_EVERY = 20  # steps between looks at whether the loss is finite: on a GPU every look waits for it
@@ -102,13 +102,10 @@ class Pace:
         """Whether the step just counted is a multiple of `every`, or the last one."""
         return self.progress.step % every == 0 or self.progress.step == self.steps
 
-    def look(self, batch_of, last, lower):
+    def look(self, last, lower):
         """Stop before a NaN reaches a checkpoint; on a GPU this waits for the steps.
 
-        For the message: batch_of(step) tells what was in a batch, `last` is the last checkpoint, `lower` names flags.
+        For the message: `last` is the last checkpoint, `lower` names flags.
         """
-        step = int(self.bad_step)
-        if step >= 0:
-            where = f"at step {step} (batch of {batch_of(step)})"
-            good = f"{last} holds the last good state if there is one"
-            raise UserError(f"the loss or its gradient is not finite {where}; {good}; lower {lower}")
+        step, good = int(self.bad_step), f"{last} holds the last good state if there is one"
+        refuse(step >= 0, f"the loss or its gradient is not finite at step {step}; {good}; lower {lower}")

@@ -140,11 +140,11 @@ FAULTS = {  # what happens: how, in a folder; exit code; what is said; step of t
     "a NaN": (
         lambda _: in_forward(8, lambda found: (found[0] * np.nan, *found[1:])),
         2,
-        "not finite at step 7 (batch of ",
+        "not finite at step 7; ",
         5,
     ),
     # the loss is finite, but would poison the weights and so the next checkpoint
-    "an infinite gradient": (lambda _: in_forward(10, infinite_gradient), 2, "at step 9 (batch of ", 5),
+    "an infinite gradient": (lambda _: in_forward(10, infinite_gradient), 2, "at step 9; ", 5),
     "no memory": (lambda _: in_forward(8, no_memory), 2, "out of memory; ", 5),
 }
 SLOW = ("pretrain: a NaN", "pretrain: no memory", "train: an infinite gradient")  # happen to the other one below

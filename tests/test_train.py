@@ -123,18 +123,6 @@ def test_every_pool_and_loss_trains(box_root, tmp_path, pool):
 # ---------------------------------------------------------------- stopped, resumed, kept
 
 
-def test_a_run_that_goes_on_elsewhere_says_so(box_root, tmp_path, capsys):
-    argv, last = arguments(box_root, tmp_path, "--name", "run", "--steps", 2, "--keep-last"), tmp_path / "run/last.pt"
-    train.main(argv)
-    content = read_checkpoint(last)
-    for change, warned in (({}, False), ({"device": "cuda", "precision": "tf32"}, True)):
-        save_checkpoint(last, content | change)
-        (tmp_path / "run" / "result.json").unlink()
-        capsys.readouterr()
-        train.main([*argv, "--resume"])
-        assert ("on cuda in tf32 and goes on on cpu in fp32" in capsys.readouterr().err) == warned
-
-
 def test_a_last_checkpoint_of_another_run_is_refused(box_root, tmp_path, capsys):
     argv, last = arguments(box_root, tmp_path, "--name", "run"), tmp_path / "run" / "last.pt"
     interrupted(train.main, argv, 2)

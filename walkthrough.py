@@ -273,7 +273,6 @@ def main(argv=None):
     refuse(args.run and (args.shape or args.mesh or args.encoder), of_its_own)
     refuse(args.data and not args.run, "--data goes with a RUN; leave it out")
     refuse(args.shape and args.mesh, "--shape does not go with --mesh; leave one out")
-    sheet.check_ours(args.out)
     panels = walk_run(args) if args.run else walk_alone(args)
     sheet.draw(panels, args.out)
     print(f"\ndrawn: {args.out}")

@@ -5,14 +5,12 @@ a `Lit`, `photo` its picture; `thing`, `seen`, `guess` and `grasp` are those of 
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.spatial import cKDTree
 
-from cli.errors import refuse
 from files.writing import atomic
 from hand.described import BENCHMARK
 from hand.holds import solid_field
@@ -21,7 +19,6 @@ from pictures.draw import contact_gaps, finger_colours, lit_grasp, solid_points
 from pictures.photo import Lit, axes_of_view, frame, photograph, project, sample_lit, show
 
 COLUMNS, CELL, DPI = 4, (3.7, 4.5), 68  # of the sheet; a cell in inches has title, picture and legend
-MARK = b"walkthrough.py"  # in the file, so that a picture of ours is known
 VIEW = axes_of_view(math.radians(-55), math.radians(22))  # of an object alone
 GREY, BLUE, RED = (0.85, 0.85, 0.87), (0.16, 0.32, 0.6), (0.86, 0.08, 0.24)
 PINK = (0.95, 0.6, 0.62)
@@ -214,12 +211,6 @@ def loss_panels(grasp):
     return [(f"21  {grasp.loss}", errors)]
 
 
-def check_ours(path):
-    """Stop where a file is there that `draw` did not write."""
-    foreign = Path(path).exists() and MARK not in Path(path).read_bytes()
-    refuse(foreign, f"--out {path}: is there already and is no picture of this script; give another name")
-
-
 def draw(panels, path):
     """Write the sheet, a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -238,4 +229,4 @@ def draw(panels, path):
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3] // 8 * 8 + 7  # 32 levels of a colour: half the file
     with atomic(path) as temporary:
-        imsave(temporary, pixels, format="png", metadata={"Software": MARK.decode()}, pil_kwargs={"optimize": True})
+        imsave(temporary, pixels, format="png", pil_kwargs={"optimize": True})

@@ -181,8 +181,7 @@ MORE = """
     walkthrough --shape mug --mesh a.obj => --mesh
     walkthrough --encoder {good}/none.pt => none.pt
     walkthrough --encoder {good}/encoder.pt --mesh {good}/few.npy => at least
-    walkthrough --seed -1 => --seed
-    walkthrough --out {good}/encoder.pt => no picture of this script"""
+    walkthrough --seed -1 => --seed"""
 
 
 def flag_cases():

@@ -130,8 +130,6 @@ def main(argv=None):
         print(f"{made} with a score of {MIN_SCORE} or more, {content['grasps_low']} under it, {took}")
         rejected = ", ".join(f"{reason} {count}" for reason, count in content["candidates_rejected"].items())
         print(f"candidates rejected: {rejected}; objects drawn again: {content['objects_redrawn']}")
-    for name, factor in content.get("rescaled", {}).items():
-        print(f"rescaled: {name}: by {factor:g}")
     print_unusable(content["unusable"])
 
 

@@ -4,8 +4,7 @@ DIR/dataset/<object>.npy                        a pickled array of dicts, one gr
 DIR/meshdata/<object>/coacd/decomposed.obj      its mesh, in units of no meaning
 
 An entry's `scale` makes metres of the mesh. Its `qpos` holds the wrist by name: WRJTx, WRJTy, WRJTz in m, WRJRx, WRJRy,
-WRJRz in rad about the fixed axes x, then y, then z; all other names are joints in rad. A `score`, higher is better, is
-kept where every entry of an object has one; the published grasps have none.
+WRJRz in rad about the fixed axes x, then y, then z; all other names are joints in rad. There are no scores.
 
 What to know before training on it:
 - The wrist frame is the Shadow hand's. Seen from it, objects lie along z and -y; in ours (hand/kinematics.py) y points
@@ -52,7 +51,7 @@ def category_of(name):
 def read_object(path):
     """The scenes of one object, one per scale, and the names of its J joints; path: its DIR/dataset/<object>.npy.
 
-    A scene is (name, vertices (V, 3) m, faces (F, 3), grasps (n, 7 + J) as in a recording, scores (n,) or None).
+    A scene is (name, vertices (V, 3) m, faces (F, 3), grasps (n, 7 + J) as in a recording).
     """
     path = Path(path)
     entries = read_entries(path)
@@ -62,9 +61,6 @@ def read_object(path):
     values = np.array([numbers_of(entry, names, f"{path}: entry {i}") for i, entry in enumerate(entries)])
     scales = values[:, 0].round(6)  # the same scale is 0.06 in one entry and 0.05999999542 in another
     positions, angles, joints = np.split(values[:, 1:], (3, 6), axis=1)
-    scores = None
-    if any("score" in entry for entry in entries):
-        scores = np.array([number_in(entry, "score", f"{path}: entry {i}") for i, entry in enumerate(entries)])
     turned = ": a joint is turned by over 720 degrees; angles are in radians"
     refuse_row(np.abs(joints) > MAX_ANGLE, f"{path}: entry", turned)
     vertices, faces = read_surface(path.parent.parent / "meshdata" / path.stem / "coacd" / "decomposed.obj")
@@ -80,8 +76,7 @@ def read_object(path):
         lowest = scaled[:, 2].min()
         scaled[:, 2] -= lowest
         grasps[:, 2] -= lowest
-        own_scores = None if scores is None else scores[rows].astype(np.float32)
-        scenes.append((f"scale_{scale:g}", np.round(scaled, 6), faces, grasps.astype(np.float32), own_scores))
+        scenes.append((f"scale_{scale:g}", np.round(scaled, 6), faces, grasps.astype(np.float32)))
     return scenes, joint_names
 
 

@@ -121,24 +121,24 @@ def check_found(counts):
 
 def make_own(folder, settings, path, hand):
     """An object of somebody's mesh."""
-    vertices, faces, factor = usable_mesh(path, settings)
+    vertices, faces = usable_mesh(path, settings)
     rng = np.random.default_rng(seed_of("/".join(folder.parts[-2:]), settings["seed"]))
     scenes, counts = grasps_in_scenes(vertices, faces, settings, rng, hand, own=True)
     check_found(counts)
     for k, (posed, _, grasps, scores) in enumerate(scenes):
         if len(grasps):
             write_scene(folder / str(k), mesh_text(posed, faces), grasps, scores, hand.joint_names)
-    return {"counts": counts} | ({"rescaled": factor} if factor != 1 else {})
+    return {"counts": counts}
 
 
 def make_imported(folder, settings, path, hand):
     """An object of DexGraspNet, whose grasps are in `path`; with a hand its wrists are turned into that one's frame."""
     scenes, joint_names = dexgraspnet.read_object(path)
-    for name, vertices, faces, grasps, scores in scenes:
+    for name, vertices, faces, grasps in scenes:
         if hand.source:
             grasps[:, :7] = turned_to_hand(grasps[:, :7], hand.source["wrist"])
-        write_scene(folder / name, mesh_text(vertices, faces), grasps, scores, joint_names)
-    return {"counts": {"kept": sum(len(grasps) for _, _, _, grasps, _ in scenes)}}
+        write_scene(folder / name, mesh_text(vertices, faces), grasps, None, joint_names)
+    return {"counts": {"kept": sum(len(grasps) for *_, grasps in scenes)}}
 
 
 def turned_to_hand(poses, wrist):
@@ -189,10 +189,7 @@ def generate(root, settings, workers, quiet=False, hand=BENCHMARK):
         content["grasps_low"] = totals["low"]
         content["objects_redrawn"] = totals["redrawn"]
         content["candidates_rejected"] = {reason: totals[reason] for reason in REASONS}
-    content |= {"unusable": unusable} | hand.kept
-    if settings.get("rescale"):
-        content["rescaled"] = {record["object"]: record["rescaled"] for record in records if "rescaled" in record}
-    return finish(root, settings, **content)
+    return finish(root, settings, **content, unusable=unusable, **hand.kept)
 
 
 def print_unusable(unusable):

@@ -93,18 +93,14 @@ def read_surface(path):
 
 
 def usable_mesh(path, settings):
-    """A mesh file as vertices (V, 3) m, z up on z = 0, and faces; and the factor by which --rescale changed its size.
-
-    `UserError` says why it cannot be used.
-    """
+    """A mesh file as vertices (V, 3) m, z up on z = 0, and faces; `UserError` says why it cannot be used."""
     vertices, faces = read_surface(path)
     vertices = vertices * settings.get("mesh-scale", 1)
     if settings["up"] == "y":
         vertices = vertices[:, [0, 2, 1]] * (1, -1, 1)
     _, middle, longest = np.sort(np.ptp(vertices, axis=0))
     if settings["rescale"]:
-        vertices = scale_to_hand(vertices, longest)
-        return vertices, faces, float(f"{np.ptp(vertices, axis=0).max() / longest:.6g}")
+        return scale_to_hand(vertices, longest), faces
     if not usable_size(middle, longest):
         factor = mending_factor(middle, longest) * settings.get("mesh-scale", 1)
         raise UserError(
@@ -112,7 +108,7 @@ def usable_mesh(path, settings):
             f"{LENGTHS[1]} m and up to {MAX_MIDDLE} m; --mesh-scale {factor:g} (it is for all meshes) or --rescale "
             "mends it"
         )
-    return settle(vertices), faces, 1.0
+    return settle(vertices), faces
 
 
 def usable_size(middle, longest):

@@ -79,19 +79,6 @@ def test_frames_scales_and_names(tmp_path, capsys):
     assert "has no scores or another hand" in card
 
 
-def test_scores_are_kept_where_all_have_one(tmp_path):
-    entries = entries_of(np.random.default_rng(0), 6, scales=(0.1,))
-    for i, entry in enumerate(entries):
-        entry["score"] = float(i)
-    write_object(tmp_path / "elsewhere", "core-mug-1", entries)
-    (tmp_path / "in").mkdir()
-    for name in ("dataset", "meshdata"):
-        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere" / name)
-    bring(tmp_path / "in", tmp_path / "out")
-    with np.load(tmp_path / "out/mug/core-mug-1/scale_0.1/recording.npz") as recording:
-        assert recording["scores"].tolist() == [0, 1, 2, 3, 4, 5]
-
-
 def test_training_from_end_to_end(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(6):
@@ -133,7 +120,6 @@ FAULTS = {  # how to spoil the fourth of five entries, and what is said
     "degrees": (lambda entry: entry["qpos"].update({JOINTS[1]: 90.0}), "entry 3: a joint is turned by over 720"),
     "more": (lambda entry: entry["qpos"].update({"robot0:LFJ9": 0.1}), "entry 3: 'qpos' has a joint 'robot0:LFJ9'"),
     "far": (lambda entry: entry["qpos"].update(WRJTx=120.0), "row 3: the wrist is over 2 m away"),
-    "one score": (lambda entry: entry.update(score=1.0), "entry 0: has no 'score'"),
 }
 
 

@@ -2,7 +2,6 @@
 
     python pretrain_jepa.py --out checkpoints/small.pt            the encoder that ships
     python pretrain_jepa.py --clouds FOLDER --out my_encoder.pt   meshes or .npy clouds of your own
-    python pretrain_jepa.py --start OFFICIAL.ckpt --out my.pt     go on from the file that the authors publish
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 
 Writes OUT (the encoder), OUT with _predictor.pt (what walkthrough.py needs besides, to show how it was pretrained), OUT
@@ -22,14 +21,14 @@ import torch
 from tqdm import tqdm
 
 from benchmark.clouds import SYNSETS, add_cloud_flags, load_clouds
-from cli.errors import UserError, command, refuse
+from cli.errors import command, refuse
 from cli.flags import Parser, number
-from files.checkpoints import jepa_from, read_checkpoint, save_checkpoint
+from files.checkpoints import save_checkpoint
 from files.config import CHOICES, LEAST_PATCHES, changed
 from files.predictor import save_predictor
 from files.writing import check_writable, stable_seed, write_csv, write_json
 from loop.fast import exact_products, speed_up
-from loop.flags import add_encoder_flags, add_machine_flags, check_network_flags, given_flags
+from loop.flags import add_encoder_flags, add_machine_flags, given_flags
 from loop.graphs import Graphs
 from loop.machine import WIDE, autocast, set_precision, set_up_torch
 from loop.pace import LOOK_EVERY, LoopProgress, adamw, paced, set_rate, warmup_cosine
@@ -48,13 +47,11 @@ COLLAPSED = 0.05  # standard deviation per feature; targets have 1 by constructi
 # ---------------------------------------------------------------- settings
 def build_parser():
     parser = Parser(__doc__)
-    count, share, own = number(int, 1), number(float, above=0, high=1), "(default: the preset's or the file's)"
+    count, share, own = number(int, 1), number(float, above=0, high=1), "(default: the preset's)"
     add_cloud_flags(parser)
 
     flag = parser.add_argument_group("network").add_argument
-    flag("--preset", choices=tuple(PRESETS), help="network size (default: small, or the file's)")
-    flag("--start", metavar="FILE", help="go on from another run's .last.pt, or from the official Point-JEPA file: "
-         "its network and weights, predictor and EMA included; a fresh optimiser")  # fmt: skip
+    flag("--preset", choices=tuple(PRESETS), default="small", help="network size")
     flag("--width", type=count, metavar="N", help=f"features per token, a multiple of the heads and of 4 {own}")
     flag("--depth", type=count, metavar="N", help=f"blocks of the encoder {own}")
     flag("--up", choices=CHOICES["up"], help=f"vertical axis of the clouds, which augmentation rotates about {own}")
@@ -72,8 +69,7 @@ def build_parser():
     flag("--batch", type=number(int, 2), default=64, metavar="N", help="clouds per step")
     flag("--lr", type=number(float, above=0), default=1e-3, help="peak learning rate")
     flag("--weight-decay", type=number(float, 0), default=0.05, help="AdamW's, on all parameters")
-    flag("--tau", type=number(float, 0, 1), help="EMA momentum at the start (default: scaled to --steps; with "
-         "--start, where that run's schedule had come to)")  # fmt: skip
+    flag("--tau", type=number(float, 0, 1), help="EMA momentum at the start (default: scaled to --steps)")
     flag("--save-every", type=count, default=500, metavar="N", help="steps between checkpoints for --resume")
     flag("--log-every", type=count, default=100, metavar="N", help="steps between rows of the curve")
     flag("--seed", type=number(int, 0), default=0, help="of shapes, weights, batches and masks")
@@ -89,26 +85,12 @@ def build_parser():
 
 
 def parse(argv):
-    """The arguments, with the default preset filled in where no checkpoint brings the network along."""
+    """The arguments, the categories of shapes once each and in one order."""
     args = build_parser().parse_args(argv)
     out = Path(args.out)
     refuse(out.suffix != ".pt" or out.is_dir(), f"--out {out}: must be a file that ends in .pt")
-    args.synsets = [name for name in SYNSETS if name in args.synsets]  # once each, in one order
-    args.preset = args.preset or (None if args.start else "small")
+    args.synsets = [name for name in SYNSETS if name in args.synsets]
     return args
-
-
-def load_start(args):
-    """The `PointJEPA` of --start and the EMA momentum that its schedule had reached."""
-    content = read_checkpoint(args.start)
-    jepa = jepa_from(content, args.start)
-    check_network_flags(given_flags(args), args.preset, jepa.config, args.start)
-    settings = content.get("settings", {"steps": PUBLISHED_STEPS, "tau": None})  # of the official file: Point-JEPA's
-    try:
-        steps, tau = settings["steps"], settings["tau"]
-        return jepa, tau_at(min(jepa.step, steps), steps, first_tau(steps) if tau is None else tau)
-    except (KeyError, TypeError, ZeroDivisionError):
-        raise UserError(f"{args.start}: its settings tell no EMA schedule; fetch or make it again") from None
 
 
 def unfinished_run(args):
@@ -118,8 +100,6 @@ def unfinished_run(args):
     refuse(out.exists() and not (args.overwrite or unfinished), f"{out}: is there; give --overwrite or another --out")
     anew = "give --resume to go on or --overwrite to start anew"
     refuse(last.exists() and not (args.resume or args.overwrite), f"{last}: an unfinished run; {anew}")
-    itself = args.start and Path(args.start).resolve() == last.resolve()
-    refuse(itself, f"--start {args.start}: this run would write over it; give another --out")
     return unfinished
 
 
@@ -204,13 +184,8 @@ class Pretraining:
 
 
 def build_jepa(args):
-    """The `PointJEPA` before step 1: of --start, or random by --seed; sets --tau where that file decides it."""
-    if args.start:
-        jepa, reached = load_start(args)
-        args.tau = reached if args.tau is None else args.tau
+    """The `PointJEPA` before step 1, random by --seed."""
     torch.manual_seed(stable_seed("pretrain-weights", args.seed))
-    if args.start:
-        return jepa
     return speed_up(PointJEPA(changed(PRESETS[args.preset], **given_flags(args), **PRETRAINING)))
 
 
@@ -280,7 +255,7 @@ def pretraining_loop(run):
                     "target_std": target_std.item(), "prediction_std": prediction_std.item(),
                 })  # fmt: skip
             if save_now:
-                config = dataclasses.asdict(run.jepa.config)  # --start of another run reads it
+                config = dataclasses.asdict(run.jepa.config)  # `load_jepa` reads it
                 save_last(run, {"config": config, "jepa": run.jepa.state_dict(), "step": progress.step})
 
 
@@ -329,8 +304,6 @@ def main(argv=None):
     run = make_run(args, device, jepa, clouds)
     size = f"{sum(p.numel() for p in jepa.encoder.parameters()) / 1e6:.2f} M encoder parameters"
     print(f"{run.out}: {len(clouds)} clouds, {size}, {args.steps} steps of {args.batch}; {device.type}")
-    if args.start:
-        print(f"on from {args.start}, step {jepa.step}: EMA momentum {args.tau:.5f} at first, a fresh optimiser")
     with held(run.out, run.out.with_name(f".{run.out.name}.lock"), "--out"):
         if unfinished_run(args):  # again: another process may have just finished it
             load_last(run, "jepa", run.jepa)

@@ -288,21 +288,15 @@ def jepa_from(content, path):
         stored = dataclasses.asdict(ModelConfig(**PRETRAINING)) | official_config(content, path)
         jepa = build(PointJEPA, stored, path)
         weights = official_weights(content["state_dict"], jepa.state_dict(), path)
-        step = content["state_dict"]["teacher.step"]
     elif "jepa" in content:
-        jepa = build(PointJEPA, content.get("config"), path)
-        weights, step = content["jepa"], content.get("step", 0)
+        jepa, weights = build(PointJEPA, content.get("config"), path), content["jepa"]
     else:
         raise UserError(f"{path}: holds no predictor; give a pretraining's .last.pt or the official file")
-    try:
-        jepa.step = int(step)
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # a tensor of several values is a RuntimeError
-        raise UserError(f"{path}: its step is not a number; fetch or make it again") from None
     return load_strictly(jepa, weights, path)
 
 
 def load_jepa(path):
-    """The PointJEPA of a pretraining checkpoint or of the official file, in eval mode; `.step` is its last step."""
+    """The PointJEPA of a pretraining checkpoint or of the official file, in eval mode."""
     return jepa_from(read_checkpoint(path), path)
 
 

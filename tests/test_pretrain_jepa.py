@@ -1,4 +1,4 @@
-"""pretrain_jepa.py: the loop, its augmentation and schedules, going on from other files."""
+"""pretrain_jepa.py: the loop, its augmentation and schedules."""
 
 import csv
 import dataclasses
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import fails, interrupted, write_box
-from official import official_file
 from scipy.spatial.transform import Rotation
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -17,7 +16,7 @@ import pretrain_jepa
 import train
 from benchmark.clouds import SYNSETS, TRAIN_SYNSETS, synthetic_clouds
 from benchmark.shapes import pretraining_cloud
-from files.checkpoints import load_encoder, load_jepa, load_run, read_checkpoint
+from files.checkpoints import load_encoder, load_run, read_checkpoint
 from files.writing import read_json, stable_seed
 
 STEPS = 14
@@ -196,67 +195,6 @@ def test_batches_are_epochs_and_can_start_anywhere():
     assert all(len(set(first[i] + first[i + 1])) == 8 for i in (0, 2, 4))
     for start in range(5):
         assert next(pretrain_jepa.cloud_batches(10, args, start)).tolist() == first[start]
-
-
-# ---------------------------------------------------------------- going on from a pretraining
-@pytest.fixture(scope="module")
-def official(tmp_path_factory):
-    """An official file of the size of --preset tiny, for clouds of 70 points, y up as all of them are."""
-    path = tmp_path_factory.mktemp("official") / "official.ckpt"
-    hyper = {"encoder_heads": 2, "predictor_heads": 2, "tokenizer_num_groups": 12, "tokenizer_group_size": 8}
-    hyper |= {"transformation_subsample_points": 70}
-    official_file(path, hyper, width=32, w1=16, w2=16, w3=32, predictor_width=16, predictor_depth=1)
-    return path
-
-
-def test_start_from_the_official_file(shapes, official, tmp_path, capsys):
-    """Network, predictor and EMA of the file, and the momentum that 40,500 steps had come to."""
-    out, theirs = tmp_path / "encoder.pt", load_jepa(official)
-    argv = arguments(shapes, out, "--start", official, "--lr", 1e-30)  # so that no weight moves
-    interrupted(pretrain_jepa.main, argv, 2)
-    assert "step 40500" in capsys.readouterr().out
-    ours = load_jepa(tmp_path / "encoder.last.pt")
-    assert ours.config == theirs.config and ours.config.up == "y" and ours.config.points == 70
-    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-4 if name.startswith("target.") else 0)
-    card = pretrain_jepa.main([*argv, "--resume"])
-    assert card["settings"]["tau"] == pytest.approx(0.99999, abs=1e-12)
-    agreeing = "--preset tiny --up y --points 70 --patches 12 --patch-size 8 --normalize unit_sphere --tau 0.5".split()
-    pretrain_jepa.main(arguments(shapes, tmp_path / "again.pt", "--start", official, "--log-every", 1, *agreeing))
-    taus = [float(row["tau"]) for row in curve(tmp_path / "again.pt")]
-    assert taus == [pretrain_jepa.tau_at(step, STEPS, 0.5) for step in range(STEPS)]
-
-
-def test_start_from_a_pretraining_and_resume(shapes, tmp_path):
-    """From a stopped run's .last.pt, with its momentum there; a stopped continuation ends as an undisturbed one."""
-    interrupted(pretrain_jepa.main, arguments(shapes, tmp_path / "old.pt", "--tau", 0.9, "--patches", 10), 7)
-    argv = arguments(shapes, tmp_path / "whole.pt", "--start", tmp_path / "old.last.pt", "--patches", 10)
-    card = pretrain_jepa.main(argv)
-    assert card["settings"]["tau"] == pretrain_jepa.tau_at(7, STEPS, 0.9) and card["network"]["patches"] == 10
-    argv[argv.index(str(tmp_path / "whole.pt"))] = str(tmp_path / "parts.pt")
-    interrupted(pretrain_jepa.main, argv, 5)
-    pretrain_jepa.main([*argv, "--resume"])
-    assert outcome(tmp_path / "parts.pt") == outcome(tmp_path / "whole.pt")
-
-
-def test_what_cannot_be_started_from(shapes, pretrained, official, tmp_path, capsys):
-    def error(*flags, out="e.pt"):
-        return fails(pretrain_jepa.main, arguments(shapes, tmp_path / out, *flags), capsys)
-
-    for flags in ("--up z", "--normalize metric", "--points 64", "--patches 8", "--patch-size 4"):
-        line = error("--start", official, *flags.split())
-        assert str(official) in line and f"leave {flags.split()[0]} out" in line
-    assert "leave --preset out" in error("--preset", "small", "--start", official)
-    assert "nowhere.ckpt" in error("--start", "nowhere.ckpt")
-    assert "holds no predictor" in error("--start", pretrained)
-    interrupted(pretrain_jepa.main, arguments(shapes, tmp_path / "old.pt"), 3)
-    content = read_checkpoint(tmp_path / "old.last.pt")
-    for change in ({"settings": {}}, {"settings": None}):
-        torch.save(content | change, tmp_path / "bad.pt")
-        assert "bad.pt" in error("--start", tmp_path / "bad.pt")
-    assert "write over" in error("--start", tmp_path / "old.last.pt", "--overwrite", out="old.pt")
-    interrupted(pretrain_jepa.main, arguments(shapes, tmp_path / "e.pt", "--start", official), 3)
-    assert "start" in error("--start", tmp_path / "old.last.pt", "--resume")  # not the file that it was started from
 
 
 # ---------------------------------------------------------------- flags

@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist
 
 from evaluate import constant_predictions, summarize
 from files.checkpoints import load_encoder
-from lab.encoders import calibrated_encoder, probe_row
+from lab.encoders import probe_row
 from lab.rows import METRICS, command_of, read_rows, write_rows
 from lab.runner import data_flags, encoder_file, encoder_tag, open_data, plan_runs, random_encoder, run_all
 from lab.tables import configurations_table, markdown
@@ -68,10 +68,7 @@ def run_benchmark(names, given, args):
     pretrained = next((flags for flags in planned if encoder_tag(flags)), None)
     if pretrained:
         file = encoder_file(pretrained)
-        config = load_encoder(file).config
-        encoders = {"random": random_encoder(config, args.runs)}
-        encoders["random, calibrated"] = calibrated_encoder(config, pretrained, args.runs)
-        encoders[Path(file).name] = file
+        encoders = {"random": random_encoder(load_encoder(file).config, args.runs), Path(file).name: file}
         write_rows(args.out / "probe.csv", [probe_row(path, name, pretrained) for name, path in encoders.items()])
     return read_rows(path)
 

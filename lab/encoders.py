@@ -3,7 +3,6 @@
 The probes' features are the mean and the maximum over tokens. Nothing here looks at the test suites.
 """
 
-import hashlib
 import math
 import statistics
 from pathlib import Path
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 
 from cli.errors import refuse
-from controls import calibrate
-from files.checkpoints import load_encoder, save_checkpoint
+from files.checkpoints import load_encoder
 from files.writing import read_json, stable_seed
 from lab.rows import check_one_setting, flags_of, read_rows, seed_of, write_rows
-from lab.runner import choices_of, data_flags, file_tag, open_data, plan_runs, random_encoder, run_all
+from lab.runner import data_flags, file_tag, open_data, plan_runs, random_encoder, run_all
 from lab.tables import values_of
 from model import from_z_up, normalize_clouds
 
@@ -137,20 +135,6 @@ def probe_row(file, name, flags):
     return {"file": name, "encoder": file_tag(file)} | probe(encoder, data, split)
 
 
-def calibrated_encoder(config, flags, runs):
-    """Path of the encoder of `random_encoder`, BatchNorm calibrated on the training pool; made where missing."""
-    of_data = {flag: choices_of(flag, value)[0] for flag, value in data_flags(flags).items()}
-    data, split = open_data(of_data, config.points)
-    random = random_encoder(config, runs)
-    seen = hashlib.sha256(" ".join([data.fingerprint, *split.pool]).encode()).hexdigest()[:6]  # these objects
-    path = random.with_stem(f"{random.stem}-calibrated-{seen}")
-    if not path.exists():
-        pool = torch.from_numpy(data.clouds[np.isin(data.object_of_scene, split.pool)])
-        encoder = calibrate(load_encoder(random), pool)
-        save_checkpoint(path, {"config": vars(config), "encoder": encoder.state_dict()})
-    return path
-
-
 def fine_tuning_columns(runs, file):
     """Seeds of the runs that start from `file`, mean and SD of their val RMSE by budget."""
     budgets, seeds = {}, set()
@@ -175,17 +159,15 @@ def pretraining_columns(file):
 
 
 def run_encoders(files, given, args):
-    """Probe and fine-tune every given encoder and two random ones; rows in OUT/rows.csv, their runs in runs.csv."""
+    """Probe and fine-tune every given encoder and a random one; rows in OUT/rows.csv, their runs in runs.csv."""
     refuse(not files, "encoders: name at least one pretrained encoder, FILE.pt")
     path, grid = args.out / "runs.csv", {"--budget": "0.1", "--init": "jepa"}
-    config = load_encoder(files[0]).config
-    named = {str(random_encoder(config, args.runs)): "random"}
-    named |= {str(calibrated_encoder(config, grid | args.own | given, args.runs)): "random, calibrated"}
-    for file in [*named, *files]:
+    random = str(random_encoder(load_encoder(files[0]).config, args.runs))
+    for file in [random, *files]:
         planned = plan_runs([grid], given | {"--jepa-ckpt": file}, args.seeds, args)
         for flags in planned:
             flags.pop("--preset", None)  # the file's own
-        name, runs = named.get(file, file), run_all(planned, path, args)
+        name, runs = "random" if file == random else file, run_all(planned, path, args)
         check_one_setting(runs, ("--budget", "--jepa-ckpt"), path)
         rows = {(row["file"], row["encoder"]): row for row in read_rows(args.out / "rows.csv")}
         row = rows.get((name, file_tag(file))) or probe_row(file, name, planned[0])

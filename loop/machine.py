@@ -1,10 +1,9 @@
-"""The machine that a script runs on: device, threads, precision, memory."""
+"""The machine that a script runs on: device, threads, precision."""
 
 import contextlib
 import ctypes
 import sys
 import warnings
-from pathlib import Path
 
 import torch
 
@@ -73,23 +72,6 @@ def keep_freed_memory():
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(-4, 0)  # M_MMAP_MAX: no mappings for single blocks
             mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink
-
-
-def reset_peak_memory(device):
-    """Let `peak_memory` count from now on."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with contextlib.suppress(OSError):  # only Linux can; elsewhere it counts from the start of the process
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-
-
-def peak_memory(device):
-    """The most memory in use, bytes: of tensors on a GPU, of the whole process where it is a CPU's; 0 if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def autocast(device, precision):

@@ -95,10 +95,9 @@ def cost_lines(result):
     time_each = f"{took:.0f} ms per step" if took >= 10 else f"{took:.1f} ms per step"
     if result["device"] == "cuda":
         time_each += f", {result['eager_steps']} of {result['steps']} steps outside CUDA graphs"
-    memory = f", {result['memory_mb'] / 1000:.1f} GB of memory at most" if "memory_mb" in result else ""
     return [
         f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given",
-        f"{trained:.2f} of {total:.2f} M parameters trained; {time_each}{memory}",
+        f"{trained:.2f} of {total:.2f} M parameters trained; {time_each}",
     ]
 
 

@@ -54,4 +54,3 @@ def test_what_a_run_took_is_kept(adapted):
     whole = sum(p.numel() for p in network.parameters())
     assert (result["parameters_trained"], result["parameters"]) == (head + adapters, whole + adapters)
     assert 0 < result["ms_per_step"] * result["steps"] / 1000 <= result["seconds"] + 0.1
-    assert 50 < result["memory_mb"] < 20_000

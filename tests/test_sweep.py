@@ -24,7 +24,7 @@ from lab.rows import differences, flags_of, notes, read_rows, write_rows
 from model import POOLS, PRESETS, PointEncoder
 
 ROOT = Path(__file__).parent.parent
-TIMED = dict.fromkeys(("seconds", "ms_per_step", "memory_mb"))  # columns that differ from run to run
+TIMED = dict.fromkeys(("seconds", "ms_per_step"))  # columns that differ from run to run
 
 
 def arguments(box_root, tmp_path, *more, kind="grid"):

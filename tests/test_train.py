@@ -20,7 +20,7 @@ from files.writing import read_json
 from splits import make_split
 
 BATCHES = "--objects-per-batch 4 --grasps-per-object 3"
-TIMED = ("seconds", "ms_per_step", "memory_mb")  # what differs between equal runs
+TIMED = ("seconds", "ms_per_step")  # what differs between equal runs
 TINY = f"--preset tiny --steps 12 {BATCHES} --eval-every 3 --save-every 4 --quiet --threads 1"
 
 

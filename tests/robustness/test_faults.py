@@ -65,7 +65,7 @@ def outcome(folder, which):
     names = {"train": ("run/metrics.csv", "run/result.json", "run/best.pt", "run/last.pt"),
              "pretrain": ("e.csv", "e.json", "e.pt")}[which]  # fmt: skip
     curve, result, *weights = (folder / name for name in names)
-    times = dict.fromkeys(("seconds", "ms_per_step", "memory_mb", "clouds_per_s", "command", "curve"))
+    times = dict.fromkeys(("seconds", "ms_per_step", "clouds_per_s", "command", "curve"))
     rows = [row | times for row in csv.DictReader(curve.read_text(encoding="utf-8").splitlines())]
     contents = [read_checkpoint(path) for path in weights]
     tensors = [content.get("encoder", content.get("model")) for content in contents]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmark.clouds import SYNSETS, add_cloud_flags, load_clouds
+from benchmark.clouds import add_cloud_flags, load_clouds
 from cli.errors import command, refuse
 from cli.flags import Parser, number
 from files.checkpoints import save_checkpoint
@@ -85,11 +85,10 @@ def build_parser():
 
 
 def parse(argv):
-    """The arguments, the categories of shapes once each and in one order."""
+    """The arguments; stops where --out names no .pt file."""
     args = build_parser().parse_args(argv)
     out = Path(args.out)
     refuse(out.suffix != ".pt" or out.is_dir(), f"--out {out}: must be a file that ends in .pt")
-    args.synsets = [name for name in SYNSETS if name in args.synsets]
     return args
 
 

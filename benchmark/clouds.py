@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmark.roots import VERSION
-from benchmark.shapes import NO_SYNSET, TRAIN_SYNSETS, pretraining_cloud
+from benchmark.shapes import pretraining_cloud
 from cli.errors import UserError, refuse
 from cli.flags import number
 from cli.processes import cores, map_in_processes
@@ -18,7 +18,6 @@ from files.folders import files_under
 from files.reading import ANY_LENGTH, MESH_TYPES
 from files.writing import atomic
 
-SYNSETS = (*TRAIN_SYNSETS, NO_SYNSET)  # of the shapes; the last one: simple parts put together at random
 KEPT = Path("data/pretraining")  # a file per kind and number of shapes
 FEW_SHAPES = 500  # are made by one process: starting others takes longer
 
@@ -32,31 +31,27 @@ def add_cloud_flags(parser):
          help="synthetic shapes to make; they are augmented anew each time")  # fmt: skip
     flag("--jitter", type=number(float, 0, 0.9), default=0.2, metavar="SHARE",
          help="augmentation: every axis is scaled by 1 - SHARE to 1 + SHARE")  # fmt: skip
-    flag("--synsets", nargs="+", choices=SYNSETS, default=list(TRAIN_SYNSETS), metavar="SYNSET",
-         help=f"categories of the synthetic shapes (default: the twelve that train); '{NO_SYNSET}': simple parts put "
-         "together at random")  # fmt: skip
 
 
 def load_clouds(args, num_points, up):
     """The clouds (n, N, 3) float32 that the flags choose; up: the vertical axis of synthetic ones."""
     if args.clouds == "synthetic":
-        return synthetic_clouds(args.num_clouds, num_points, args.seed, up, args.synsets, args.quiet)
+        return synthetic_clouds(args.num_clouds, num_points, args.seed, up, args.quiet)
     return folder_clouds(args.clouds, num_points, args.skip_bad, args.quiet)
 
 
-def synthetic_clouds(count, num_points, seed, up, synsets, quiet=False, workers=None):
+def synthetic_clouds(count, num_points, seed, up, quiet=False, workers=None):
     """`count` procedural shapes (count, N, 3) float32 in m, none of them part of any dataset.
 
     Kept in KEPT, since making them costs some milliseconds each. workers: processes that make them (default: as many
     as pay off); the shapes do not depend on it.
     """
-    tag = "all" if set(synsets) == set(TRAIN_SYNSETS) else "-".join(sorted(synsets))
-    path = KEPT / f"v{VERSION}-{count}x{num_points}-{up}-seed{seed}-{tag}.npy"
+    path = KEPT / f"v{VERSION}-{count}x{num_points}-{up}-seed{seed}-all.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):  # missing or broken: made again
         clouds = np.load(path, allow_pickle=False)
         if clouds.shape == (count, num_points, 3) and clouds.dtype == np.float32:
             return clouds
-    make = functools.partial(pretraining_cloud, seed, num_points=num_points, up=up, synsets=synsets)
+    make = functools.partial(pretraining_cloud, seed, num_points=num_points, up=up)
     workers = workers or (cores() if count > FEW_SHAPES else 1)
     with contextlib.closing(map_in_processes(make, range(count), workers, chunk=50)) as made:
         bar = tqdm(made, "making shapes", count, unit="shape", disable=quiet or None, delay=2)

@@ -282,27 +282,6 @@ def cap(rng, u):
         yield ball((0, 0, h), u(0.005, 0.012))
 
 
-def assembly(rng, u):
-    """No category: two to five simple parts stuck to each other at random."""
-    joints = [np.zeros(3)]
-    for _ in range(rng.integers(2, 6)):
-        start, kind = joints[rng.integers(len(joints))], rng.integers(4)
-        sides = 0.015 * 8 ** rng.random(3)  # 15 to 120 mm
-        if kind == 0:
-            vertices, faces = block(*sides, power=u(2, 8), bevel=u(0.05, 0.4))
-        elif kind == 1:
-            vertices, faces = ball(np.zeros(3), sides[0] / 2, squash=u(0.4, 1.6))
-        elif kind == 2:
-            vertices, faces = rod((0, 0, -sides[2]), (0, 0, sides[2]), sides[:2] / 5, power=squareness(rng))
-        else:
-            outside = spline(*np.stack((u(0.2, 1, 4) * sides[0] / 2, np.linspace(-0.5, 0.5, 4) * sides[2]), -1))
-            vertices, faces = lathe(solid(outside, *outside[[0, -1], 1]), squareness(rng))
-        turn = Rotation.from_rotvec(rng.normal(size=3))
-        offset = turn.apply([0, 0, u(-0.5, 0.5) * np.ptp(vertices[:, 2])])
-        joints += [start + 2 * offset]
-        yield turn.apply(vertices) + start + offset, faces
-
-
 # synset -> (maker, shortest and longest length in m, share of the objects)
 CATEGORIES = {
     "03797390": (mug, 0.075, 0.14, 280),
@@ -322,7 +301,6 @@ CATEGORIES = {
 }
 HELD_OUT_SYNSETS = ("03948459", "02954340")  # pistol, cap
 TRAIN_SYNSETS = tuple(synset for synset in CATEGORIES if synset not in HELD_OUT_SYNSETS)
-NO_SYNSET = "assembly"  # shapes of no category, for pretraining alone
 LENGTHS, MAX_MIDDLE = (0.05, 0.25), 0.15  # m: longest and middle side that the hand can work on
 RESTS = ((0, 0), (np.pi / 2, 0), (-np.pi / 2, 0), (0, np.pi / 2), (0, -np.pi / 2), (np.pi, 0))  # turns about x, y
 REST_CHANCES = (0.5, 0.1, 0.1, 0.1, 0.1, 0.1)
@@ -334,7 +312,7 @@ def procedural_mesh(synset, rng):
 
     Closed parts, concatenated (they overlap; no boolean operations), then bent out of the category's ordinary shape.
     """
-    maker, shortest, longest, _ = (assembly, *LENGTHS, 0) if synset == NO_SYNSET else CATEGORIES[synset]
+    maker, shortest, longest, _ = CATEGORIES[synset]
     vertices, faces = zip(*maker(rng, rng.uniform))
     starts = np.cumsum([0, *map(len, vertices)])
     faces = np.concatenate([part + start for part, start in zip(faces, starts)])
@@ -384,14 +362,13 @@ def pose_scene(vertices, rest, yaw, scale=None):
     return settle(turned) if scale is None else scale_to_hand(turned, np.ptp(vertices, axis=0).max() * scale)
 
 
-def pretraining_cloud(seed, index, num_points, up="z", synsets=None):
+def pretraining_cloud(seed, index, num_points, up="z"):
     """Cloud (num_points, 3) float32, m, of shape `index` of the pretraining pool, which no dataset shares.
 
-    up: the axis that points up ("z", or "y" as Point-JEPA has it). synsets: default the 12 training categories;
-    NO_SYNSET among them stands for shapes of no category.
+    Of the 12 training categories; up: the axis that points up ("z", or "y" as Point-JEPA has it).
     """
     rng = np.random.default_rng(stable_seed("pretrain", seed, index))
-    names = sorted(synsets or TRAIN_SYNSETS)
+    names = sorted(TRAIN_SYNSETS)
     vertices, faces = procedural_mesh(names[rng.integers(len(names))], rng)
     cloud = sample_surface(pose_scene(vertices, *draw_pose(rng)), faces, num_points, rng)
     return cloud if up == "z" else cloud[:, [1, 2, 0]]  # a cyclic permutation is a rotation

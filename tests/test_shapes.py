@@ -9,7 +9,7 @@ from benchmark import shapes
 SYNSETS = [*shapes.TRAIN_SYNSETS, *shapes.HELD_OUT_SYNSETS]
 
 
-@pytest.mark.parametrize("synset", [*SYNSETS, shapes.NO_SYNSET])
+@pytest.mark.parametrize("synset", SYNSETS)
 def test_objects_are_closed_parts_of_usable_size(synset):
     forms = []
     for seed in range(6):
@@ -50,5 +50,3 @@ def test_pretraining_clouds_are_seeded_and_never_held_out(monkeypatch):
     for index in range(150):
         shapes.pretraining_cloud(0, index, 16)
     assert set(drawn) == set(shapes.TRAIN_SYNSETS) and len(drawn) == 150
-    shapes.pretraining_cloud(0, 0, 16, synsets=[shapes.NO_SYNSET])
-    assert drawn[-1] == shapes.NO_SYNSET

@@ -138,7 +138,6 @@ MORE = """
     pretrain    --patches 65 => patches
     pretrain    --patches 1 => --patches
     pretrain    --clouds nowhere => nowhere
-    pretrain    --synsets 03948459 => --synsets
     pretrain    --precision tf32 => --precision
     data        extra => extra
     synthesize  --meshes nowhere => --meshes

@@ -103,10 +103,10 @@ def unfinished_run(args):
 
 
 # ---------------------------------------------------------------- batches
-def draw_augmentation(count, generator, jitter=0.2):
-    """Factors per axis (B, 1, 3) in 1 - jitter … 1 + jitter, and turns about the vertical (B,) rad, of B clouds."""
+def draw_augmentation(count, generator):
+    """Factors per axis (B, 1, 3) in 0.8 … 1.2, and turns about the vertical (B,) rad, of B clouds."""
     # DEVIATION: every sample draws its own; the original draws once per batch
-    scale = 1 - jitter + 2 * jitter * torch.rand(count, 1, 3, generator=generator)
+    scale = 0.8 + 0.4 * torch.rand(count, 1, 3, generator=generator)
     return scale, 2 * torch.pi * torch.rand(count, generator=generator)
 
 
@@ -203,7 +203,7 @@ def make_run(args, device, jepa, clouds):
 # ---------------------------------------------------------------- the loop
 def draw_step(run, index, tau):
     """All that is random in a step on the clouds `index` (batch,), drawn on the CPU: the arguments of the step."""
-    scale, angle = draw_augmentation(len(index), run.generator, run.args.jitter)
+    scale, angle = draw_augmentation(len(index), run.generator)
     starts = start_points(run.generator, len(index), run.clouds.shape[1], "cpu")
     blocks = run.jepa.sample_blocks(run.generator)
     drawn = torch.from_numpy(index), scale, angle, starts, *blocks

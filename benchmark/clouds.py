@@ -29,8 +29,6 @@ def add_cloud_flags(parser):
     flag("--skip-bad", action="store_true", help="leave bad files of the --clouds folder out and list them")
     flag("--num-clouds", type=number(int, 1), default=20000, metavar="N",
          help="synthetic shapes to make; they are augmented anew each time")  # fmt: skip
-    flag("--jitter", type=number(float, 0, 0.9), default=0.2, metavar="SHARE",
-         help="augmentation: every axis is scaled by 1 - SHARE to 1 + SHARE")  # fmt: skip
 
 
 def load_clouds(args, num_points, up):

@@ -174,9 +174,6 @@ def test_every_sample_and_axis_is_augmented_by_itself():
     assert quarters.sum() == 1500 and quarters.min() > 300  # 375 expected in each
     assert torch.corrcoef(scale[:, 0].T).fill_diagonal_(0).abs().max() < 0.15
     assert torch.histc(angle, 4, 0, 2 * math.pi).min() > 80  # 125 expected
-    for jitter in (0, 0.5):
-        scale, _ = pretrain_jepa.draw_augmentation(200, torch.Generator().manual_seed(0), jitter)
-        assert 1 - jitter <= scale.min() <= 1 - 0.9 * jitter and 1 + 0.9 * jitter <= scale.max() <= 1 + jitter
 
 
 def test_batches_are_epochs_and_can_start_anywhere():

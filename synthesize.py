@@ -73,20 +73,18 @@ def parse_args(argv):
     made = args.meshes or args.imported or args.card or args.hand
     refuse(not args.out and (asked or made), "--out DIR is needed (see --help)")
     refuse(args.meshes and args.objects, "--objects counts procedural objects and does not go with --meshes")
-    refuse(args.meshes and not Path(args.meshes).is_dir(), f"--meshes {args.meshes}: no such folder; check the path")
     about_meshes = args.rescale or args.up != "z" or args.mesh_scale != 1
     refuse(
         about_meshes and not args.meshes,
         "--mesh-scale, --up and --rescale go with --meshes; add that or leave them out",
     )
     if args.imported:
-        kind, folder = args.imported
+        kind, _ = args.imported
         refuse(kind != "dexgraspnet", f"--import {kind}: the only format that is read is dexgraspnet")
         refuse(
             args.meshes or args.objects or args.grasps or args.scenes,
             "--import takes what there is: --meshes, --objects, --grasps and --scenes do not go with it",
         )
-        refuse(not Path(folder).is_dir(), f"--import {kind} {folder}: no such folder; check the path")
     return args
 
 

@@ -157,7 +157,7 @@ def test_files_that_are_no_grasps(tmp_path, capsys, problems):
     assert "none of its objects (1) can be used" in fails(synthesize.main, [*argv, tmp_path], capsys)
     assert not (tmp_path / "out").exists()
     assert "no .npy files" in fails(synthesize.main, [*argv, tmp_path / "meshdata"], capsys)
-    assert "no such folder" in fails(synthesize.main, [*argv, tmp_path / "nowhere"], capsys)
+    assert "nowhere/dataset: no .npy files" in fails(synthesize.main, [*argv, tmp_path / "nowhere"], capsys)
     assert "only format" in fails(synthesize.main, ["--out", tmp_path / "out", "--import", "other", tmp_path], capsys)
     assert "--grasps" in fails(synthesize.main, [*argv, tmp_path, "--grasps", 3], capsys)
     path.write_bytes(whole)

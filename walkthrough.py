@@ -25,7 +25,7 @@ from evaluate import open_run
 from files.checkpoints import check_run, load_run, shipped_encoder
 from files.predictions import check_predictions
 from files.predictor import load_with_predictor
-from files.reading import read_array, read_mesh
+from files.reading import read_mesh
 from files.writing import read_json, stable_seed
 from hand.described import NO_HAND
 from hand.scenes import scene_mesh
@@ -48,7 +48,7 @@ class Thing(NamedTuple):
 
     name: str
     vertices: np.ndarray  # (V, 3) m
-    faces: np.ndarray | None  # (F, 3); None where the object came as a cloud
+    faces: np.ndarray  # (F, 3)
     cloud: torch.Tensor  # (1, N, 3) m
 
 
@@ -60,16 +60,13 @@ def made_thing(shape, num_points, seed):
 
 
 def read_thing(path, num_points):
-    """The object of a mesh file or of an .npy cloud, in metres."""
-    cloud = read_cloud(path, num_points)
-    mesh = (read_array(path, 3), None) if Path(path).suffix.lower() == ".npy" else read_mesh(path)
-    return Thing(Path(path).name, *mesh, torch.from_numpy(cloud)[None])
+    """The object of a mesh file, in metres."""
+    return Thing(Path(path).name, *read_mesh(path), torch.from_numpy(read_cloud(path, num_points))[None])
 
 
 def walk_object(thing):
     """What the network gets."""
-    corners = thing.vertices if thing.faces is None else thing.vertices[thing.faces.ravel()]
-    sides = " x ".join(f"{100 * side:.1f}" for side in np.ptp(corners, axis=0))
+    sides = " x ".join(f"{100 * side:.1f}" for side in np.ptp(thing.vertices[thing.faces.ravel()], axis=0))
     print("The object (data.py)")
     say(1, "vertices", thing.vertices, f"{thing.name}, {sides} cm, z up")
     say(2, "sample_surface", thing.cloud, "points of its surface, uniform by area: all that the network sees of it")
@@ -220,7 +217,7 @@ def build_parser():
     flag("run", nargs="?", metavar="RUN", help="folder of a run, as train.py printed it")
     flag("--data", metavar="ROOT", help="the dataset of the RUN, where it has moved since the training")
     flag("--shape", choices=tuple(SHAPES), metavar="NAME", help=f"the object, of {', '.join(SHAPES)} (default: mug)")
-    flag("--mesh", metavar="FILE", help="an object of your own: a mesh or .npy cloud (n, 3), in metres, z up")
+    flag("--mesh", metavar="FILE", help="an object of your own: a mesh in metres, z up")
     flag("--encoder", metavar="FILE", help="a pretrained encoder (default: the one that ships)")
     flag("--out", metavar="FILE", default="walkthrough.png", help="where the pictures go (.png)")
     flag("--seed", type=number(int, 0), default=13, help="of the object's form, of the blocks, of the run's grasp")

@@ -16,7 +16,7 @@ from hand.described import BENCHMARK
 from hand.holds import solid_field
 from pictures.draw import OBJECT_COLOUR, PALM_COLOUR, SURFACE_POINTS
 from pictures.draw import contact_gaps, finger_colours, lit_grasp, solid_points
-from pictures.photo import Lit, axes_of_view, frame, photograph, project, sample_lit, show
+from pictures.photo import axes_of_view, frame, photograph, project, sample_lit, show
 
 COLUMNS, CELL, DPI = 4, (3.7, 4.5), 68  # of the sheet; a cell in inches has title, picture and legend
 VIEW = axes_of_view(math.radians(-55), math.radians(22))  # of an object alone
@@ -26,12 +26,8 @@ TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.3
 
 
 def surface_of(vertices, faces):
-    """Many points of a mesh, or those of a cloud where faces is None -> `Lit`."""
-    if faces is not None:
-        return sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), SURFACE_POINTS)
-    outward = vertices - vertices.mean(0)  # a cloud has no normals: the light falls on it as on a ball
-    normals = outward / np.linalg.norm(outward, axis=1, keepdims=True).clip(1e-9)
-    return Lit(vertices, normals, np.tile(OBJECT_COLOUR, (len(vertices), 1)))
+    """Many points of a mesh -> `Lit`."""
+    return sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), SURFACE_POINTS)
 
 
 def nearest_patch(surface, seen):

@@ -151,9 +151,6 @@ def test_objects_of_ones_own(walk, tmp_path):
     write_box(tmp_path / "box.obj", np.array([0.1, 0.2, 0.05]))
     stages, *_ = walk("--encoder", encoder, "--mesh", tmp_path / "box.obj", drawn=False)
     assert stages[1] == ("vertices", "(8, 3)", "box.obj, 10.0 x 20.0 x 5.0 cm, z up")
-    np.save(tmp_path / "cloud.npy", np.random.default_rng(0).normal(size=(100, 3)) * 0.03)
-    stages, *_ = walk("--encoder", encoder, "--mesh", tmp_path / "cloud.npy")
-    assert stages[1][1] == "(100, 3)" and stages[2][1] == "(1, 64, 3)"
 
 
 # ---------------------------------------------------------------- a run

@@ -179,7 +179,7 @@ MORE = """
     walkthrough --shape teapot => teapot
     walkthrough --shape mug --mesh a.obj => --mesh
     walkthrough --encoder {good}/none.pt => none.pt
-    walkthrough --encoder {good}/encoder.pt --mesh {good}/few.npy => at least
+    walkthrough --encoder {good}/encoder.pt --mesh {good}/few.npy => few.npy
     walkthrough --seed -1 => --seed"""
 
 

@@ -1,9 +1,11 @@
 """What the tests share: the GPU hidden or seen, a small dataset that needs no generator, commands that must fail."""
 
 import contextlib
+import csv
 import gc
 import io
 import itertools
+import json
 import os
 import signal
 
@@ -115,6 +117,42 @@ def write_root(root, objects, scenes=1, grasps=12, num_joints=12, seed=0, names=
 OBJECTS = {"03797390": 8, "02876657": 5, "02946921": 3, "03948459": 2}  # mug, bottle, can, pistol (held out)
 
 
+def training(root, runs, *more):
+    """train.py's arguments for a tiny run without baseline and pictures; what `more` says again counts."""
+    flags = "--preset tiny --no-baseline --no-pictures --quiet --threads 1"
+    return ["--data", str(root), "--runs", str(runs), *flags.split(), *map(str, more)]
+
+
+def files_in(folder):
+    """Relative path -> content of all files in a folder but hidden ones."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def read_csv(path):
+    """The rows of a .csv, name -> text each."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+TIMES = dict.fromkeys(("seconds", "ms_per_step", "clouds_per_s", "command", "curve"))
+
+
+def outcome(*paths):
+    """What equal runs have in common: curves (.csv) and results (.json) but for times, the weights of checkpoints."""
+    from files.checkpoints import read_checkpoint
+
+    found = []
+    for path in paths:
+        if path.suffix == ".pt":
+            content = read_checkpoint(path)
+            weights = content[max(content.keys() & {"encoder", "jepa", "model"})]
+            found.append({name: value.tolist() for name, value in weights.items()})
+            continue
+        rows = read_csv(path) if path.suffix == ".csv" else [json.loads(path.read_text(encoding="utf-8"))]
+        found.append([row | TIMES for row in rows])
+    return found
+
+
 @pytest.fixture(scope="session")
 def box_root(tmp_path_factory):
     """A shared dataset of 18 boxes in 4 synsets, one of them held out; tests must not write to it."""
@@ -138,8 +176,7 @@ def tiny_run(box_root, tmp_path_factory):
     from files.checkpoints import save_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
-    flags = "--name run --preset tiny --steps 2 --keep-last --no-baseline --no-pictures --quiet --threads 1"
-    train.main(["--data", str(box_root), "--runs", str(folder), *flags.split()])
+    train.main(training(box_root, folder, "--name", "run", "--steps", 2, "--keep-last"))
     config = model.PRESETS["tiny"]
     torch.manual_seed(0)
     save_checkpoint(folder / "encoder.pt", {"config": vars(config), "encoder": model.PointEncoder(config).state_dict()})
@@ -165,9 +202,20 @@ def named_run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("named")
     root = write_root(folder / "root", OBJECTS, names=BENCHMARK.joint_names)
-    flags = "--name run --preset tiny --steps 12 --objects-per-batch 4 --no-baseline --no-pictures --quiet --threads 1"
-    train.main(["--data", str(root), "--runs", str(folder), *flags.split()])
+    train.main(training(root, folder, "--name", "run", "--steps", 12, "--objects-per-batch", 4))
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """A shared folder of 24 random .npy clouds and two meshes to pretrain on; tests must not write to it."""
+    folder, rng = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
+    for i in range(24):
+        np.save(folder / f"{i:02d}.npy", (rng.normal(size=(80, 3)) * rng.uniform(0.02, 0.1, 3)).astype(np.float32))
+    (folder / "meshes").mkdir()
+    for i in range(2):
+        write_box(folder / "meshes" / f"box {i}.obj", np.array([0.1, 0.1, 0.1 + i / 10]))
+    return folder
 
 
 MADE = "--objects 4 --grasps 8 --scenes 2"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import interrupted
+from conftest import interrupted, training
 
 import train
 from files.checkpoints import load_run, read_checkpoint
@@ -12,8 +12,7 @@ from model import GraspModel
 
 def flags(box_root, runs, *more):
     """Flags of a tiny training."""
-    own = "--preset tiny --steps 8 --eval-every 4 --quiet --no-baseline --no-pictures"
-    return [*f"--data {box_root} --runs {runs} {own}".split(), *map(str, more)]
+    return training(box_root, runs, "--steps", 8, "--eval-every", 4, *more)
 
 
 LORA = ("--lora", 2, "--save-every", 4, "--keep-last")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from conftest import Planted
 from official import official_file, official_state
-from samples import TINY, TINY_JEPA, brute_sequence, clouds_of, grasp_model, jepa_of, poses_of, seeded, unit_clouds
+from samples import TINY, TINY_JEPA, brute_sequence, clouds_of, jepa_of, seeded, unit_clouds
 
 import model
 from cli.errors import UserError
@@ -47,18 +47,6 @@ def test_encoder_round_trip(tmp_path):
     torch.load(tmp_path / "encoder.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("which", ("best", "last"))
-def test_run_round_trip(tmp_path, which):
-    network = speed_up(grasp_model(pool="hand", loss="mdn"))
-    names = [f"joint {j}" for j in range(12)]
-    content = {"config": dataclasses.asdict(network.config), "model": network.state_dict(), "joint_names": names}
-    checkpoints.save_checkpoint(tmp_path / f"{which}.pt", content)
-    loaded = checkpoints.load_run(tmp_path, which)
-    inputs = clouds_of(2), torch.tensor([0, 1, 1]), poses_of(3)
-    assert torch.equal(loaded(*inputs)[0], network(*inputs)[0])
-    assert loaded.joint_names == names and not loaded.training
-
-
 def test_jepa_round_trip(tmp_path):
     jepa = speed_up(jepa_of())
     with torch.no_grad():
@@ -73,10 +61,6 @@ def test_jepa_round_trip(tmp_path):
     checkpoints.save_checkpoint(tmp_path / "encoder.pt", {"config": content["config"], "encoder": encoder.state_dict()})
     with pytest.raises(UserError, match="holds no predictor"):
         checkpoints.load_jepa(tmp_path / "encoder.pt")
-    del content["jepa"]["predictor.mask_token"]
-    checkpoints.save_checkpoint(tmp_path / "jepa.pt", content)
-    with pytest.raises(UserError, match="missing keys: predictor.mask_token"):
-        checkpoints.load_jepa(tmp_path / "jepa.pt")
 
 
 @pytest.mark.parametrize("name", SHIPPED_SHA256)
@@ -255,12 +239,6 @@ def test_official_predictor_and_targets(tmp_path, monkeypatch, heads, predictor_
 def test_paper_preset_has_the_keys_and_shapes_of_the_official_file():
     state = official_state(**FULL_SIZE, gain=0)
     assert len(state) == 546
-    for name, shape in (
-        ("first_conv.0", (128, 3, 1)),
-        ("second_conv.0", (512, 512, 1)),
-        ("second_conv.3", (384, 512, 1)),
-    ):
-        assert state[f"tokenizer.embedding.encoder.{name}.weight"].shape == shape
     config = dataclasses.replace(PRESETS["paper"], up="y", **model.PRETRAINING)
     found = checkpoints.official_config({"state_dict": state}, "file")
     assert {name: getattr(config, name) for name in found} == found
@@ -280,22 +258,14 @@ def test_official_file_errors_name_what_is_wrong(tmp_path):
 
     cases = [
         ("missing keys: student.blocks.1.attn.qkv.bias", without("student.blocks.1.attn.qkv.bias"), {}),
-        ("missing keys: teacher.online_model.norm.bias", without("teacher.online_model.norm.bias"), {}),
-        ("missing keys: mask_token", without("mask_token"), {}),
         ("missing student.norm.weight", without("student.norm.weight"), {}),
         ("leftover keys: cls_head.weight", {**whole, "cls_head.weight": torch.zeros(3)}, {}),
         ("shapes contradict", {**whole, "positional_encoding.0.bias": torch.zeros(64)}, {}),
-        ("shapes contradict", {**whole, "student.blocks.0.norm1.bias": torch.zeros(24, 1)}, {}),
         ("shapes contradict", {**whole, "teacher.ema_model.norm.bias": torch.zeros(25)}, {}),
-        ("shapes contradict", {**whole, "predictor.mask_token": torch.zeros(1, 1, 13)}, {}),
         ("missing keys: predictor.predictor_proj.bias", without("predictor.predictor_proj.bias"), {}),
-        ("leftover keys: student.blocks.0.extra", {**whole, "student.blocks.0.extra": torch.zeros(3)}, {}),
         ("missing student.norm.weight", {**whole, "student.norm.weight": torch.tensor(1.0)}, {}),
         ("not a dict of tensors", {**whole, 3: torch.zeros(3)}, {}),
-        ("not a dict of tensors", [1], {}),
         ("hyper_parameters are a list", whole, [1]),
-        ("predictor_depth = 6 contradicts", whole, {"predictor_depth": 6}),
-        ("encoder_depth = 12 contradicts", whole, {"encoder_depth": 12}),
         ("encoder_dim = 384 contradicts", whole, {"encoder_dim": 384}),
         ("add_pos_at_every_layer = False contradicts", whole, {"encoder_add_pos_at_every_layer": False}),
         ("heads must divide", whole, {"encoder_heads": 5}),

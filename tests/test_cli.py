@@ -71,15 +71,6 @@ def test_number_refuses(text):
     assert vars(parser.parse_args(["--share", "1", "--count", largest])) == {"share": 1.0, "count": 2**31 - 1}
 
 
-def test_help_says_a_default_of_zero():
-    parser = Parser("doc")
-    for name, default in (("zero", 0), ("float", 0.0), ("one", 1), ("none", None), ("switch", False)):
-        parser.add_argument(f"--{name}", default=default, help=f"a {name}")
-    text = " ".join(parser.format_help().split())
-    assert all(said in text for said in ("a zero (default: 0)", "a float (default: 0.0)", "a one (default: 1)"))
-    assert text.count("default") == 3
-
-
 def test_settings_as_flags_are_the_settings_again():
     parser = Parser("doc")
     parser.add_argument("--rate", type=number(float))
@@ -144,13 +135,12 @@ def test_closed_pipe_is_no_error(tmp_path):
     assert process.wait() == 0
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_poor_terminals_see_question_marks(encoding, tmp_path):
+def test_poor_terminals_see_question_marks(tmp_path):
     code = "print('15° α → ✓')\n    raise UserError('größe ✗')"
-    words, environment = script(code, tmp_path, PYTHONIOENCODING=encoding)
+    words, environment = script(code, tmp_path, PYTHONIOENCODING="cp1252")
     done = subprocess.run(words, capture_output=True, env=environment)
-    assert done.returncode == 2 and done.stdout.strip() == "15° α → ✓".encode(encoding, "replace")
-    assert done.stderr.strip() == "error: größe ✗".encode(encoding, "replace")
+    assert done.returncode == 2 and done.stdout.strip() == "15° α → ✓".encode("cp1252", "replace")
+    assert done.stderr.strip() == "error: größe ✗".encode("cp1252", "replace")
 
 
 # ---------------------------------------------------------------- libraries
@@ -170,11 +160,3 @@ def test_what_an_old_library_leads_to_is_said_of_the_library():
         script = f"import cli; from cli import libraries; libraries.NEEDED['trimesh'] = ({bound},); import cli.nowhere"
         ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
         assert ended.returncode == code and ended.stderr.startswith(said), ended.stderr
-
-
-def test_a_missing_or_old_library_is_named(monkeypatch):
-    assert libraries.lacking() == ""
-    monkeypatch.setitem(libraries.NEEDED, "torch", (99, 1))
-    monkeypatch.setitem(libraries.NEEDED, "nowhere", (1,))
-    said = libraries.lacking()
-    assert f"torch {libraries.versions()['torch']} is older than 99.1, nowhere is not installed; pip install" in said

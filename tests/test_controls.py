@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import fails
+from conftest import fails, training
 
 import controls
 import model
@@ -19,8 +19,7 @@ TINY = model.PRESETS["tiny"]
 
 
 def flags(box_root, runs, *more):
-    own = "--preset tiny --steps 8 --eval-every 4 --quiet --no-baseline --no-pictures --threads 1".split()
-    return [*own, "--data", str(box_root), "--runs", str(runs), *map(str, more)]
+    return training(box_root, runs, "--steps", 8, "--eval-every", 4, *more)
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +130,6 @@ def test_an_oracle_must_have_seen_all_labels_of_the_same_split(box_root, labelle
         encoding="utf-8",
     )
     assert "other data" in refused(folder=tmp_path / "other")
-
-
-def test_held_out_synsets_may_be_spelt_out(box_root, boxes, labelled, tmp_path):
-    spelt = train.parse(flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", labelled / "best.pt",
-                              "--held-out", *reversed(HELD_OUT)))  # fmt: skip
-    check_oracle(spelt, boxes[0].fingerprint, HELD_OUT)
 
 
 @pytest.mark.slow

@@ -87,12 +87,6 @@ def test_the_recording_that_names_other_joints_is_the_bad_one(tmp_path, capsys):
 # ---------------------------------------------------------------- the root and its cache
 
 
-def test_summary(box_root, capsys):
-    data.main([str(box_root), "--points", "64"])
-    out = capsys.readouterr().out
-    assert "18 objects of 4 synsets" in out and "joint_11" in out
-
-
 def test_second_read_uses_the_cache_and_sees_changes(tmp_path, monkeypatch):
     root = write_root(tmp_path / "root", {"03797390": 3})
     first = load(root)

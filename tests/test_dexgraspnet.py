@@ -1,7 +1,5 @@
 """synthesize.py --import dexgraspnet, and recordings without scores: grasps of other hands, from end to end."""
 
-import io
-import json
 import pickle
 import re
 
@@ -12,7 +10,6 @@ from scipy.spatial.transform import Rotation
 
 import data
 import synthesize
-import train
 from benchmark import dexgraspnet
 from cli.errors import UserError
 
@@ -79,16 +76,6 @@ def test_frames_scales_and_names(tmp_path, capsys):
     assert "has no scores or another hand" in card
 
 
-def test_training_from_end_to_end(tmp_path):
-    rng = np.random.default_rng(0)
-    for i in range(6):
-        size = rng.uniform(0.6, 1.6, 3)
-        write_object(tmp_path / "in", f"core-mug-{i}", entries_of(rng, 30, size=size), size)
-    bring(tmp_path / "in", tmp_path / "out")
-    flags = "--name run --preset tiny --steps 2 --no-baseline --no-pictures --quiet --threads 1"
-    train.main(["--data", str(tmp_path / "out"), "--runs", str(tmp_path), *flags.split()])
-    config = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
-    assert config["network"]["joints"] == len(JOINTS)
 
 
 def test_recordings_with_and_without_scores_in_one_root(tmp_path, capsys):
@@ -110,9 +97,7 @@ def test_recordings_with_and_without_scores_in_one_root(tmp_path, capsys):
 
 FAULTS = {  # how to spoil the fourth of five entries, and what is said
     "no scale": (lambda entry: entry.pop("scale"), "entry 3: has no 'scale'"),
-    "no qpos": (lambda entry: entry.pop("qpos"), "entry 3: has no 'qpos'"),
     "a word": (lambda entry: entry.update(scale="big"), "entry 3: 'scale' is not a finite number"),
-    "no length": (lambda entry: entry.update(scale=0.0), "entry 3: 'scale' makes the object 0 or over 2 m long"),
     "long": (lambda entry: entry.update(scale=90.0), "entry 3: 'scale' makes the object 0 or over 2 m long"),
     "no wrist": (lambda entry: entry["qpos"].pop("WRJRx"), "entry 3: 'qpos': has no 'WRJRx'"),
     "no joint": (lambda entry: entry["qpos"].pop(JOINTS[1]), "entry 3: 'qpos': has no 'robot0:FFJ3'"),
@@ -123,9 +108,9 @@ FAULTS = {  # how to spoil the fourth of five entries, and what is said
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_name_file_and_entry(tmp_path, fault):
-    entries, (spoil, message) = entries_of(np.random.default_rng(0), 5), FAULTS[fault]
+@pytest.mark.parametrize("spoil, message", FAULTS.values(), ids=FAULTS)
+def test_faults_name_file_and_entry(tmp_path, spoil, message):
+    entries = entries_of(np.random.default_rng(0), 5)
     spoil(entries[3])
     path = write_object(tmp_path, "core-mug-1", entries)
     with pytest.raises(UserError) as error:
@@ -133,20 +118,15 @@ def test_faults_name_file_and_entry(tmp_path, fault):
     assert str(path) in str(error.value) and message in str(error.value)
 
 
-def as_npy(value):
-    file = io.BytesIO()
-    np.save(file, value, allow_pickle=True)
-    return file.getvalue()
-
-
 def test_files_that_are_no_grasps(tmp_path, capsys, problems):
     entries = entries_of(np.random.default_rng(0), 5)
     path = write_object(tmp_path, "core-mug-1", entries)
     whole = path.read_bytes()
+    np.save(tmp_path / "numbers.npy", np.arange(5))
     cases = {
-        "cut": (whole[:-40], "cut short"), "empty": (b"", "not an array"), "text": (b"hello", "not an array"),
-        "numbers": (as_npy(np.arange(5)), "plain numbers"), "pointer": (b"version https://git-lfs x", "Git LFS"),
-        "no header": (pickle.dumps(entries), "not an array"),
+        "cut": (whole[:-40], "cut short"), "no header": (pickle.dumps(entries), "not an array"),
+        "numbers": ((tmp_path / "numbers.npy").read_bytes(), "plain numbers"),
+        "pointer": (b"version https://git-lfs x", "Git LFS"),
     }  # fmt: skip
     for name, (content, message) in cases.items():
         with problems.of(name):
@@ -157,7 +137,6 @@ def test_files_that_are_no_grasps(tmp_path, capsys, problems):
     assert "none of its objects (1) can be used" in fails(synthesize.main, [*argv, tmp_path], capsys)
     assert not (tmp_path / "out").exists()
     assert "no .npy files" in fails(synthesize.main, [*argv, tmp_path / "meshdata"], capsys)
-    assert "nowhere/dataset: no .npy files" in fails(synthesize.main, [*argv, tmp_path / "nowhere"], capsys)
     assert "only format" in fails(synthesize.main, ["--out", tmp_path / "out", "--import", "other", tmp_path], capsys)
     assert "--grasps" in fails(synthesize.main, [*argv, tmp_path, "--grasps", 3], capsys)
     path.write_bytes(whole)

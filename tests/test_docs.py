@@ -44,23 +44,20 @@ def commands():
 
 
 @pytest.fixture(scope="module")
-def places(box_root, tiny_run, tmp_path_factory):
+def places(box_root, tiny_run, shapes, tmp_path_factory):
     """What the commands' placeholders stand for: name -> path."""
     folder = tmp_path_factory.mktemp("docs")
     hyper = {"encoder_heads": 2, "predictor_heads": 2, "tokenizer_num_groups": 8, "tokenizer_group_size": 8}
     sizes = {"width": 32, "w1": 16, "w2": 16, "w3": 32, "predictor_width": 16, "predictor_depth": 1}
     official_file(folder / OFFICIAL, hyper | {"transformation_subsample_points": 64}, **sizes)
-    for name in ("clouds", "meshes"):
-        (folder / name).mkdir()
-    for i in range(4):
-        np.save(folder / "clouds" / f"{i}.npy", np.random.default_rng(i).normal(size=(64, 3)))
+    (folder / "meshes").mkdir()
     write_box(folder / "meshes" / "box.obj", np.array([0.06, 0.06, 0.12]))
     names = {
         "ROOT": box_root, "my_root": box_root, "RUN": tiny_run / "run",
         "other_root": write_root(folder / "other", {"1": 3}, seed=5),
         "mug.obj": tiny_run / "box.obj", "MESHES": folder / "meshes", "data/real_meshes/objects": folder / "meshes",
         "my_hand.json": ROOT / "hand/benchmark.json", "my_encoder.pt": tiny_run / "encoder.pt",
-        OFFICIAL: folder / OFFICIAL, "FOLDER": folder / "clouds",
+        OFFICIAL: folder / OFFICIAL, "FOLDER": shapes,
         "FILE.png": folder / "picture.png", "FILE.html": folder / "page.html",
     }  # fmt: skip
     return {name: str(path) for name, path in names.items()}

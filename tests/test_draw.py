@@ -1,13 +1,12 @@
-"""pictures/: the camera, the hand of a picture and its colours by contact, the panels of a sheet, a run's curve."""
+"""pictures/: the camera, the hand of a picture and its colours by contact, the colours of a sheet."""
 
 import numpy as np
-import pytest
 import torch
 from hand.closing import CONTACT
 from hand.holds import FREE_DEPTH
 
 from hand import kinematics
-from pictures import curve, draw, photo, sheet
+from pictures import draw, photo, sheet
 
 GRASP = np.r_[0.02, -0.03, 0.3, 1, 0, 0, 0, np.zeros(12)]  # 30 cm over the origin, looking down
 
@@ -35,12 +34,6 @@ def test_cameras_stand_where_they_say():
     eye = [np.cos(0.4) * np.cos(0.3), np.cos(0.4) * np.sin(0.3), np.sin(0.4)]
     assert np.allclose(view.T @ view, np.eye(3)) and np.allclose(view[:, 2], -np.array(eye)) and view[2, 1] > 0
     assert np.allclose(np.cross(view[:, 0], view[:, 1]), -view[:, 2])  # right, up, towards the eye: not a mirror
-
-
-def test_titles_name_the_category():
-    assert draw.scene_title("03797390/mug_0003/1") == "mug_0003, scene 1"
-    assert draw.scene_title("03797390/b7f1/0") == "mug b7f1, scene 0"
-    assert draw.scene_title("tools/wrench/2") == "tools wrench, scene 2"
 
 
 def test_links_are_coloured_by_contact():
@@ -80,15 +73,3 @@ def test_like_features_have_like_colours():
     assert apart[np.triu_indices(3, 1)].min() > 0.3
     again = sheet.feature_colours(features.flatten(0, 1) * 7 + 3)  # a shift and a scale are no difference
     assert np.allclose(again, colours)
-
-
-@pytest.mark.slow
-def test_curve_of_a_run(tmp_path):
-    """Rows as train.py has them or as a CSV gives them back; lines where they are given."""
-    names = ("step", "train_loss", "val_top_logit_rmse", "val_best_of_k_rmse", "val_coverage_15")
-    rows = [dict(zip(names, values)) for values in ((100, 0.2, 0.4, 0.2, 0.5), (200, -0.1, 0.3, 0.1, 0.7))]
-    texts = [{name: str(value) for name, value in row.items()} for row in rows]
-    for name, given, lines in (("a", rows, ()), ("b", texts, ()), ("c", rows, (100, 0.35))):
-        curve.draw_curve(given, tmp_path / name, "runs/a", *lines)
-    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
-    assert a[:4] == b"\x89PNG" and a == b != c

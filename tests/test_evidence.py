@@ -14,8 +14,8 @@ from scipy import stats
 import sweep
 from cli.errors import UserError
 from data import load_dataset
-from lab import by_object, control_table, future, published, table1
-from lab.rows import METRICS, best_rates, command_of, flags_of, read_rows, write_rows
+from lab import by_object, published, table1
+from lab.rows import METRICS, command_of, flags_of, read_rows, write_rows
 from loop.pace import warmup_cosine
 from splits import HELD_OUT
 
@@ -100,20 +100,9 @@ def test_packs_are_one_arm():
     assert found.objects.tolist() == ["a", "b"] and found.grasps.tolist() == [4, 4]
     np.testing.assert_allclose(found.squared, [[0.1 + 3 * 0.5, 3 * 0.1 + 0.5], [0.3 + 3 * 0.7, 3 * 0.3 + 0.7]])
     assert by_object.arm_errors(errors, rows, "test") is None
-
-
-def test_best_rates_are_of_each_place():
-    def trial(init, backbone, head, rmse):
-        return {"command": f"python train.py --init {init} --lr-backbone {backbone} --lr-head {head} --seed 0",
-                "top_logit_rmse": rmse}  # fmt: skip
-
-    rows = [trial("jepa", "0", "1e-3", "0.4"), trial("jepa", "1e-4", "2e-3", "0.3")]
-    rows += [trial("jepa", "1e-3", "1e-3", ""), trial("scratch", "1e-5", "1e-3", "0.5")]
-    rows += [{"command": "python train.py --init random --lr-head 2e-3", "top_logit_rmse": "0.1"}]
-    assert best_rates(rows, lambda flags: flags["--init"]) == {
-        "jepa": {"--lr-backbone": "1e-4", "--lr-head": "2e-3"}, "random": {"--lr-head": "2e-3"},
-        "scratch": {"--lr-backbone": "1e-5", "--lr-head": "1e-3"},
-    }  # fmt: skip
+    errors[rows[0]["command"], "val"] = np.array(["a", "c"]), grasps, np.ones(2)
+    with pytest.raises(UserError, match="different objects"):
+        by_object.arm_errors(errors, rows, "val")
 
 
 # ---------------------------------------------------------------- table1
@@ -158,20 +147,8 @@ def test_table1_by_hand(table1_files):
     assert "jepa over scratch" in gains and "scratch |" not in gains
     assert "| test | A and B | 0.1 | paper's | jepa | 50.0 (50.0 to 50.0) |" in gains
     assert "| test | A | 0.1 | own best | jepa | 75.0 (75.0 to 75.0) |" in gains
-
-
-def test_table1_against_another(table1_files, tmp_path):
-    """An encoder without a scratch of its own: half the RMSE of the other table's jepa, a quarter of its scratch."""
-    old, rows = table1_files
-    errors = by_object.read_errors(old)
-    by_object.write_errors(tmp_path, {key: (ids, n, squared / 4) for key, (ids, n, squared) in errors.items()})
-    ours = [row for row in rows if "--init jepa" in row["command"]]
-    text = table1.table1_text(ours, SimpleNamespace(out=tmp_path, against=old))
-    _, over, scratch = text.split("## Relative")
-    assert "RMSE over old" in over and "| test | B | 0.1 | paper's | jepa | 50.0 (50.0 to 50.0) |" in over
-    assert "jepa over scratch of old" in scratch and "| B | 0.1 | paper's | jepa | 75.0 (75.0 to 75.0) |" in scratch
     with pytest.raises(UserError, match="none: no rows.csv"):
-        table1.table1_text(rows, SimpleNamespace(out=tmp_path, against=tmp_path / "none"))
+        table1.table1_text(rows, SimpleNamespace(out=out, against="none"))
 
 
 def test_rows_that_a_table_does_not_tell_apart_are_refused(table1_files):
@@ -185,71 +162,6 @@ def test_rows_that_a_table_does_not_tell_apart_are_refused(table1_files):
     ):  # fmt: skip
         with pytest.raises(UserError, match=f"rows.csv: rows of one table.* differ in .*{named}"):
             table1.check_alike([*rows, {"command": command.replace(old, new)}], "rows.csv")
-
-
-# ---------------------------------------------------------------- controls
-
-
-def test_every_arm_is_compared_with_random_weights(tmp_path):
-    """A column per arm that has runs, empty where it has none at a budget."""
-    levels = {"random": 0.4, "size": 0.6, "jepa": 0.3, "oracle": 0.1}
-    places = [("0.1", name) for name in levels] + [("1", "size"), ("1", "random")]
-    words = {name: f"--init {name}" for name in levels} | {"size": "--pool size"}
-    rows = [
-        {"command": f"python train.py --budget {budget} --k 5 {words[name]} --lr-head 1e-3 --seed 0",
-         "test_top_logit_rmse": "0.3"}
-        for budget, name in places
-    ]  # fmt: skip
-    errors = {}
-    for row, (_, name) in zip(rows, places):
-        of_run = [f"o{i:02}" for i in range(40)], np.arange(1, 41), levels[name] * np.linspace(0.5, 1.5, 40)
-        errors |= {(row["command"], suite): of_run for suite in control_table.SUITES}
-    by_object.write_errors(tmp_path, errors)
-    text = control_table.controls_text(rows, SimpleNamespace(out=tmp_path))
-    assert "| 0.1 | 5 | oracle | 1 | 0.3000 | – | – | 1e-3 |" in text
-    gains = text.split("## By how much")[1].splitlines()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in gains if line.startswith("| ")]
-    assert cells[0][3:] == ["random", "size", "jepa", "oracle"]
-    few, many = cells[2], cells[3]
-    assert few[1] == "0.1" and float(few[4].split()[0]) < 0 < float(few[5].split()[0]) < float(few[6].split()[0])
-    assert many[1] == "1" and many[4] and many[5:] == ["", ""]
-    other = errors | {(rows[0]["command"] + "1", "val"): (["elsewhere"], np.ones(1), np.ones(1))}
-    by_object.write_errors(tmp_path, other)
-    with pytest.raises(UserError, match="different objects"):
-        control_table.controls_text(
-            [*rows, rows[0] | {"command": rows[0]["command"] + "1"}], SimpleNamespace(out=tmp_path)
-        )
-
-
-# ---------------------------------------------------------------- Section VI
-
-
-def future_row(flags, seed, rmse):
-    named = future.SHARED | {"--init": "scratch"} | flags | {"--seed": str(seed)}
-    values = {"top_logit_rmse": rmse, "best_of_k_rmse": 0.1, "coverage_15": 0.9, "top_coverage_15": 0.5, "holds": 0.2,
-              "selection_gap": 0.05, "diversity": 0.3}  # fmt: skip
-    tests = {f"{suite}_top_logit_rmse": rmse + 0.01 for suite in future.SUITES[1:]}
-    costs = {"parameters_trained": 2.5e6, "ms_per_step": 50 + 1.4142 * seed, "memory_mb": 900}
-    return {"command": command_of(named)} | values | tests | costs
-
-
-def test_variants_are_compared_at_equal_seeds(tmp_path):
-    rows = [future_row({}, 0, 0.30), future_row({}, 1, 0.50)]  # seed 1 has no partner
-    rows += [future_row({"--loss": "relaxed"}, 0, 0.27)]
-    errors = {
-        (one["command"], suite): ([f"o{i}" for i in range(10)], [4] * 10, [one["top_logit_rmse"] ** 2] * 10)
-        for one in rows for suite in ("val", "test", "test_category")
-    }  # fmt: skip
-    by_object.write_errors(tmp_path, errors)
-    diverged = future_row({"--loss": "relaxed"}, 1, 9.0)
-    rows.append(diverged | dict.fromkeys(diverged.keys() - {"command"}, "") | {"failed": "diverged"})
-    text = future.future_text(rows, SimpleNamespace(out=tmp_path))
-    (line,) = re.findall(r"\| scratch \| relaxed \| 2 \(1 diverged\) \|.*", text)
-    assert "0.2700 | 10.0 (10.0 to 10.0) | 0.1000 | 0.0500 | 0.300 | 0.900 | 0.500 | 0.200" in line
-    assert "| scratch | default | 2 | 0.4000 ± 0.1414 |  |" in text
-    assert "| scratch | default | 2.50 | 51 ± 1 | 900 ± 0 |" in text
-    with pytest.raises(UserError, match="--steps"):
-        future.future_text([*rows, future_row({"--steps": "7"}, 2, 0.3)], SimpleNamespace(out=tmp_path))
 
 
 # ---------------------------------------------------------------- the published protocol
@@ -289,12 +201,8 @@ def test_scatter_of_draws_by_hand():
         return {"command": f"python sweep.py published {words}", "top_logit_rmse": rmse}
 
     rows = [row(0, "scratch", 0, 0.4), row(0, "jepa", 0, 0.3), row(1, "scratch", 1, 0.5), row(1, "jepa", 1, 0.55)]
-    rows += [
-        row(0, "scratch", 1, 0.44),
-        row(2, "jepa", 2, 0.1),
-        row(0, "scratch", 0, 0.2, "0.25"),
-        row(5, "jepa", 5, ""),
-    ]
+    rows += [row(0, "scratch", 1, 0.44), row(2, "jepa", 2, 0.1), row(0, "scratch", 0, 0.2, "0.25")]
+    rows += [row(5, "jepa", 5, "")]
     assert published.improvements(rows, "jepa")["0.01"] == pytest.approx([25, -10])
     assert published.improvements(rows, "scratch again")["0.01"] == pytest.approx([-10])
     text = published.published_text(rows, None)

@@ -1,12 +1,10 @@
 """files/frames.py: what does not fit between meshes, wrists and quaternions is said once, and of right data nothing."""
 
 import itertools
-import re
 import shutil
 
 import numpy as np
 import pytest
-from conftest import fails, write_root
 from scipy.spatial.transform import Rotation
 
 import data
@@ -94,26 +92,6 @@ def scaled(factor):
     return lambda clouds, poses, scene: (clouds * factor, poses, scene)
 
 
-def each_turned(axes):
-    """No fault: each scene, cloud and wrists, by a rotation of its own about z or about any axis, standing again."""
-
-    def turn(clouds, poses, scene):
-        rng = np.random.default_rng(1)
-        angle = 2 * np.pi * rng.random(len(clouds))
-        rotation = (
-            Rotation.from_rotvec(angle[:, None] * (0, 0, 1))
-            if axes == "z"
-            else Rotation.random(len(clouds), random_state=1)
-        )
-        clouds = np.stack([rotation[i].apply(cloud) for i, cloud in enumerate(clouds)])
-        wrist, lowest = rotation[scene].apply(poses[:, :3]), clouds[:, :, 2].min(1)
-        clouds[:, :, 2] -= lowest[:, None]
-        wrist[:, 2] -= lowest[scene]
-        return clouds, np.concatenate([wrist, (rotation[scene] * Rotation.from_quat(poses[:, 3:])).as_quat()], 1), scene
-
-    return turn
-
-
 def raised(clouds, poses, scene):
     return clouds + (0, 0, 0.3), poses + (0, 0, 0.3, 0, 0, 0, 0), scene
 
@@ -130,15 +108,10 @@ FAULTS = {  # what is wrong, and what may be said of it; ours sees the object al
     "inverse rotations": (inverse_rotations, "rotations fit far better inverted"),
     "inverse poses": (inverse_poses, *PLACES),
     "w first in one scene": (one_scene(w_first), "1 of 6 scenes see the object elsewhere", "the first scene_5;"),
-    "inverse rotations in one scene": (one_scene(inverse_rotations), "1 of 6 scenes see"),
     "palm away": (turned((0, 180, 0)), f"along -z {AWAY}", f"-z {AWAY}"),
     "turned about x": (turned((90, 0, 0)), f"along +y {AWAY}", f"along +y -z {AWAY}"),
-    "turned back about x": (turned((-90, 0, 0)), f"along -y {AWAY}", f"-y +z {AWAY}", f"-y -z {AWAY}"),
     "turned about y": (turned((0, 90, 0)), f"along -x {AWAY}", "along -x +y of", "along -x -y of"),
-    "turned back about y": (turned((0, -90, 0)), f"along +x {AWAY}", "along +x +y of", "along +x -y of"),
     "shifted by 20 cm": (shifted(0.2, 0, 0), *PLACES),
-    "raised by 20 cm": (shifted(0, 0, 0.2), *PLACES),
-    "shifted by 40 cm": (shifted(0.4, 0, 0), "are over 0.3 m from their object"),
     "raised by 40 cm": (shifted(0, 0, 0.4), "are over 0.3 m from their object"),
     "mesh too large": (scaled(5), "lie inside the bounding box"),
     "mesh too small": (scaled(0.05), "6 meshes are shorter than 0.02 m"),
@@ -160,12 +133,10 @@ SETS = list(itertools.product(("around", "top", "side"), CONTRACT))
 
 
 # ---------------------------------------------------------------- what is said
-@pytest.mark.parametrize("change", ["none", "each turned about z", "each turned about xyz"])
 @pytest.mark.parametrize("view, hand", SETS)
-def test_right_data_gets_no_warning(view, hand, change):
+def test_right_data_gets_no_warning(view, hand):
     for spread, seed in itertools.product((0, 8, 15, 25), range(3)):
-        right = right_set(view, CONTRACT[hand], spread, seed=seed)
-        assert warnings_of(*(right if change == "none" else each_turned(change.split()[-1])(*right))) == []
+        assert warnings_of(*right_set(view, CONTRACT[hand], spread, seed=seed)) == []
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -189,58 +160,22 @@ def test_objects_of_the_benchmark_get_no_warning(tmp_path, capsys):
     assert "14 objects of 14 synsets" in told.out and "along +y +z of" in told.out and told.err == ""
 
 
-def test_gap_to_the_box_by_hand():
-    """A cube from 0 to 0.1 m; a wrist 0.3 and 0.4 m beside it in two axes, one inside, one 0.05 m over it."""
-    corners = np.array([[x, y, z] for x in (0, 0.1) for y in (0, 0.1) for z in (0, 0.1)], dtype=np.float32)
-    wrists = np.array([[0.4, 0.5, 0.05], [0.05, 0.05, 0.05], [0.05, 0.05, 0.15]])
-    poses = np.concatenate([wrists, np.tile([0, 0, 0, 1.0], (3, 1))], axis=1)
-    figures = frames.frame_figures(corners[None], poses, np.zeros(3, dtype=np.int64))
-    assert (figures["inside"], figures["far"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
-    assert figures["gap"] == pytest.approx(0.05)
-
-
 def test_few_grasps_say_nothing_about_the_order():
     clouds, poses, scene = w_first(*right_set("around"))
     assert warnings_of(clouds, poses, scene) and not warnings_of(clouds[:1], poses[:40], scene[:40])
 
 
 # ---------------------------------------------------------------- by the commands
-def change_grasps(root, change):
-    """Rewrite all recordings of a root with their grasps changed."""
-    for path in root.rglob("recording.npz"):
-        arrays = dict(np.load(path))
-        np.savez(path, **arrays | {"grasps": change(arrays["grasps"])})
-
-
 def test_commands_warn_of_a_root(box_root, tiny_run, tmp_path, capsys):
     root = shutil.copytree(box_root, tmp_path / "root", ignore=shutil.ignore_patterns(".cache"))
     warning = f"warning: {root}: quaternions fit far better as w x y z"
     data.main([str(root)])
     told = capsys.readouterr()
     assert told.err == "" and "to the object along +z of the hand, mean direction 1.00 long as x y z w" in told.out
-    change_grasps(root, lambda grasps: grasps[:, [0, 1, 2, 6, 3, 4, 5, *range(7, grasps.shape[1])]])
+    for path in root.rglob("recording.npz"):
+        arrays = dict(np.load(path))
+        np.savez(path, **arrays | {"grasps": arrays["grasps"][:, [0, 1, 2, 6, 3, 4, 5, *range(7, 19)]]})
     data.main([str(root)])
     assert warning in capsys.readouterr().err
     evaluate.main([str(tiny_run / "run"), "--data", str(root), "--quiet"])
     assert warning in capsys.readouterr().err
-
-
-GAP = r"recording.npz: 'grasps': row \d: the wrist is {} m from the mesh, the limit is 0.5 m; both must be in metres"
-FAR_AWAY = "mesh.obj: lies at .* from the grasps' positions"
-
-
-@pytest.mark.parametrize(
-    "distance, said", [(0.7, GAP.format(r"0\.[789]\d*")), (5, GAP.format(r"5\.\d+")), (1e7, FAR_AWAY)]
-)
-def test_a_scene_out_of_reach_is_an_error_of_that_scene(tmp_path, distance, said, capsys):
-    root = write_root(tmp_path / "root", {"03797390": 12}, grasps=8)
-    bad = root / "03797390" / "object_003" / "scene_0"
-    words = [line.split() for line in (bad / "mesh.obj").read_text(encoding="utf-8").splitlines()]
-    moved = [["v", str(float(word[1]) + distance + 0.2), *word[2:]] if word[0] == "v" else word for word in words]
-    (bad / "mesh.obj").write_text("\n".join(map(" ".join, moved)), encoding="utf-8", newline="\n")
-    for _ in range(2):  # the second time with the cache that --skip-bad has written
-        assert re.search(f"{bad}/{said}", fails(data.main, [root], capsys))
-        data.main([str(root), "--skip-bad"])
-        told = capsys.readouterr()
-        assert "11 objects" in told.out and f"excluded 03797390/object_003/scene_0: {bad}" in told.out
-        assert told.err == ""

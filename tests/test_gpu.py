@@ -1,29 +1,23 @@
 """What needs a CUDA device, each path once; skipped without one (fixture gpu). `python -m pytest -k gpu` runs these.
 
-And what only a GPU uses but any machine can test: captured steps and padded batches.
+And what only a GPU uses but any machine can test: padded batches.
 """
 
-import contextlib
-import csv
 import dataclasses
-import functools
-import gc
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import interrupted
+from conftest import interrupted, read_csv, training
 
 import evaluate
 import model
 import pretrain_jepa
 import train
 from data import load_dataset
-from files.checkpoints import load_encoder, read_checkpoint, shipped_encoder
-from loop.graphs import WARM, Graphs
-from loop.machine import set_precision
+from files.checkpoints import read_checkpoint
+from loop.graphs import WARM
 from loop.pace import set_rate
 from splits import make_split
 from variants import surface_distances
@@ -31,14 +25,12 @@ from variants import surface_distances
 
 def small_run(root, runs, *flags):
     """Flags of a short training on the GPU."""
-    own = ["--data", root, "--runs", runs, *"--preset tiny --quiet --no-baseline --no-pictures --device cuda".split()]
-    return [str(flag) for flag in (*own, *flags)]
+    return training(root, runs, "--device", "cuda", *flags)
 
 
 def column(path, name):
     """A column of a .csv as floats."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [float(row[name]) for row in csv.DictReader(file)]
+    return [float(row[name]) for row in read_csv(path)]
 
 
 # ---------------------------------------------------------------- fine-tuning
@@ -83,44 +75,34 @@ def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_pat
     assert whole == pytest.approx(cut, abs=1e-4)
 
 
-def losses(root, device, graph, pad, steps, loss="wta"):
-    """Losses of a training without dropout, step by step, on batches with uneven numbers of grasps; and the step."""
+def losses(root, loss, pad):
+    """Losses of a training without dropout, step by step, on batches with uneven numbers of grasps."""
+    device = torch.device("cpu")
     flags = "--preset tiny --objects-per-batch 4 --grasps-per-object 8 --lr-backbone 1e-3".split()
     args, data = train.parse([*flags, "--loss", loss]), load_dataset(root, 64, quiet=True)
-    set_precision("fp32", device)
     split = make_split(data)
     config = dataclasses.replace(train.resolve_network(args)[0], dropout=0.0, attention_dropout=0.0, drop_path=0.0)
-    network = train.build_model(config, None, data, split.rows["train"], args).to(device)
+    network = train.build_model(config, None, data, split.rows["train"], args)
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    optimizer, generator = train.build_optimizer(network, args, graph), torch.Generator().manual_seed(0)
+    optimizer, generator = train.build_optimizer(network, args), torch.Generator().manual_seed(0)
     for group in optimizer.param_groups:
         set_rate(group, 1e-3)
-    run = train.Run(
-        args, Path(), device, "fp32", graph, data, split, network.train(), optimizer, generator, train.Progress()
-    )
-    stream = train.training_batches(data, split.rows["train"], args, 0, device, pad=pad)
-    step, found = Graphs(functools.partial(train.training_step, run), graph), []
-    for _ in range(steps):
+    state = data, split, network.train(), optimizer, generator, train.Progress()
+    run = train.Run(args, Path(), device, "fp32", False, *state)
+    stream, found = train.training_batches(data, split.rows["train"], args, 0, device, pad=pad), []
+    for _ in range(12):
         scenes, *batch = next(stream)
-        loss, finite = step(scenes, *batch, model.start_points(generator, len(scenes), 64, device))
-        assert finite.item()
+        loss, _ = train.training_step(run, scenes, *batch, model.start_points(generator, len(scenes), 64, device))
         found.append(loss.item())
-    return found, step
-
-
-def test_gpu_graph_has_the_losses_of_single_operations(gpu, box_root):
-    expected, _ = losses(box_root, gpu, False, False, 50)
-    found, step = losses(box_root, gpu, True, True, 50)
-    assert step.eager < 25 and found == pytest.approx(expected, abs=1e-4)
+    return found
 
 
 @pytest.mark.parametrize("loss", ["wta", "mdn", "hedged"])
 def test_padded_steps_have_the_losses_of_the_real_grasps(box_root, loss):
     """And their gradients, or the losses of later steps would not agree."""
-    expected, _ = losses(box_root, torch.device("cpu"), False, False, 12, loss)
-    found, _ = losses(box_root, torch.device("cpu"), False, True, 12, loss)
+    expected, found = losses(box_root, loss, pad=False), losses(box_root, loss, pad=True)
     assert found == pytest.approx(expected, abs=1e-4) and len(set(expected)) == 12
 
 
@@ -133,24 +115,12 @@ def test_gpu_surface_distances_are_those_of_the_cpu(gpu):
     torch.testing.assert_close(found, surface_distances(clouds, index, poses), atol=1e-3, rtol=0)
 
 
-def test_gpu_encoder_has_the_features_of_the_cpu(gpu):
-    encoder = load_encoder(shipped_encoder("small"))
-    clouds = torch.rand(2, encoder.config.points, 3, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = encoder(clouds)[0]
-        found = encoder.to(gpu)(clouds.to(gpu))[0].cpu()
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
-
-
 # ---------------------------------------------------------------- pretraining
 @pytest.fixture
-def pretraining(tmp_path):
+def pretraining(shapes):
     """Flags of a short pretraining on the GPU."""
-    (tmp_path / "clouds").mkdir()
-    for i in range(16):
-        np.save(tmp_path / "clouds" / f"{i}.npy", np.random.default_rng(i).normal(size=(64, 3)))
     flags = "--preset tiny --batch 8 --save-every 10 --log-every 1 --quiet --precision fp32 --device cuda".split()
-    return ["--clouds", str(tmp_path / "clouds"), *flags]
+    return ["--clouds", str(shapes), *flags]
 
 
 def test_gpu_resumed_pretraining_draws_the_same_dropout(gpu, pretraining, tmp_path):
@@ -169,47 +139,3 @@ def test_gpu_pretraining_as_graphs_learns_the_same(gpu, pretraining, tmp_path):
     graph, single = (column(tmp_path / f"{name}.csv", "loss") for name in ("graph", "single"))
     assert graph[:WARM] == pytest.approx(single[:WARM], abs=1e-4)
     assert np.mean(graph[-10:]) == pytest.approx(np.mean(single[-10:]), rel=0.1)
-
-
-# ---------------------------------------------------------------- captured steps
-class Recorded:
-    """Stands in for torch.cuda.CUDAGraph: records the step by running it, replays it by running it again."""
-
-    def replay(self):
-        for into, again in zip(self.outputs, self.step(*self.held)):
-            into.copy_(again)
-
-
-@pytest.fixture
-def graphs_on_a_cpu(monkeypatch):
-    """`Graphs` that can be used without a GPU, as far as Python goes."""
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    for name in ("Stream", "current_stream", "graph_pool_handle"):
-        monkeypatch.setattr(torch.cuda, name, lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: contextlib.nullcontext())
-    capture = Graphs.capture
-
-    def recorded(graphs, inputs):
-        graph, graph.held, graph.outputs = found = capture(graphs, inputs)
-        graph.step = graphs.step
-        return found
-
-    monkeypatch.setattr(Graphs, "capture", recorded)
-
-
-def test_each_shape_is_warmed_captured_and_replayed(graphs_on_a_cpu):
-    graphs = Graphs(lambda x: (2 * x, x.sum()), use=True)
-    collects = gc.isenabled()
-    for call in range(3 * WARM):
-        for size in (2, 3):
-            double, total = graphs(torch.full((size,), float(call)))
-            assert double.tolist() == [2.0 * call] * size and total == size * call
-    assert graphs.eager == 2 * WARM and len(graphs.captured) == 2 and gc.isenabled() == collects
-
-
-def test_graphs_without_a_gpu_call_the_step():
-    graphs = Graphs(lambda x, y: (x + (y or 0),), use=False)
-    assert graphs(torch.ones(2), None)[0].tolist() == [1, 1]
-    assert graphs.eager == 1

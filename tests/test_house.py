@@ -87,11 +87,6 @@ def test_no_import_goes_round():
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(SOURCES)
 
 
-def test_the_paper_stands_on_its_own():
-    """Who reads the method reads model.py: no file, no command line, no variant of ours, no form of a layer."""
-    assert not imports(NAMES["model"])
-
-
 def test_lines_end_before_column_120():
     files = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
     long = [

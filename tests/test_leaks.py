@@ -6,7 +6,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from conftest import fails, write_box, write_root
+from conftest import fails, training, write_box, write_root
 
 import data
 import evaluate
@@ -17,7 +17,7 @@ from hand.scenes import scene_mesh
 from splits import make_split
 
 GROUPS = {"1": 14, "cafe\u0301": 9, "03948459": 2}  # one synset is decomposed, one held out
-TRAIN = "--preset tiny --steps 1 --budget 0.5 --no-baseline --no-pictures --threads 1 --quiet".split()
+TRAIN = "--steps 1 --budget 0.5".split()
 
 
 def claim(root, seed):
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
     for scene in root.glob("*/*/*"):
         (scene / "was").write_text(scene.parent.relative_to(root).as_posix(), encoding="utf-8")
     claim(root, 0)
-    train.main(["--data", str(root), "--runs", str(folder), "--name", "run", *TRAIN])
+    train.main(training(root, folder, "--name", "run", *TRAIN))
     return root, folder / "run"
 
 
@@ -201,7 +201,7 @@ def test_a_run_of_before_is_evaluated_with_a_word(trained, tmp_path, capsys):
     assert "the run has no objects.json; repeat its command there" in capsys.readouterr().err
     evaluate.main([str(old), "--suite", "test"])  # on its own data nothing is to be said
     assert capsys.readouterr().err == ""
-    train.main(["--data", str(root), "--runs", str(tmp_path), "--name", "old", *TRAIN])
+    train.main(training(root, tmp_path, "--name", "old", *TRAIN))
     assert (old / "objects.json").read_bytes() == (run / "objects.json").read_bytes()
 
 

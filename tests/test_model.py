@@ -213,15 +213,6 @@ def test_pools_without_weights():
     assert torch.equal(both, torch.cat([mean, highest], 1))
 
 
-@pytest.mark.parametrize("name", model.POOLS)
-def test_the_head_sees_as_much_as_a_pooling_says(name):
-    network = grasp_model(pool=name)
-    seen = network.pool(network.encode(clouds_of(2)), torch.tensor([0, 1, 1]), poses_of(3))
-    assert seen.shape == (3, network.pool.width) and network.head[0].in_features == network.pool.width + 7
-    has_encoder = any(name.startswith("encoder") for name in network.state_dict())
-    assert has_encoder == (network.pool.encoder is PointEncoder) and network.pool.__doc__
-
-
 def test_attention_pool_by_hand():
     torch.manual_seed(0)
     pool, tokens = model.AttentionPool(dataclasses.replace(TINY, width=8)), torch.randn(3, 5, 8)
@@ -254,16 +245,6 @@ def test_grasp_model_shapes_and_object_index(pool, k):
     assert torch.equal(joints, again)  # to the bit
     encoded = network.encode(clouds)
     assert torch.equal(network.decode(encoded, index, poses)[0], joints)
-
-
-def test_unit_sphere_models_see_size_and_place():
-    clouds, index, poses = clouds_of(1), torch.tensor([0]), poses_of(1)
-    for normalize, sees in (("unit_sphere", True), ("metric", False)):
-        network = grasp_model(normalize=normalize, scale=0.1)
-        assert network.pool.sees_size == sees
-        assert network.head[0].in_features == TINY.width + 7 + 4 * sees
-        bigger, _ = network(2 * clouds + 0.1, index, poses)
-        assert not torch.allclose(bigger, network(clouds, index, poses)[0], atol=1e-6)
 
 
 def test_head_sees_lengths_in_its_own_unit_and_the_quaternion():
@@ -427,7 +408,7 @@ def test_gradient_reaches_the_tokenizer_through_context_only():
     assert all(p.grad.abs().sum() > 0 for p in jepa.encoder.embed.parameters() if p.ndim > 1)
 
 
-def test_target_is_an_ema_copy_without_gradient_or_dropout():
+def test_target_is_a_copy_without_gradient_or_dropout():
     jepa = jepa_of(dropout=0.5, drop_path=0.5)
     assert not jepa.target.training and not jepa.train().target.training and jepa.encoder.transformer.training
     pairs = list(zip(jepa.target.parameters(), jepa.encoder.transformer.parameters()))
@@ -436,17 +417,6 @@ def test_target_is_an_ema_copy_without_gradient_or_dropout():
     loss.backward()
     assert not targets.requires_grad and predictions.requires_grad
     assert all(ours.grad is None and not ours.requires_grad for ours, _ in pairs)
-
-    before = [ours.clone() for ours, _ in pairs]
-    with torch.no_grad():
-        for _, theirs in pairs:
-            theirs.add_(torch.randn_like(theirs))
-    jepa.update_target(0.9)
-    for old, (ours, theirs) in zip(before, pairs):
-        torch.testing.assert_close(ours, 0.9 * old + 0.1 * theirs)
-    before = [ours.clone() for ours, _ in pairs]
-    jepa.update_target(1.0)
-    assert all(torch.equal(ours, old) for old, (ours, _) in zip(before, pairs))
 
 
 def test_targets_are_normalised_over_features_and_then_over_the_tokens_of_a_cloud():

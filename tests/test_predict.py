@@ -124,12 +124,3 @@ def test_predictions_that_leave_the_range_of_training_are_warned_of(folder, caps
     predict.main([str(folder / "narrow"), *words(folder)[1:]])
     warning = f"over 5° outside their range in training in 1 of 1 poses ({BENCHMARK.joint_names[11]})"
     assert warning in capsys.readouterr().err
-
-
-def test_picture(folder, tmp_path, monkeypatch, capsys):
-    drawn = []
-    monkeypatch.setattr(predict, "draw_grasps", lambda sheet, path, hand: drawn.append(sheet))
-    found = predict.main(words(folder, "--picture", tmp_path / "picture.png"))
-    (((_, _, grasp, title),),) = drawn
-    assert title == "pose 1" and f"saved {tmp_path}/picture.png" in capsys.readouterr().out
-    np.testing.assert_allclose(grasp, np.r_[ABOVE, joints_of(found)[0]], atol=1e-6)

@@ -1,13 +1,12 @@
 """pretrain_jepa.py: the loop, its augmentation and schedules."""
 
-import csv
 import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
-from conftest import fails, interrupted, write_box
+from conftest import fails, interrupted, read_csv
 from scipy.spatial.transform import Rotation
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -22,18 +21,6 @@ from files.writing import read_json, stable_seed
 STEPS = 14
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    """A folder of 24 random .npy clouds and two meshes."""
-    folder, rng = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
-    for i in range(24):
-        np.save(folder / f"{i:02d}.npy", (rng.normal(size=(80, 3)) * rng.uniform(0.02, 0.1, 3)).astype(np.float32))
-    (folder / "meshes").mkdir()
-    for i in range(2):
-        write_box(folder / "meshes" / f"box {i}.obj", np.array([0.1, 0.1, 0.1 + i / 10]))
-    return folder
-
-
 def arguments(shapes, out, *more):
     flags = f"--preset tiny --steps {STEPS} --batch 6 --log-every 2 --save-every 4 --quiet --threads 1".split()
     return ["--clouds", str(shapes), "--out", str(out), *flags, *map(str, more)]
@@ -46,27 +33,12 @@ def pretrained(shapes, tmp_path_factory):
     return out
 
 
-def curve(out):
-    """The rows of OUT's .csv."""
-    with open(out.with_suffix(".csv"), newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def outcome(out):
-    """Weights and curve, without times."""
-    rows = [row | {"clouds_per_s": None} for row in curve(out)]
-    return rows, {name: value.tolist() for name, value in read_checkpoint(out)["encoder"].items()}
-
-
 # ---------------------------------------------------------------- a run and its files
-def test_checkpoint_card_and_fine_tuning(pretrained, box_root, tmp_path):
+def test_checkpoint_and_card(pretrained):
     card = read_json(pretrained.with_suffix(".json"))
     assert card["shapes"] == 26 and card["clouds_seen"] == STEPS * 6 and card["settings"]["seed"] == 0 and card["curve"]
     assert set(torch.load(pretrained, weights_only=True)) == {"config", "encoder", "step"}
     assert not pretrained.with_suffix(".last.pt").exists()
-    own = f"--init jepa --jepa-ckpt {pretrained} --steps 2 --no-baseline --no-pictures --quiet"
-    argv = f"--data {box_root} --runs {tmp_path} {own}"
-    assert np.isfinite(train.main(argv.split())["suites"]["val"]["top_logit_rmse"])
 
 
 def test_a_run_follows_the_schedules(shapes, tmp_path):
@@ -79,8 +51,8 @@ def test_a_run_follows_the_schedules(shapes, tmp_path):
         hook.remove()
     rates = [pretrain_jepa.rate_at(step, STEPS, 1e-3) for step in range(STEPS)]
     taus = [pretrain_jepa.tau_at(step, STEPS, 0.9) for step in range(STEPS)]
-    assert [group["lr"] for group in groups] == [float(row["lr"]) for row in curve(tmp_path / "a.pt")] == rates
-    assert [float(row["tau"]) for row in curve(tmp_path / "a.pt")] == taus
+    assert [group["lr"] for group in groups] == [float(row["lr"]) for row in read_csv(tmp_path / "a.csv")] == rates
+    assert [float(row["tau"]) for row in read_csv(tmp_path / "a.csv")] == taus
     trained = [p for p in model.PointJEPA(model.PRESETS["tiny"]).parameters() if p.requires_grad]
     assert groups[0]["weight_decay"] == 0.05 and [p.shape for p in groups[0]["params"]] == [p.shape for p in trained]
 
@@ -189,8 +161,7 @@ def test_batches_are_epochs_and_can_start_anywhere():
 def test_out_is_a_file_of_its_own_beside_card_and_curve(tmp_path, shapes, capsys):
     """Else the card would be written over the encoder, or two encoders with a dot in their names share it."""
     (tmp_path / "folder.pt").mkdir()
-    for name in ("enc.json", "enc.csv", "tau0.99", "enc", "folder.pt"):
+    for name in ("enc.json", "tau0.99", "folder.pt"):
         assert "ends in .pt" in fails(pretrain_jepa.main, arguments(shapes, tmp_path / name), capsys)
-    for name in ("tau0.99", "tau0.999"):
-        pretrain_jepa.main(arguments(shapes, tmp_path / f"{name}.pt", "--steps", 1))
-        assert f"--out {tmp_path / name}.pt" in read_json(tmp_path / f"{name}.json")["command"]
+    pretrain_jepa.main(arguments(shapes, tmp_path / "tau0.99.pt", "--steps", 1))
+    assert (tmp_path / "tau0.99.json").exists()

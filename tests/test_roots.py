@@ -44,8 +44,3 @@ def test_roots_that_must_be_made_again(tmp_path, monkeypatch):
     message = refused(claim(Path("mine"), version=1, **ONE | {"objects": None, "meshes": "m", "grasps": 5}))
     assert "remove it and run: python synthesize.py --out mine --seed 0 --meshes m --grasps 5" in message
     assert "settings of its own" in refused(claim(Path("data/synthetic"), **SETTINGS | {"seed": 1}))
-
-
-def test_roots_that_are_not_there(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert "nothing: no such root; give the folder in which the data lies now as --data" in refused("nothing")

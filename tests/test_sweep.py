@@ -138,19 +138,14 @@ def test_rows_of_other_origins_are_not_gone_on_with(box_root, tmp_path, capsys):
 
 
 def test_errors(box_root, tmp_path, capsys):
-    wrong = [
-        ("--k", "pairs"), ("--k 0", "--k"), ("--seeds x", "--seeds"), ("--seed 1", "--seeds"), ("--from x", "--from"),
-        ("--against x", "table1"), ("--init jepa --jepa-ckpt none.pt", "none.pt"), ("--quick", "--quick"),
-        ("--tables", "no rows"), ("--rates x", "table1"),
-    ]  # fmt: skip
-    for more, message in wrong:
-        assert message in fails(sweep.main, arguments(box_root, tmp_path, *more.split()), capsys), more
     for words, message in (
+        ("grid --k", "pairs"), ("grid --k 0", "--k"), ("grid --seeds x", "--seeds"), ("grid --seed 1", "--seeds"),
+        ("grid --from x", "--from"), ("grid --against x", "table1"), ("grid --rates x", "table1"),
+        ("grid --init jepa --jepa-ckpt none.pt", "none.pt"), ("grid --quick", "--quick"), ("grid --tables", "no rows"),
         ("table1 --lr-head 1e-3", "--lr-head"), ("encoders", "FILE.pt"), ("controls posed", "no posed"),
         ("controls --pool hand", "--pool"), ("controls --init jepa", "--init"), ("future loras", "no loras"),
         ("future --lora 16", "--lora"), ("future --precision fp32,tf32", "--precision"),
-        ("published --pack B", "--pack"),
-        ("published --k 1,5", "one value"), ("published --seeds 5", "--seeds"),
+        ("published --pack B", "--pack"), ("published --k 1,5", "one value"), ("published --seeds 5", "--seeds"),
     ):  # fmt: skip
         kind, *more = words.split()
         assert message in fails(sweep.main, [kind, *more, *arguments(box_root, tmp_path)[1:]], capsys), words
@@ -179,50 +174,39 @@ def test_changed_labels_bring_no_old_result_back(tmp_path, capsys):
 
 def test_what_rows_differ_in_is_said():
     def row(flags, **more):
-        values = {"dataset": "x", "precision": "fp32"}
-        return {"command": f"python train.py {flags}"} | values | more
+        return {"command": f"python train.py {flags}", "dataset": "x", "precision": "fp32"} | more
 
     alike = [row("--k 1"), row("--k 5 --steps 2000"), row("--steps 9", failed="diverged", precision="")]
     assert differences(alike) == []
-    mixed = [
-        row("--k 1"),
-        row("--k 5", precision="bf16"),
-        row("--steps 50"),
-        row("--k 1", dataset="y"),
-    ]
-    assert differences(mixed) == [
-        "Rows differ in their dataset: x (3 rows), y (1 row).",
+    assert differences([row("--k 1"), row("--k 5", precision="bf16"), row("--steps 50"), row("--k 1")]) == [
         "Rows differ in their precision: bf16 (1 row), fp32 (3 rows).",
         "Rows differ in their number of steps: 2000 (3 rows), 50 (1 row).",
     ]
     machines = [("cpu", 1), ("cpu", 2), ("cuda", 2), ("cuda", 8)]
-    mixed = [row("--k 1", device=device, threads=threads) for device, threads in machines]
-    assert differences(mixed) == [
+    assert differences([row("--k 1", device=device, threads=threads) for device, threads in machines]) == [
         "Rows differ in their device: cpu (2 rows), cuda (2 rows).",
         "Rows differ in their number of threads: 1 (1 row), 2 (1 row).",
     ]
-    steps = [row(f"--steps {count}", commit="abc") for count in (8000, 8000)]
-    assert notes(steps) == ["Commands run at commit abc."]
+    assert notes([row("--steps 8000", commit="abc"), row("--steps 8000", commit="abc")]) == [
+        "Commands run at commit abc."
+    ]
     assert notes([row("--steps 1000"), row("--steps 500")])[0] == "Trainings of 500 and 1,000 steps: **unconverged**."
-    assert notes([steps[0] | {"commit": ""}, {"command": "nearest training grasp"}]) == []
 
 
 # ---------------------------------------------------------------- several processes
 
 
-@pytest.mark.parametrize("by", [pytest.param("a sweep", marks=pytest.mark.slow), "train.py"])
-def test_a_run_that_another_process_has_comes_last(by, box_root, tmp_path, monkeypatch, capsys):
+def test_a_run_that_another_process_has_comes_last(box_root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runner, "PAUSE", 0.05)
     argv, rows = arguments(box_root, tmp_path, "--k", "1,2"), tmp_path / "table" / "rows.csv"
     expected = sweep.main(argv)
     (first,) = (path for path in (tmp_path / "runs").glob("*.log") if "_k-1_" in path.name)
-    lock = first if by == "a sweep" else first.with_suffix("") / ".lock"
     rows.unlink()
     (first.with_suffix("") / "result.json").unlink()  # as if it were under way
     locking, meanwhile = threading.Event(), []
 
     def have_the_first_run():
-        with locked(lock) as mine:
+        with locked(first.with_suffix("") / ".lock") as mine:
             assert mine
             locking.set()
             deadline = time.monotonic() + 60
@@ -238,13 +222,6 @@ def test_a_run_that_another_process_has_comes_last(by, box_root, tmp_path, monke
     assert meanwhile == [expected[1]["command"]]  # the free one first
     assert f"another process has {first.with_suffix('')}" in capsys.readouterr().err
     assert [row | TIMED for row in again] == [row | TIMED for row in expected]
-
-
-@pytest.mark.slow
-def test_two_jobs_end_in_the_rows_of_one(box_root, tmp_path):
-    one = sweep.main(arguments(box_root, tmp_path / "one", "--k", "1,2"))
-    two = sweep.main([*arguments(box_root, tmp_path / "two", "--k", "1,2"), "--jobs", "2"])
-    assert [row | TIMED for row in two] == [row | TIMED for row in one]
 
 
 @needs_posix
@@ -275,9 +252,8 @@ def test_encoders_and_their_cards(box_root, tmp_path):
     path.with_suffix(".json").write_text(card, encoding="utf-8")
 
     def run(seeds):
-        return sweep.main(
-            ["encoders", str(path), *arguments(box_root, tmp_path, "--seeds", seeds, "--budget", "1")[1:]]
-        )
+        flags = arguments(box_root, tmp_path, "--seeds", seeds, "--budget", "1")[1:]
+        return sweep.main(["encoders", str(path), *flags])
 
     rows = run("0,1")
     assert [row["file"] for row in rows] == ["random", str(path)]
@@ -336,11 +312,8 @@ def test_given_rates_run_no_trials(box_root, tmp_path):
 @pytest.mark.slow
 def test_controls(box_root, tmp_path, capsys):
     """The oracle's run, trials, arms at the best rates of each, the table; then nothing is trained again."""
-    argv = [
-        "controls",
-        *"size random jepa oracle scratch".split(),
-        *arguments(box_root, tmp_path, "--budget", "0.5,1")[1:],
-    ]
+    arms = "size random jepa oracle scratch".split()
+    argv = ["controls", *arms, *arguments(box_root, tmp_path, "--budget", "0.5,1")[1:]]
     rows = sweep.main(argv)
     assert len(rows) == 5 * 2 * 2
     trials = read_rows(tmp_path / "table" / "trials.csv")

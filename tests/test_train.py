@@ -1,7 +1,5 @@
 """train.py: a run and its files, stopped and resumed, the settings of checkpoints, what contradicts."""
 
-import csv
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -9,33 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fails, interrupted, write_root
+from conftest import fails, interrupted, outcome, training, write_root
 from torch.nn.modules.module import register_module_forward_hook
 
 import model
 import train
 from data import load_dataset
-from files.checkpoints import load_encoder, load_run, read_checkpoint, save_checkpoint
+from files.checkpoints import load_encoder, load_run
 from files.writing import read_json
 from splits import make_split
 
-BATCHES = "--objects-per-batch 4 --grasps-per-object 3"
-TIMED = ("seconds", "ms_per_step")  # what differs between equal runs
-TINY = f"--preset tiny --steps 12 {BATCHES} --eval-every 3 --save-every 4 --quiet --threads 1"
+
+def arguments(box_root, runs, *more):
+    rhythm = "--steps 12 --objects-per-batch 4 --grasps-per-object 3 --eval-every 3 --save-every 4".split()
+    return training(box_root, runs, *rhythm, *more)
 
 
-def arguments(box_root, runs, *more, baseline=False):
-    alone = [] if baseline else ["--no-baseline", "--no-pictures"]
-    return [*f"--data {box_root} --runs {runs} {TINY}".split(), *alone, *map(str, more)]
-
-
-def outcome(folder):
-    """What must not change between equal runs: the curve and the result without times, the best weights."""
-    with open(folder / "metrics.csv", encoding="utf-8") as file:
-        rows = [row | {"seconds": None} for row in csv.DictReader(file)]
-    result = read_json(folder / "result.json") | dict.fromkeys(TIMED)
-    weights = read_checkpoint(folder / "best.pt")["model"]
-    return rows, result, {name: value.tolist() for name, value in weights.items()}
+def files_of(run):
+    """What must not change between equal runs."""
+    return outcome(run / "metrics.csv", run / "result.json", run / "best.pt")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +37,7 @@ def finished(box_root, tmp_path_factory):
 
 # ---------------------------------------------------------------- a run and its files
 def test_a_run_and_its_files(finished):
-    rows, result, _ = outcome(finished)
+    rows, (result,), _ = files_of(finished)
     assert [int(row["step"]) for row in rows] == [3, 6, 9, 12]
     val = result["suites"]["val"]
     assert val["top_logit_rmse"] == pytest.approx(min(float(row["val_top_logit_rmse"]) for row in rows), abs=1e-7)
@@ -60,17 +50,17 @@ def test_a_run_and_its_files(finished):
 
 def test_training_learns(box_root, tmp_path):
     """On boxes whose size sets the joints, 60 steps must beat the training mean by far."""
-    flags = "--preset tiny --steps 60 --objects-per-batch 10 --lr-backbone 1e-3 --lr-head 3e-3 --k 1 --eval-every 20"
-    result = train.main(f"--data {box_root} --runs {tmp_path} {flags} --no-baseline --no-pictures --quiet".split())
+    flags = "--steps 60 --objects-per-batch 10 --lr-backbone 1e-3 --lr-head 3e-3 --k 1 --eval-every 20".split()
+    result = train.main(training(box_root, tmp_path, *flags))
     assert result["suites"]["val"]["top_logit_rmse"] < 0.7 * result["training_mean"]["top_logit_rmse"]
 
 
 def test_same_seed_same_numbers_and_from(finished, tmp_path):
     again = f"--from {finished / 'config.json'} --runs {tmp_path} --no-baseline --no-pictures --quiet"
     train.main(f"{again} --name copy".split())
-    assert outcome(tmp_path / "copy") == outcome(finished)
+    assert files_of(tmp_path / "copy") == files_of(finished)
     train.main(f"{again} --name other --seed 1".split())
-    assert outcome(tmp_path / "other")[0] != outcome(finished)[0]
+    assert files_of(tmp_path / "other")[0] != files_of(finished)[0]
     shipped = Path(train.__file__).parent / "results/quickstart/config.json"  # has a --schedule, as runs once had
     assert train.parse(["--from", str(shipped)]).budget == 0.1
 
@@ -123,27 +113,14 @@ def test_every_pool_and_loss_trains(box_root, tmp_path, pool):
 # ---------------------------------------------------------------- stopped, resumed, kept
 
 
-def test_a_last_checkpoint_of_another_run_is_refused(box_root, tmp_path, capsys):
-    argv, last = arguments(box_root, tmp_path, "--name", "run"), tmp_path / "run" / "last.pt"
-    interrupted(train.main, argv, 2)
-    content = read_checkpoint(last)
-    other, progress = torch.optim.AdamW([torch.zeros(1)]).state_dict(), content["progress"]
-    for change, message in (
-        ({"settings": content["settings"] | {"steps": 10}}, "was started with other settings (steps)"),
-        ({"model": {}}, "missing keys"), ({"optimizer": other}, "is not of this run"),
-        *(({"progress": wrong}, "is not of this run") for wrong in ({"step": 2}, progress | {"more": 1}, [2], 2)),
-    ):  # fmt: skip
-        save_checkpoint(last, content | change)
-        assert f"last.pt: {message}" in fails(train.main, [*argv, "--resume"], capsys)
-
-
 @pytest.mark.slow
 def test_baseline_is_trained_once(box_root, tmp_path, capsys):
     """A run without --no-baseline trains `--pool size` beside it, once for all runs on the same data and budget.
 
     Ctrl-C in the baseline leaves the run as done as it is; the next run goes on with the baseline.
     """
-    argv, written = arguments(box_root, tmp_path, "--steps", 2, baseline=True), set()
+    argv, written = arguments(box_root, tmp_path, "--steps", 2), set()
+    argv.remove("--no-baseline")
     assert "the next run" in interrupted(train.main, [*argv, "--name", "stopped"], 3)
     assert "this run, step" in capsys.readouterr().out
     (baseline,) = tmp_path.glob("pose-and-size-*")
@@ -167,7 +144,8 @@ def test_a_finished_run_is_refused_where_its_data_has_changed(three_boxes, tmp_p
 
 
 def test_pictures_of_another_hand_are_its_curve_and_without_matplotlib_none(box_root, tmp_path, monkeypatch, capsys):
-    argv = [word for word in arguments(box_root, tmp_path, "--name", "run", "--steps", 2) if word != "--no-pictures"]
+    argv = arguments(box_root, tmp_path, "--name", "run", "--steps", 2)
+    argv.remove("--no-pictures")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib.figure", None)
         train.main(argv)
@@ -185,14 +163,6 @@ def test_jepa_settings_come_from_the_checkpoint(box_root, tiny_run, tmp_path, ca
     assert config.patches == 8 and config.dropout == model.FINE_TUNING["dropout"]
     for flag, value in (("--patches", 4), ("--points", 32), ("--group", "ball"), ("--preset", "small")):
         assert "encoder.pt" in fails(train.main, [*argv, flag, value], capsys)
-
-
-def test_a_flag_that_contradicts_the_file_of_from_is_told_with_it(finished, tmp_path, capsys):
-    config = read_json(finished / "config.json")
-    config["settings"] |= {"init": "jepa", "jepa_ckpt": "mine.pt"}
-    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    told = fails(train.main, ["--from", tmp_path / "config.json", "--init", "scratch"], capsys)
-    assert f"{tmp_path / 'config.json'}, or a flag beside it: --jepa-ckpt contradicts" in told
 
 
 def test_help_tells_every_pooling(capsys):

@@ -66,20 +66,18 @@ def test_probes_fill_the_room_in_which_a_hand_closes():
     assert (nearest < variants.PROBE_REACH).float().mean() > 0.9
 
 
-def test_surface_features_end_at_the_reach():
-    clouds, poses, objects = clouds_of(1), poses_of(20), torch.zeros(20, dtype=torch.long)
-    features, distances = (f(clouds, objects, poses) for f in (variants.surface_features, variants.surface_distances))
-    torch.testing.assert_close(features, (3 * distances / variants.PROBE_REACH - 1).clamp(max=2))
-    assert features.min() < 1 and features.max() == 2
-
-
 # ---------------------------------------------------------------- losses
 
 
+def hypotheses(grasps=6):
+    """Random joints_hat (B, K, J), logits (B, K), joints (B, J)."""
+    generator = seeded()
+    return [torch.randn(shape, generator=generator) for shape in ((grasps, 5, 12), (grasps, 5), (grasps, 12))]
+
+
 def test_hedged_loss_by_hand():
-    torch.manual_seed(0)
-    joints_hat, logits = torch.randn(6, 5, 12, requires_grad=True), torch.randn(6, 5, requires_grad=True)
-    joints = torch.randn(6, 12)
+    joints_hat, logits, joints = hypotheses()
+    joints_hat.requires_grad_()
     total, winners = 0.0, []
     for b in range(6):
         errors = [sum((joints_hat[b, k, j] - joints[b, j]).item() ** 2 for j in range(12)) / 12 for k in range(5)]
@@ -95,8 +93,7 @@ def test_hedged_loss_by_hand():
 
 
 def test_mdn_loss_against_torch_distributions():
-    joints_hat, logits = torch.randn(6, 5, 12), torch.randn(6, 5)
-    joints, log_sigma = torch.randn(6, 12), torch.randn(12)
+    (joints_hat, logits, joints), log_sigma = hypotheses(), torch.randn(12)
     normal = torch.distributions.Normal(joints_hat, log_sigma.exp())
     choice = torch.distributions.Categorical(logits=logits)
     mixture = torch.distributions.MixtureSameFamily(choice, torch.distributions.Independent(normal, 1))
@@ -109,21 +106,11 @@ def test_mdn_loss_against_torch_distributions():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_padding_of_weight_zero_changes_no_loss(loss):
     """A batch filled up with copies of its first grasp, as a captured training step wants it."""
-    joints_hat, logits, joints = torch.randn(4, 5, 12), torch.randn(4, 5), torch.randn(4, 12)
+    joints_hat, logits, joints = hypotheses(grasps=4)
     function = LOSSES[loss](PRESETS["tiny"]) if isinstance(LOSSES[loss], type) else LOSSES[loss]
     padded = [torch.cat([x, x[:1], x[:1]]) for x in (joints_hat, logits, joints)]
     weights = torch.tensor([0.25] * 4 + [0.0] * 2)
     torch.testing.assert_close(function(*padded, 0.3, weights), function(joints_hat, logits, joints, 0.3))
-
-
-# ---------------------------------------------------------------- losses that let the others learn
-
-
-def hypotheses(count=5, grasps=6):
-    """Random joints_hat (B, K, J), logits (B, K), joints (B, J)."""
-    generator = torch.Generator().manual_seed(0)
-    draw = [torch.randn(shape, generator=generator) for shape in ((grasps, count, 12), (grasps, count), (grasps, 12))]
-    return draw
 
 
 def test_annealed_loss_is_the_papers_when_cold_and_a_mean_when_hot():

@@ -170,11 +170,7 @@ def test_a_run(pool, loss, named_run, walk, tmp_path):
         joints_hat, logits = model(thing.cloud, torch.zeros(1, dtype=torch.long), pose)
         expected = model.loss(joints_hat, logits, joints, alpha).item()
     assert alpha == 0.1 and stages[21][0] == f"{loss}_loss" and f"loss {expected:.4f}" in stages[21][2]
-    terms = [float(value) for value in re.findall(r"^ {20,}([\d.]+)  ", text, re.M)]
-    assert loss != "wta" or (len(terms) == 2 and sum(terms) == pytest.approx(expected, abs=1e-4))
     assert stages[19][1] == shape(joints_hat) and stages[19.5][1] == shape(logits)
-    of_object, of_pose = map(int, re.findall(r"\d+", stages[18][2]))
-    assert stages[18][1] == f"(1, {of_object + of_pose})" and of_pose == 7
     assert numbers.count(19) == 3 and (17 in numbers) == (pool == "attention") and (9 in numbers) == (pool != "surface")
     hands = [title for title in titles if title.startswith("19")]
     chances = [float(re.search(r"probability ([\d.]+)", title)[1]) for title in hands]

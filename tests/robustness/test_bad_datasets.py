@@ -58,12 +58,9 @@ def bad_arrays(good, scores):
         return {"grasps": grasps, "scores": scores}
 
     yield "no grasps", {"scores": scores}, "has no array 'grasps'"
-    for shape in ((), (0,), (6,), (2, 3, 19), (6, 7), (0, 19), (6, 2)):
-        yield (
-            f"grasps {shape}",
-            {"grasps": np.zeros(shape), "scores": scores},
-            "it must be (n, 7 + J), n and J at least 1",
-        )
+    rule = "it must be (n, 7 + J), n and J at least 1"
+    for shape in ((), (6,), (2, 3, 19), (6, 7), (0, 19), (6, 2)):
+        yield f"grasps {shape}", {"grasps": np.zeros(shape), "scores": scores}, rule
     for shape in ((), (0,), (5,), (6, 1), (12,)):
         yield f"scores {shape}", {"grasps": good, "scores": np.zeros(shape)}, "'scores' has shape"
     for kind in (bool, complex, "U5", "S5", "datetime64[s]", [("a", float)]):
@@ -72,11 +69,8 @@ def bad_arrays(good, scores):
             yield f"{name} of type {kind}", bad, "it must hold real numbers"
     for value in (np.nan, np.inf, -np.inf, 1e39, -1e300):
         for row, column in ((2, 1), (0, 5), (5, 18)):
-            yield (
-                f"{value} in row {row}, column {column}",
-                cell(row, column, value),
-                f"'grasps' row {row} is not finite",
-            )
+            name = f"{value} in row {row}, column {column}"
+            yield name, cell(row, column, value), f"'grasps' row {row} is not finite"
         bad = {"grasps": good, "scores": np.where(np.arange(6) == 1, value, scores)}
         yield f"a score of {value}", bad, "'scores' row 1 is not finite"
     long = scores.astype(np.longdouble) * np.longdouble("1e4000")
@@ -85,15 +79,12 @@ def bad_arrays(good, scores):
         yield f"a norm of {norm}", cell(3, slice(3, 7), good[3, 3:7] * norm), "row 3: the quaternion's norm is"
     for far in (3, -2.5, 1e6):
         yield f"a wrist at {far}", cell(4, 1, far), "row 4: the wrist is over 2 m away; positions are in metres"
+    yield "a wrist out of reach", cell(4, 0, 0.9), "m from the mesh, the limit is 0.5 m; both must be in metres"
     for angle in (13, -30, 1e5):
         yield f"a joint of {angle}", cell(4, 9, angle), "row 4: a joint is"
     for count in (1, 9, 22):
-        other = np.concatenate([good[:, :7], np.zeros((6, count))], axis=1)
-        yield (
-            f"{count} joints",
-            {"grasps": other, "scores": scores},
-            f"has {count} joints, most recordings of the root have 12",
-        )
+        other = {"grasps": np.concatenate([good[:, :7], np.zeros((6, count))], axis=1), "scores": scores}
+        yield f"{count} joints", other, f"has {count} joints, most recordings of the root have 12"
     many = random_grasps(np.random.default_rng(4), 30, np.full(3, 0.1))  # more of them than numbers in one
     for name, grasps in (("few", good), ("many", many), ("as many as numbers", many[:19])):
         yield f"transposed, {name}", {"grasps": grasps.T}, "it is the other way round: write grasps.T"
@@ -163,8 +154,6 @@ def bad_files():
     }  # fmt: skip
     if hasattr(os, "mkfifo"):  # not on Windows
         kinds["a pipe"] = os.mkfifo, "{}: is not a file"
-    if getattr(os, "geteuid", int)():  # the superuser may read everything, and on Windows everybody may
-        kinds["not to be read"] = lambda path: path.touch(0), "{}: cannot be read"
     for name in ("mesh.obj", "recording.npz"):
         for kind, (put, message) in kinds.items():
             yield f"{name} is {kind}", replaced(name, put), message.format(name)
@@ -210,7 +199,7 @@ def test_bad_scenes(three_boxes, tmp_path, capsys, cached, planted, problems):
 
 @pytest.mark.parametrize("name", ["mesh.obj", "recording.npz", "scene_0"])
 def test_no_permission(three_boxes, tmp_path, capsys, monkeypatch, name):
-    """The same for the superuser, who may read everything: the system call itself refuses."""
+    """The system call itself refuses: the superuser may read everything, and on Windows everybody may."""
     root = shutil.copytree(three_boxes[0], tmp_path / "root")
     for owner, call in ((Path, "read_bytes"), (os, "scandir")):
 
@@ -234,7 +223,7 @@ def bad_roots(folder):
     everyone, late = ("data", "splits", "train"), ("splits", "train")
     (folder / "file").write_text("", encoding="utf-8")
     (folder / ".dangling").symlink_to(folder / "nowhere")
-    for name, inside in (("empty", ""), ("hidden", ".git/a/b"), ("deep1", "a"), ("deep2", "a/b"), ("deep3", "a/b/c")):
+    for name, inside in (("empty", ""), ("hidden", ".git/a/b"), ("deep2", "a/b"), ("deep3", "a/b/c")):
         (folder / name / inside).mkdir(parents=True)
         yield f"without a scene: {name}", folder / name, "", everyone, name
     for name in ("missing", "file", ".dangling"):
@@ -247,7 +236,7 @@ def bad_roots(folder):
     yield "an unknown synset", boxes, "--held-out 12345678", late, "12345678"
     yield "everything held out", boxes, "--held-out 03797390", late, "too few"
     pistols, caps = {"03948459": 4}, {"02954340": 3}  # held out
-    for i, objects in enumerate(({"a": 1}, {"a": 2}, {"a": 1, "b": 1}, pistols, pistols | {"a": 2}, caps | {"b": 1})):
+    for i, objects in enumerate(({"a": 2}, {"a": 1, "b": 1}, pistols, caps | {"b": 1})):
         yield f"too few: {objects}", write_root(folder / f"few{i}", objects), "", late, "too few"
     twins = write_root(folder / "twins", {"a": 3})
     for obj in ("object_001", "object_002"):

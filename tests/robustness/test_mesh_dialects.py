@@ -8,7 +8,6 @@ import io
 import json
 import re
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -168,8 +167,7 @@ COMMENTS = {  # in all text but PLY
 }
 NUMBERS = {"exponents": "{:.4e}", "capital exponents": "{:.4E}", "signs": "{:+.4f}", "17 digits": "{:.17g}"}
 WORDS = {  # encoding -> a word to stumble over: its bytes hold a backslash, or what other encodings take for a line end
-    "latin-1": "Bügel", "shift_jis": "表", "utf-8": "Åf 1 2 3 à", "gbk": "支架", "koi8-r": "скоба",
-    "cp437": "àf 1 2 3",
+    "latin-1": "Bügel", "shift_jis": "表", "utf-8": "Åf 1 2 3 à", "cp437": "àf 1 2 3",
 }  # fmt: skip
 NAMED = {  # where a word may stand
     "a comment.obj": lambda word: obj(head=f"# {word}\n"), "a name.obj": lambda word: obj(head=f"o {word}\n"),
@@ -205,32 +203,22 @@ def obj_dialects():
     yield "counted back from the last vertex", obj(base=-16)
     back_and_forth = (obj(base=(1, -16)[i % 2]).splitlines(True)[16 + i] for i in range(28))
     yield "counted back and forth", vertices + "".join(back_and_forth)
-    for name, given in FACES.items():
-        parts = ("".join(lines[i] for i in face) + f"f {' '.join(map(str, range(-len(face), 0)))}\n" for face in given)
-        yield f"{name}, each behind its own vertices, counted back", "".join(parts)
+    parts = ("".join(lines[i] for i in face) + f"f {' '.join(map(str, range(-len(face), 0)))}\n" for face in MIXED)
+    yield "each face behind its own vertices, counted back", "".join(parts)
     yield "faces first", faces + vertices
-    halves = "".join(lines[16:30]), "".join(lines[30:])
-    counted_on = re.sub(r"\d+", lambda found: str(int(found[0]) + 16), halves[1])
-    counted_back = re.sub(r"\d+", lambda found: str(int(found[0]) - 17), halves[1])
-    for name, second in (("on", counted_on), ("back", counted_back)):
-        yield f"two parts, counted {name}", f"o a\n{vertices}{halves[0]}o b\n{vertices}{second}"
     extra = "vt 0 0\nvn 0 0 1\n" * 16
-    for corner in ("{0}/{0}", "{0}//{0}", "{0}/{0}/{0}", "{0}//", "{0}//1", "{0}/1/1", "{0}/-1/-1"):
-        yield f"corners spelt {corner}", obj(corner=corner, head=extra)
-        yield f"polygons with corners spelt {corner}", obj(MIXED, corner=corner, head=extra)
+    for corner in ("{0}/{0}", "{0}//{0}", "{0}/{0}/{0}", "{0}//", "{0}/-1/-1"):
+        yield f"corners spelt {corner}", obj(MIXED, corner=corner, head=extra)
     yield "corners spelt in two ways", obj(head=extra).replace("f 8 ", "f 8/1 ")
-    yield "texture coordinates that are not there", obj(corner="{0}/{0}")
-    for word in ("g half", "o half", "usemtl red", "s 1", "usemtl", "g", "mtllib none.mtl"):
+    for word in ("g half", "usemtl red", "s 1", "g", "mtllib none.mtl"):
         yield f"'{word}' among the faces", "".join([*lines[:30], word + "\n", *lines[30:]])
     yield "lines, points, parameters and unknown words", obj(head="vp 0.5\nlod 2\nhello world\n") + "l 1 2\np 3\n"
     yield "a free-form surface", obj() + "cstype bspline\nsurf 0 1 0 1 1 2 3\n", "'surf'"
-    for name, end in (("LF", "\n"), ("CR LF", "\r\n")):
-        for start in ("f 8 ", "v 0.115 "):
-            yield f"'{start}' goes on after {name}", obj().replace(start, start + "\\\n").replace("\n", end)
+    for start in ("f 8 ", "v 0.115 "):
+        yield f"'{start}' goes on", obj().replace(start, start + "\\\n").replace("\n", "\r\n")
     yield "a backslash at the end", obj() + "f 1 2 \\", "cut short"
     for more, count, cause in (
-        (" 0.5 0.5 0.5", 16, None), (" 0.5 0.5 0.5", 5, None), (" 1.0", 16, None), (" 1 0.5 0.5 0.5", 16, None),
-        (" 2.0", 16, "vertex 0 has weight 2.0"), (" 0", 16, "vertex 0 has weight 0"),
+        (" 0.5 0.5 0.5", 5, None), (" 1.0", 16, None), (" 2.0", 16, "vertex 0 has weight 2.0"),
     ):  # fmt: skip
         more_vertices = vertices.replace("\n", more + "\n", count)
         yield f"colours or weights{more} of {count} vertices", more_vertices + faces, cause
@@ -238,12 +226,8 @@ def obj_dialects():
     yield "points alone", vertices, "has no faces; export it with triangles, or save its points as an .npy cloud"
     yield "commas between numbers", obj().replace(" ", ", ").replace("v,", "v").replace("f,", "f"), ""
     yield "capital letters", obj().upper()
-    yield "line ends mixed", obj().replace("\nf", "\r\nf")
     yield "a vertex that no face uses", vertices + "v 90 90 90\n" + faces
-    yield "a face like a point and a line, far away", vertices + "v 90 90 90\nf 17 17 17\nf 1 17 1\n" + faces
-    yield "a face like a line, far away", vertices + "v 90 -0.025 0.01\nf 1 2 17\n" + faces
     yield "a vertex of two numbers", vertices + "v 1 2\n" + faces, "three finite numbers"
-    yield "a vertex too high, in a polygon", obj(QUADS) + "f 1 2 3 17\n", "vertex 16 of 16"
     for line, cause in (("f 1 2", "2 corners"), ("f", "0 corners"), ("f 1 2 17", "vertex 16 of 16"),
                         ("f 1 2 -17", "vertex -1 of 16"), ("f a b c", "whole number"), ("f 1 3 2 4", "crosses itself"),
                         ("f 1 2 99999999999999999999", "of 16")):  # fmt: skip
@@ -267,15 +251,13 @@ def off_dialects():
     for head, more in OFF_KINDS:
         yield f"{head} with {more} behind vertices", off(head=head + "\n{} {} 0\n", more=more)
     for colour in ("255 0 0", "255 0 0 255", "0.5 0.5 0.5", "7", "1.0 0 0 0.5"):
-        yield f"faces coloured {colour}", off(colour=colour)
-        yield f"polygons coloured {colour}", off(MIXED, colour=colour)
+        yield f"faces coloured {colour}", off(MIXED, colour=colour)
     far = off([*TRIANGLES, (0, 1, 16)]).replace("16 29", "17 29").replace("\n3 ", "\n90 -0.025 0.01\n3 ", 1)
     yield "a face like a line, far away", far
     yield "four dimensions", off(head="4OFF\n{} {} 0\n", more="1"), "does not begin"
     yield "binary", b"OFF BINARY\n" + bytes(400), "does not begin"
     yield "no counts", "OFF\n", "missing"
     yield "counted from 1", off([tuple(i + 1 for i in face) for face in TRIANGLES]), "vertex 16 of 16"
-    yield "a vertex before the first", off([*TRIANGLES, (0, 1, -1)]), "vertex -1 of 16"
     yield "a face of two corners", off([*TRIANGLES, (0, 1)]), "2 corners"
     for counts, cause in (("16 29", "promises"), ("16 27", "promises"), ("17 28", "promises"), ("15 29", "")):
         yield f"promises {counts}", off().replace("16 28", counts), cause
@@ -293,10 +275,8 @@ def stl_dialects():
     for name in ("", " solid vertex 1 2 3", " facet normal", " endsolid", " a # b", " outer loop endloop", " C:\\"):
         yield f"called '{name}'", stl(name=name)
     yield "a line per field", stl().replace(" 0.", "\n0.")
-    yield "lines joined", stl().replace("\n   ", "  ")
     yield "empty lines first", "\n\n" + stl()
     yield "two solids", stl(TRIANGLES[:14], " a") + stl(TRIANGLES[14:], " b")
-    yield "two solids of one name", stl(TRIANGLES[:14]) + stl(TRIANGLES[14:])
     yield "an empty solid first", stl([]) + stl()
     for normal in ("nan nan nan", *NO_NUMBERS, "1e-1 0.0 -1E+00"):
         yield f"normals {normal}", stl(normal=normal)
@@ -367,7 +347,6 @@ def ply_dialects():
     for normal in NO_NUMBERS:
         head, mark, body = ply(points(after=looks[0]), polygons()).partition("end_header\n")
         yield f"normals {normal}", head + mark + body.replace(" 0 0 0\n", f" {normal}\n", 16)
-    yield "an unknown format", ply().replace("ascii", "binary"), "not PLY"
 
 
 def glb_dialects():
@@ -383,12 +362,8 @@ def glb_dialects():
     yield "two primitives", glb(*halves)
     lines = [lambda made, mode=mode: made.primitive(faces=[(0, 1)], mode=mode) for mode in range(4)]
     yield "points and lines beside triangles", glb(Glb.primitive, *lines)
-    for mode, name, order in ((5, "strips", [1, 2, 0, 3]), (6, "fans", [0, 1, 2, 3])):
-        quads, cause = [[quad[i] for i in order] for quad in QUADS], "triangle strips or fans"
-        indexed = [lambda made, quad=quad, mode=mode: made.primitive(faces=quad, mode=mode) for quad in quads]
-        bare = [lambda made, quad=quad, mode=mode: made.primitive(VERTICES[quad], None, mode=mode) for quad in quads]
-        yield f"{name} with indices", glb(*indexed), cause
-        yield f"{name} without indices", glb(*bare), cause
+    for mode, name in ((5, "a strip"), (6, "a fan")):
+        yield name, glb(lambda made, mode=mode: made.primitive(faces=QUADS[0], mode=mode)), "triangle strips or fans"
     yield "an index too high", glb(lambda made: made.primitive(VERTICES[:8]), Glb.primitive), "refers to vertex"
     yield "sparse", glb(lambda made: made.primitive(made.accessor(VERTICES, sparse={"count": 16}))), "sparse"
     whole = {"extensionsRequired": ["KHR_mesh_quantization"]}
@@ -407,11 +382,9 @@ def glb_dialects():
     packed = {"mesh": made.mesh()}
     made.gltf["bufferViews"][1]["extensions"] = {"EXT_meshopt_compression": {"buffer": 0}}
     yield "meshopt", made.content(packed), "EXT_meshopt_compression"
-    for extension in ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "EXT_unheard_of"):
-        yield f"{extension}, required", glb(extensionsRequired=[extension]), extension
+    yield "an unknown extension, required", glb(extensionsRequired=["EXT_unheard_of"]), "EXT_unheard_of"
     looks = ["KHR_materials_unlit", "KHR_texture_transform", "EXT_texture_webp", "KHR_lights_punctual"]
     yield "extensions of the looks, required", glb(extensionsRequired=looks)
-    yield "an unknown extension", glb(node={"extensions": {"EXT_unheard_of": {}}}, extensionsUsed=["EXT_unheard_of"])
     instances = {"EXT_mesh_gpu_instancing": {"attributes": {"TRANSLATION": 0}}}
     yield "instances", glb(node={"extensions": instances}), "EXT_mesh_gpu_instancing"
     yield "a skeleton", glb(node={"skin": 0}, skins=[{"joints": [0]}]), "skeleton"
@@ -421,7 +394,6 @@ def glb_dialects():
         yield f"morph targets of weight {weight}", made.content({"mesh": made.mesh(targets, weights=[weight])}), cause
         yield f"morph targets of weight {weight} by the node", made.content({"mesh": 0, "weights": [weight]}), cause
     yield "version 1", glb().replace(b"glTF\2", b"glTF\1"), "version 2"
-    yield "bytes after the end", glb() + b"\r\n"
     yield "broken JSON", glb().replace(b'"scene"', b'"scene', 1), ""
     yield "nothing", Glb().content({}), "no faces"
 
@@ -431,8 +403,6 @@ def placed_dialects():
     turned = (VERTICES - (1, 2, 3))[:, [1, 2, 0]]
     matrix = [0, 0.01, 0, 0, 0, 0, 0.01, 0, 0.01, 0, 0, 0, 1, 2, 3, 1]  # columns: x to y, y to z, z to x
     for name, vertices, node in (
-        ("moved", VERTICES - (1, 2, 3), {"translation": [1, 2, 3]}),
-        ("scaled", VERTICES * 1000, {"scale": [0.001] * 3}),
         ("turned", VERTICES[:, [1, 2, 0]], {"rotation": [0.5] * 4}),
         ("mirrored", VERTICES * (-1, 1, 1), {"scale": [-1, 1, 1]}),
         ("moved, turned and scaled", turned / 2, {"scale": [2] * 3, "rotation": [0.5] * 4, "translation": [1, 2, 3]}),
@@ -444,16 +414,13 @@ def placed_dialects():
     yield "moved in a scaled node", made.content({"scale": [0.001] * 3, "children": [1]}, {"children": [2]}, deep)
     made = Glb()
     below = {"mesh": made.mesh(made.primitive(VERTICES - (1, 0, 0)))}
-    lines = {"mesh": made.mesh(made.primitive(faces=[(0, 1)], mode=3))}
-    for name, above in (("camera", {"camera": 0}), ("mesh of lines", lines)):
-        yield f"below a {name}", made.content(above | {"translation": [1, 0, 0], "children": [1]}, below)
+    yield "below a camera", made.content({"camera": 0, "translation": [1, 0, 0], "children": [1]}, below)
     made = Glb()
     mesh = {"mesh": made.mesh()}
     moved = mesh | {"translation": SHIFT.tolist()}
     made.mesh(made.primitive(VERTICES[:3]))  # broken, and not shown
     yield "twice", made.content(mesh, moved, roots=(0, 1)), None, 2
     yield "a node that belongs to nothing", made.content(mesh, moved)
-    yield "two scenes", made.content(mesh, moved, scenes=[{"nodes": [0]}, {"nodes": [1]}])
     yield "the second scene", made.content(moved, mesh, scenes=[{"nodes": [0]}, {"nodes": [1]}], scene=1)
     yield "no scene", made.content(mesh, scenes=[]), "no faces"
     yield "a node below itself", made.content(mesh | {"children": [0]}), "two parents"
@@ -515,10 +482,6 @@ def test_nodes_put_meshes_where_trimesh_does(name):
     assert np.array_equal(vertices, expected.vertices) and np.array_equal(faces, expected.faces)
 
 
-def test_at_most_a_quarter_is_refused():
-    assert len(DIALECTS) > 400 and sum(case.values[2] is not None for case in DIALECTS) <= len(DIALECTS) / 4
-
-
 # ---------------------------------------------------------------- cut files
 
 WHOLE = [
@@ -544,27 +507,16 @@ def test_the_second_solid_cut_anywhere():
         assert isinstance(read(".stl", first + second[:length]), str), second[:length][-30:]
 
 
-@pytest.mark.parametrize("faces", [TRIANGLES, MIXED])
-@pytest.mark.parametrize("base", [1, -16])
+@pytest.mark.parametrize("faces, base", [(TRIANGLES, 1), (MIXED, 1), (MIXED, -16)])
 def test_an_obj_cut_anywhere(faces, base):
     """An OBJ does not say how much it holds: what is left of it is all there, or it is refused."""
     content = obj(faces, base=base)
+    assert np.array_equal(read(".obj", content[:-1]), read(".obj", content))  # the last line may lack its end
     for length in range(len(content)):
         left = content[:length]
         lines = left if left.endswith("\n") else content[: content.index("\n", length - 1) + 1]
         found = read(".obj", left)
         assert isinstance(found, str) or np.array_equal(found, read(".obj", lines)), left[-30:]
-
-
-@pytest.mark.parametrize("faces", [TRIANGLES, MIXED])
-def test_a_last_line_without_end(faces):
-    """Whichever face and corner of a closed solid comes last: it is read, and refused where that line is shorter."""
-    for i, face in enumerate(faces):
-        for j in range(len(face)):
-            content = obj([*faces[i + 1 :], *faces[:i], face[j:] + face[:j]])
-            assert np.array_equal(read(".obj", content[:-1]), read(".obj", content))
-            for length in range(content.rindex("f") + 1, len(content) - 1):
-                assert isinstance(read(".obj", content[:length]), str), content[:length][-30:]
 
 
 # ---------------------------------------------------------------- polygons
@@ -594,18 +546,6 @@ def test_polygons_of_any_shape(outline, expected):
         assert area(turned[triangles]) == pytest.approx(expected * 1e-4, rel=1e-6)
 
 
-def test_a_polygon_of_many_corners():
-    """A spiral of 3,000 corners, where almost every ear is far from the last one."""
-    along = np.linspace(1, 12 * np.pi, 1500)
-    inner = np.stack([along * np.cos(along), along * np.sin(along), 0 * along], axis=1)
-    outline = np.concatenate([inner, (inner * (1 + 2 / along[:, None]))[::-1]])
-    begin = time.process_time()
-    triangles = triangulate(outline, np.array([3000]), np.arange(3000))
-    assert time.process_time() - begin < 5  # some 0.1 s; with every corner asked again after every ear, minutes
-    x, y, _ = outline.T
-    assert area(outline[triangles]) == pytest.approx(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
-
-
 def test_a_bent_quad_keeps_its_corners():
     bent = np.array([(0, 0, 0), (1, 0, 0.2), (1, 1, 0), (0, 1, 0.2)])
     assert triangulate(bent, np.array([4]), np.arange(4)).tolist() == [[0, 1, 2], [0, 2, 3]]
@@ -620,9 +560,8 @@ def scaled(factor):
 
 
 @pytest.mark.parametrize(
-    "longest, unit", [(120, "millimetres"), (450, "millimetres"), (60, "millimetres"), (12, "centimetres"),
-                      (5, "centimetres"), (2.5, "inches"), (2.6e4, None), (1e30, None)],
-)  # fmt: skip
+    "longest, unit", [(120, "millimetres"), (12, "centimetres"), (2.5, "inches"), (2.6e4, None), (1e30, None)]
+)
 def test_a_size_out_of_range_names_the_factor_that_mends_it(longest, unit):
     text = scaled(longest / 0.1)
     found = read(".obj", text)

@@ -11,8 +11,6 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 import variants
-from hand import kinematics
-from hand.described import BENCHMARK
 from model import LOSSES, PRESETS, Encoded, TransformerEncoder, wta_loss
 
 
@@ -55,15 +53,6 @@ def test_surface_distances_by_a_tree():
         torch.testing.assert_close(distances[b], torch.from_numpy(expected).float(), atol=1e-5, rtol=0)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(variants.surface_distances(clouds, objects, poses), distances)
-
-
-def test_probes_fill_the_room_in_which_a_hand_closes():
-    """The grid lies within 1 cm of the fingers' reach: every tip sphere of random postures is near some probe."""
-    low, high = torch.tensor(BENCHMARK.limits).T
-    joints = low + torch.rand(200, 12, generator=seeded()) * (high - low)
-    centers = torch.from_numpy(kinematics.finger_spheres(joints.numpy())[0]).float().flatten(0, 2)
-    nearest = (centers[:, None] - variants.PROBES).norm(dim=2).amin(1)
-    assert (nearest < variants.PROBE_REACH).float().mean() > 0.9
 
 
 # ---------------------------------------------------------------- losses

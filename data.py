@@ -343,7 +343,7 @@ def main(argv=None):
     warn_of_frames(data)
     if source:
         write_json(kept, (read_json(kept) if kept.exists() else {}) | data.hand.kept)
-        print(f"saved {kept}: the hand, {len(data.hand.fingers)} fingers")
+        print(f"saved {kept}: the hand, {len(data.hand.finger_names)} fingers")
 
 
 if __name__ == "__main__":

@@ -115,18 +115,17 @@ def candidates(rng, points, normals, field, counts, hand):
     counts["palm"] += int((outside & ~free).sum())
     rotation, position = rotation[free], position[free]
     pose, mode = choose_modes(rng, rotation, position, points[:400], hand)
-    rotation, position = rotation[pose], position[pose]
+    matrix = np.tile(np.eye(4, dtype=np.float32), (len(pose), 1, 1))
+    matrix[:, :3, :3], matrix[:, :3, 3] = rotation[pose], position[pose]
     joints = hand.start[mode].astype(np.float32) + rng.normal(0, NOISE, (len(mode), len(hand.limits)))
     joints = np.clip(joints, *hand.limits.T).astype(np.float32)
-    joints, gaps, free, touching = close_hands(rotation, position, joints, mode, field, hand)
+    joints, gaps, free, touching = close_hands(matrix, joints, mode, field, hand)
     links = link_gaps(gaps, hand)[0] < CONTACT
     grasping = touching & links[:, 1:].any((1, 2)) & (links.sum((1, 2)) >= 3)
     counts["start"] += int((~free).sum())
     counts["contacts"] += int((free & ~grasping).sum())
-    rotation, position, joints, gaps = (values[grasping] for values in (rotation, position, joints, gaps))
+    matrix, joints, gaps = matrix[grasping], joints[grasping], gaps[grasping]
     local = kinematics.finger_spheres(joints, hand)[0].astype(np.float32)  # (n, F, P, 3)
-    matrix = np.tile(np.eye(4, dtype=np.float32), (len(joints), 1, 1))
-    matrix[:, :3, :3], matrix[:, :3, 3] = rotation, position
     centers = kinematics.transform(matrix, local)
     good = np.ones(len(joints), dtype=bool)
     checks = {

@@ -19,11 +19,11 @@ from cli.flags import Parser
 from files.reading import readable
 from files.writing import atomic
 from hand.described import BENCHMARK, MAX_RADIUS, build_hand, naming, palm_frame
-from hand.described import at_rest, frame_of, placed, read_urdf, xml_numbers
+from hand.described import at_rest, at_turn, frame_of, placed, read_urdf, xml_numbers
 from hand.kinematics import finger_spheres
 
 FINGER = 0.14  # m, a finger of the benchmark's hand: the size of others is measured by it
-WRIST = np.array([0, 0.114, 0.02])  # m, from its wrist to most fingers' bases, and to the front of its palm
+BASES = np.array([0, 0.114, 0.009])  # m, from its wrist to where most of its fingers begin
 # By pre-shape: where the first flexing joint and those beyond it start (share of their range), and how fast they close
 SHAPES = {"power": ((0.05, 1), (0.05, 1)), "pinch": ((0.05, 1), (0.1, 0)), "sphere": ((0.05, 1), (0.5, 0.1))}
 OPEN = 20  # degrees: no joint starts farther back
@@ -34,43 +34,37 @@ class Finger(NamedTuple):
     """A finger at rest, in the palm link's frame."""
 
     tip: str  # its last link
-    joints: tuple  # T that turn
+    joints: list  # T that turn
     axes: np.ndarray  # (T, 3)
     points: np.ndarray  # (T + 1, 3) m: origins and tip
-    flexes: list  # the turns that close it: those parallel to its last one
+    flexes: list  # the turns that close it: those parallel to its last one, of the thumb the last two of them
 
 
-def find_fingers(links, turns):
-    """`Finger`s in the order in which they begin near the thumb; links, turns: what `at_rest` says of the palm."""
+def find_fingers(joints, links):
+    """`Finger`s in the order in which they begin near the thumb; links: what `at_rest` says of the palm."""
     paths, fingers = {path for _, path in links.values()}, []
     for path in sorted(paths):
         if not path or any(other[: len(path)] == path != other for other in paths):  # others go on from it
             continue
-        its_joints, frames = zip(*(turns[joint] for joint in path))
-        axes, origins = np.array(frames)[:, :3, 2], np.array(frames)[:, :3, 3]
+        its_joints = [joints[name] for name in path]
+        axes, origins = map(np.array, zip(*(at_turn(joint, links) for joint in its_joints)))
         beyond = {link: frame[:3, 3] - origins[-1] for link, (frame, its_path) in links.items() if its_path == path}
         tip = max(beyond, key=lambda link: np.linalg.norm(beyond[link]))
-        end = origins[-1] + beyond[tip]
         if not beyond[tip].any() and len(path) > 1:  # no link says where it ends
-            end = end + 0.8 * (origins[-1] - origins[-2])
+            beyond[tip] = 0.8 * (origins[-1] - origins[-2])
         parallel = np.flatnonzero(np.abs(axes @ axes[-1]) > 0.8)
         flexes = [turn for turn in parallel if not its_joints[turn].follows]
         refuse(not flexes, f"finger '{tip}' has no joint that closes it, only such as follow others")
-        fingers.append(Finger(tip, its_joints, axes, np.array([*origins, end]), flexes))
+        fingers.append(Finger(tip, its_joints, axes, np.array([*origins, origins[-1] + beyond[tip]]), flexes))
     refuse(len(fingers) < 2, "has fewer than two fingers; two are needed to hold something between them")
     middle = np.mean([finger.points[0] for finger in fingers], axis=0)
-
-    def like_a_thumb(finger):
-        return bool(re.search(r"thumb|(^|[^a-z])th", finger.tip.lower())), np.linalg.norm(finger.points[0] - middle)
-
-    base = max(fingers, key=like_a_thumb).points[0]
-    thumb, *others = sorted(fingers, key=lambda finger: np.linalg.norm(finger.points[0] - base))
-    beyond = [turn for turn in thumb.flexes if np.isin(range(turn, thumb.flexes[-1]), thumb.flexes).all()]
-    # a thumb first turns to the fingers, about whatever axis
-    return [thumb._replace(flexes=beyond if len(beyond) > 1 else thumb.flexes), *others]
+    named = [finger for finger in fingers if re.search("thumb|(^|[^a-z])th", finger.tip.lower())]
+    thumb = max(named or fingers, key=lambda finger: np.linalg.norm(finger.points[0] - middle))
+    thumb, *others = sorted(fingers, key=lambda finger: np.linalg.norm(finger.points[0] - thumb.points[0]))
+    return [thumb._replace(flexes=thumb.flexes[-2:]), *others]
 
 
-def find_wrist(palm, fingers):
+def find_wrist(palm, fingers, size):
     """The JSON's `wrist`: where fingers point at rest, and where tips go as joints turn to where there is more room."""
     along, normal = sum(finger.points[-1] - finger.points[0] for finger in fingers), np.zeros(3)
     for _, joints, axes, points, flexes in fingers:
@@ -78,8 +72,10 @@ def find_wrist(palm, fingers):
     normal = normal - along * (normal @ along) / max(along @ along, 1e-9)
     length = np.linalg.norm(normal)
     refuse(length < 1e-6, "has fingers without length (add links at their tips) or that close in no common direction")
-    directions = {"palm_normal": normal / length, "finger_direction": along / np.linalg.norm(along)}
-    return {"link": palm, "position": [0, 0, 0]} | {key: (v.round(4) + 0.0).tolist() for key, v in directions.items()}
+    wrist = {"palm_normal": normal / length, "finger_direction": along / np.linalg.norm(along)}
+    base = np.median([finger.points[0] for finger in fingers], axis=0)
+    wrist["position"] = base - size * BASES @ palm_frame(wrist)[:3, :3]
+    return {"link": palm} | {key: (values.round(4) + 0.0).tolist() for key, values in wrist.items()}
 
 
 # ---------------------------------------------------------------- spheres
@@ -157,11 +153,11 @@ def draft(text, palm):
     joints, elements = read_urdf(text)
     parents = [joint.parent for joint in joints.values()]
     palm = palm or max(elements, key=parents.count)
-    links, turns = at_rest(joints, palm, np.eye(4))
-    fingers = find_fingers(links, turns)
-    wrist = find_wrist(palm, fingers[1:])
+    links = at_rest(joints, palm, np.eye(4))
+    fingers = find_fingers(joints, links)
     lengths = [np.linalg.norm(np.diff(finger.points, axis=0), axis=1).sum() for finger in fingers[1:]]
     size = round(float(np.median(lengths)) / FINGER, 3)
+    wrist = find_wrist(palm, fingers[1:], size)
     spheres, guessed = find_spheres(fingers, palm, links, elements, size)
     source = {
         "urdf": text, "wrist": wrist,
@@ -171,11 +167,7 @@ def draft(text, palm):
         "grasp_center": (size * BENCHMARK.grasp_center).round(4).tolist(),
         "work_box": (size * BENCHMARK.work_box).round(4).tolist(), "size": size,
     }  # fmt: skip
-    hand, turn = build_hand(source), palm_frame(wrist)[:3, :3]
-    front = (hand.palm_centers[:, 2] + hand.palm_radii).max()
-    x, y, _ = turn @ np.median([finger.points[0] for finger in fingers[1:]], axis=0)
-    wrist["position"] = (turn.T @ ((x, y, front) - size * WRIST)).round(4).tolist()
-    source["pre_shapes"] = pre_shapes(hand, fingers)
+    source["pre_shapes"] = pre_shapes(build_hand(source), fingers)
     build_hand(source)  # says what is wrong with it
 
     lines = [" ".join(("wrist:", *(f"{key} {value}" for key, value in wrist.items())))]

@@ -7,7 +7,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from hand.described import BENCHMARK
-from hand.kinematics import finger_frames, finger_joints, finger_points
+from hand.kinematics import finger_points
 
 # ---------------------------------------------------------------- the surface as a distance field
 CELL, FIELD_REACH = 0.004, 0.032  # m: grid spacing; distances are cut off here
@@ -80,63 +80,60 @@ TOUCH, CONTACT = 0.0005, 0.002  # m: a finger stops, a link counts as touching
 MIN_STEP, MAX_STEP = np.radians([0.15, 12]).astype(np.float32)
 
 
-def finger_gaps(chain, q, frames, field):
-    """Gaps (P, m) m between the spheres of fingers q (k, m) rad, on frames (4, 3, m), and the object."""
-    points = finger_points(chain, q, frames)
-    return field.at(points.reshape(3, -1)).reshape(points.shape[1:]) - chain.radii.astype(np.float32)
+def finger_gaps(fingers, joints, frames, field):
+    """Gaps (F, P, m) m between the spheres of `Fingers` at joints (J, m) rad, of wrists (3, 4, m), and the object."""
+    points = finger_points(fingers, joints, frames)
+    return field.at(points.reshape(3, -1)).reshape(points.shape[1:]) - fingers.radii
 
 
-def close_fingers(chain, q, frames, mode, field, goes_on):
-    """Close fingers of a `Chain` each by itself until it touches: q (k, m) -> q (k, m), last gaps (P, m).
+def turn_fingers(fingers, joints, pace, limits, goes_on, frames, field, way=1):
+    """Turn some `Fingers`, each by itself until it touches; with way -1, until it is out of the object.
 
-    Conservative advancement: a step is as long as the nearest sphere's gap allows, so nothing is passed through.
-    A link that touches stops all joints that move it; those beyond then go on where `goes_on` (modes,) says so.
+    joints (J, m) rad, pace (J, m): how fast and where to each turns, limits (2, J, m) rad, frames (3, 4, m) ->
+    joints (J, m), last gaps (F, P, m). A sphere that touches stops all joints that move it; those beyond then go on
+    where `goes_on` (m,). Conservative advancement: a step is as long as gaps allow, so nothing is passed through.
     """
-    q, gaps = q.copy(), np.empty((len(chain.links), q.shape[1]), dtype=np.float32)
-    (low, high), levers = chain.limits.astype(np.float32), chain.levers.T.astype(np.float32)
-    active, speed, ends = np.arange(q.shape[1]), chain.speed.astype(np.float32)[mode].T, ~goes_on[mode]
-    moved = [(joint, chain.levers[:, joint].nonzero()[0][0]) for joint in np.flatnonzero(chain.speed.any(0))]
+    joints, active, (low, high) = joints.copy(), np.arange(joints.shape[1]), limits.astype(np.float32)
+    gaps = np.empty((*fingers.levers.shape[:2], len(active)), dtype=np.float32)
+    moves = fingers.levers > 0  # (F, P, J)
+    finger = moves.any(1).argmax(0)  # (J,) that a joint moves, and its first sphere there
+    first = moves[finger, :, np.arange(len(joints))].argmax(1)
+    pace = pace.astype(np.float32) * moves.any((0, 1))[:, None]
     for _ in range(80):
-        now, pace = q[:, active], speed[:, active]
-        gap = gaps[:, active] = finger_gaps(chain, now, frames, field)
-        any_touches = gap.min(0) < TOUCH
-        for joint, first in moved:
-            touches = gap[first:].min(0, initial=FIELD_REACH) < TOUCH
-            at_end = np.where(pace[joint] > 0, now[joint] >= high[joint], now[joint] <= low[joint])
-            pace[joint, touches | at_end | any_touches & ends[active]] = 0
-        speed[:, active] = pace
+        now = joints[:, active]
+        gap = gaps[..., active] = finger_gaps(fingers, now, frames, field)
+        nearest = np.minimum.accumulate(gap[:, ::-1], axis=1)[:, ::-1]  # (F, P, m) of a sphere and those beyond it
+        done = way * nearest < TOUCH
+        stops = np.where(goes_on, done[finger, first], done[finger, 0])  # (J, m)
+        pace = pace * ~(stops | np.where(pace > 0, now >= high, now <= low))
         keep = pace.any(0)
-        active, now, pace, frames = active[keep], now[:, keep], pace[:, keep], frames[:, :, keep]
+        parts = active, goes_on, frames, low, high, now, pace, gap
+        active, goes_on, frames, low, high, now, pace, gap = (part[..., keep] for part in parts)
         if not len(active):
             break
-        reach = levers.T @ np.abs(pace) + np.float32(1e-6)  # (P, m) m per unit of closing
-        advance = np.clip((gap[:, keep] / reach).min(0), MIN_STEP, MAX_STEP)
-        q[:, active] = np.clip(now + advance * pace, low, high)
-    return q, gaps
+        reach = fingers.levers @ np.abs(pace) + np.float32(1e-6)  # (F, P, m) m per unit of pace
+        step = np.clip(way * (gap / reach).min(1), MIN_STEP, MAX_STEP)  # (F, m)
+        joints[:, active] = np.clip(now + step[finger] * pace, low, high)
+    return joints, gaps
 
 
-def close_hands(rotation, position, joints, mode, field, hand=BENCHMARK):
+def close_hands(matrix, joints, mode, field, hand=BENCHMARK):
     """Close whole hands, the thumb first: a thumb that meets nothing is no grasp, and saves the other fingers.
 
-    joints (n, J) -> joints (n, J), gaps (n, F, P) m, and masks (n,): free at the start, thumb touches.
+    matrix (n, 4, 4) from the hand's frame to the object's, joints (n, J) rad -> joints (n, J), gaps (n, F, P) m, and
+    masks (n,): free at the start, thumb touches.
     """
-    joints, gaps = joints.copy(), np.full((len(joints), *hand.radii.shape), FIELD_REACH, dtype=np.float32)
-    free = np.ones(len(joints), dtype=bool)
-    for chain in hand.chains:
-        frames = finger_frames(chain, rotation, position)
-        start = finger_gaps(chain, finger_joints(chain, joints), frames, field)
-        free &= start.min(0).reshape(len(joints), len(chain.fingers)).min(1) > -0.001
-    touching = free.copy()
-    for chain in hand.chains:
+    joints, frames = joints.T.copy(), np.ascontiguousarray(matrix[:, :3].transpose(1, 2, 0))
+    pace, limits = hand.speed[mode].T, np.broadcast_to(hand.limits.T[..., None], (2, *joints.shape))
+    gaps = finger_gaps(hand.fingers.some(slice(None)), joints, frames, field)  # (F, P, n)
+    free = gaps.min((0, 1)) > -0.001
+    gaps[:], touching = FIELD_REACH, free.copy()
+    for part in (slice(0, 1), slice(1, None)):
         rows = np.flatnonzero(touching)
-        frames = finger_frames(chain, rotation[rows], position[rows])
-        modes = np.repeat(mode[rows], len(chain.fingers))
-        q, gap = close_fingers(chain, finger_joints(chain, joints[rows]), frames, modes, field, hand.goes_on)
-        shape = len(rows), *chain.columns.shape
-        joints[rows[:, None, None], chain.columns] = q.T.reshape(shape)
-        gaps[rows[:, None], chain.fingers] = gap.T.reshape(*shape[:2], gaps.shape[2])
-        touching[rows] = gaps[rows, 0].min(1) < CONTACT
-    return joints, gaps, free, touching
+        of_rows = (values[..., rows] for values in (joints, pace, limits, hand.goes_on[mode], frames))
+        joints[:, rows], gaps[part, :, rows] = turn_fingers(hand.fingers.some(part), *of_rows, field)
+        touching[rows] = gaps[0, :, rows].min(1) < CONTACT
+    return joints.T, gaps.transpose(2, 0, 1), free, touching
 
 
 def link_gaps(gaps, hand=BENCHMARK):

@@ -21,7 +21,7 @@ from scipy.ndimage import label
 
 from cli.errors import refuse
 from hand import kinematics
-from hand.closing import CONTACT, MIN_STEP, TOUCH, DistanceField, finger_gaps, link_gaps, surface_normals
+from hand.closing import CONTACT, DistanceField, finger_gaps, link_gaps, surface_normals, turn_fingers
 from hand.described import BENCHMARK
 from hand.score import MIN_SCORE, score
 
@@ -73,18 +73,12 @@ def grasp_outcomes(field, poses, joints, hand=BENCHMARK):
     refuse(not finite, "joints or wrist poses are not finite, so no hand can be closed; leave those grasps out")
     shape, sets = joints.shape[:-1], int(np.prod(joints.shape[1:-1]))
     matrix = np.repeat(kinematics.pose_to_matrix(poses), sets, axis=0).astype(np.float32)  # (m, 4, 4), m = n x sets
-    rotation, position = matrix[:, :3, :3], matrix[:, :3, 3]
-    closed = np.clip(joints, *hand.limits.T).astype(np.float32).reshape(-1, len(hand.limits))
-    gaps = np.empty((len(closed), *hand.radii.shape), dtype=np.float32)  # (m, F, P)
-    before = gaps[..., 0].copy()  # (m, F)
-    for chain in hand.chains:
-        frames = kinematics.finger_frames(chain, rotation, position)
-        q, fingers = kinematics.finger_joints(chain, closed), (len(closed), len(chain.fingers))
-        before[:, chain.fingers] = finger_gaps(chain, q, frames, field).min(0).reshape(fingers)
-        q, _ = flex(chain, q, frames, field, -1)
-        q, gap = flex(chain, q, frames, field, 1)
-        closed[:, chain.columns] = q.T.reshape(*fingers, -1)
-        gaps[:, chain.fingers] = gap.T.reshape(*fingers, -1)
+    frames = np.ascontiguousarray(matrix[:, :3].transpose(1, 2, 0))
+    there = np.clip(joints, *hand.limits.T).astype(np.float32).reshape(-1, len(hand.limits)).T  # (J, m)
+    before = finger_gaps(hand.fingers.some(slice(None)), there, frames, field).min(1).T  # (m, F)
+    opened, _ = flex(there, frames, field, -1, hand)
+    closed, gaps = flex(opened, frames, field, 1, hand)
+    closed, gaps = closed.T, gaps.transpose(2, 0, 1)  # (m, J), (m, F, P)
     links = link_gaps(gaps, hand)[0] < CONTACT  # (m, F, L)
     touching = links.any(2)
     local = kinematics.finger_spheres(closed, hand)[0].astype(np.float32)  # (m, F, P, 3)
@@ -98,23 +92,13 @@ def grasp_outcomes(field, poses, joints, hand=BENCHMARK):
     return Outcomes(*(values.reshape(*shape, *values.shape[1:]) for values in found))
 
 
-def flex(chain, q, frames, field, direction):
-    """Turn the flexion of fingers q (k, m) rad: direction -1 until each is out of the object, 1 until each touches.
+def flex(joints, frames, field, way, hand=BENCHMARK):
+    """Turn the flexion of all fingers, joints (J, m) rad: way -1 until each is out of the object, 1 until each touches.
 
-    At most TRAVEL, within the hand's limits. Returns q (k, m) and the spheres' gaps (P, m) m at its end. Steps
-    are as long as the gaps allow (conservative advancement), so that nothing is passed through.
+    At most TRAVEL, within the hand's limits. Returns joints (J, m) and the gaps (F, P, m) m at their end.
     """
-    q, joint, active = q.copy(), chain.flexor, np.arange(q.shape[1])
-    gaps, moved = np.empty((len(chain.links), len(active)), dtype=np.float32), chain.levers[:, joint].nonzero()[0][0]
-    lever = np.maximum(chain.levers[moved:, joint, None], 1e-6).astype(np.float32)
-    way = direction * chain.closes  # of the joint
-    end = np.clip(q[joint] + way * TRAVEL, *chain.limits[:, joint]).astype(np.float32)
-    while len(active):
-        gaps[:, active] = finger_gaps(chain, q[:, active], frames, field)
-        gap = gaps[moved:, active]
-        moving = (direction * gap.min(0) > TOUCH) & (q[joint, active] != end[active])
-        active, frames = active[moving], frames[:, :, moving]
-        step = np.maximum(direction * (gap[:, moving] / lever).min(0), MIN_STEP)
-        left = np.abs(end[active] - q[joint, active])
-        q[joint, active] = np.where(step < left, q[joint, active] + way * step, end[active])
-    return q, gaps
+    pace, (low, high) = np.zeros_like(joints), hand.limits.T[..., None]
+    pace[hand.flexors] = way * np.where(hand.speed[:, hand.flexors].sum(0) >= 0, 1, -1)[:, None]
+    limits = np.clip((joints - TRAVEL, joints + TRAVEL), low, high)
+    goes_on = np.ones(joints.shape[1], dtype=bool)
+    return turn_fingers(hand.fingers.some(slice(None)), joints, pace, limits, goes_on, frames, field, way)

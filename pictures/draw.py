@@ -57,7 +57,7 @@ def contact_gaps(field, grasp, hand=BENCHMARK):
 
 def finger_colours(hand):
     """The names of a hand's fingers and their colours, which begin again where there are many."""
-    return dict(zip(hand.fingers, itertools.cycle(FINGER_COLOURS)))
+    return dict(zip(hand.finger_names, itertools.cycle(FINGER_COLOURS)))
 
 
 def link_colours(gaps=None, hand=BENCHMARK):

@@ -155,7 +155,7 @@ def test_prediction_snippet(tiny_run):
     assert names["joints"].shape == (1, 5, 12)
     matrix = kinematics.pose_to_matrix(names["pose"].numpy())
     field, start = solid_field(*names["mesh"]), BENCHMARK.start[:1].astype(np.float32)
-    joints, _, free, _ = close_hands(matrix[:, :3, :3], matrix[:, :3, 3], start, np.array([0]), field)
+    joints, _, free, _ = close_hands(matrix, start, np.array([0]), field)
     assert free.all() and grasp_outcomes(field, names["pose"].numpy(), joints).holds.all()
 
 

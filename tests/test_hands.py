@@ -48,7 +48,7 @@ def drafted(request, tmp_path_factory):
     (folder / "my.urdf").write_text(write(), encoding="utf-8")
     describe(folder / "my.urdf", "--out", folder / "my.json")
     hand = hand_for(None, read_source(folder / "my.json"))
-    assert [len(hand.joint_names), len(hand.fingers)] == sizes and hand.fingers[0].startswith("th")
+    assert [len(hand.joint_names), len(hand.finger_names)] == sizes and hand.finger_names[0].startswith("th")
     return folder
 
 
@@ -224,7 +224,8 @@ def test_one_finger_is_no_hand(tmp_path, capsys):
         (("spheres", "finger1_0"), [[0, 0, 0, 0.3]], "a sphere on finger1_0"),
         (("spheres", "finger9"), [], "link 'finger9' does not hang on the palm"),
         (("spheres", "palm_lower"), None, "no spheres on the palm, link 'palm_lower'"),
-        (("joints", "4"), None, "pre_shapes name the joint '4', which 'joints' lacks"),
+        (("joints", "4"), None, "moves by joint '4', which 'joints' lacks"),
+        (("pre_shapes", "power", "start", "4x"), 0, "pre_shapes name the joint '4x', which 'joints' lacks"),
         (("joints", "3"), "nothing", "joint 'nothing' is not in the URDF"),
         (("fingers", "finger0_tip", "flexes"), "5", "joint '5' does not flex 'finger0_tip'"),
         (("fingers", "finger0_tip", "tip"), "base", "link 'base' does not hang on the palm"),

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import trimesh
-from scipy.spatial.transform import Rotation
 
 import synthesize
 from benchmark.card import sphere_gaps
@@ -132,29 +131,24 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     table = trimesh.creation.box((0.3, 0.3, 0.1))
     field = solid_field(np.asarray(table.vertices) - (0, 0.23, 0.05), np.asarray(table.faces), density=2e5)
     height = np.array([0.02, 0.06, 0.0])  # m, of the wrist above the top
-    rotation = np.tile(Rotation.from_euler("x", 180, degrees=True).as_matrix(), (3, 1, 1)).astype(np.float32)
-    position = np.stack((0 * height, 0.1 + 0 * height, height), -1).astype(np.float32)
-    _, fingers = BENCHMARK.chains
-    bases = kinematics.finger_frames(fingers, rotation, position)[..., 1::3]  # of the middle one
-    start = np.zeros((3, 3), dtype=np.float32)
+    frames = np.tile(np.diag([1.0, -1, -1, 1]), (3, 1, 1))  # half a turn about x
+    frames[:, :3, 3] = np.stack((0 * height, 0.1 + 0 * height, height), -1)
+    wrists = frames[:, :3].transpose(1, 2, 0).astype(np.float32)
+    start, middle = np.zeros((12, 3), dtype=np.float32), slice(6, 9)
 
     def lowest(q):  # gap (3,) m of the spheres over the table
-        joints = np.zeros((3, 12))
-        joints[:, 6:9] = q.T
-        centers = kinematics.transform(frames, kinematics.finger_spheres(joints)[0][:, 2])
+        centers = kinematics.transform(frames, kinematics.finger_spheres(q.T)[0][:, 2])
         over = centers[..., 1] < -0.08  # the table begins there
         return np.where(over, centers[..., 2] - BENCHMARK.radii[2], np.inf).min(1)
 
-    frames = np.tile(np.eye(4), (3, 1, 1))
-    frames[:, :3, :3], frames[:, :3, 3] = rotation, position
-    opened, _ = flex(fingers, start, bases, field, -1)
-    closed, gaps = flex(fingers, opened, bases, field, 1)
+    opened, _ = flex(start, wrists, field, -1)
+    closed, gaps = flex(opened, wrists, field, 1)
     assert lowest(start)[0] > CONTACT and lowest(start)[2] < -0.005
-    assert np.array_equal(opened[:, :2], start[:, :2])  # nothing to open
+    assert np.array_equal(opened[middle, :2], start[middle, :2])  # nothing to open
     assert abs(lowest(closed)[0]) < CONTACT  # near: touches
-    np.testing.assert_allclose(closed[:, 1] - start[:, 1], [TRAVEL, 0, 0], atol=1e-6)  # far: as far as it may
-    assert -TRAVEL <= opened[0, 2] < 0 and abs(lowest(closed)[2]) < CONTACT  # in it: out, and touching
-    np.testing.assert_allclose(gaps.min(0)[[0, 2]], lowest(closed)[[0, 2]], atol=0.001)
+    np.testing.assert_allclose(closed[middle, 1] - start[middle, 1], [TRAVEL, 0, 0], atol=1e-6)  # far: as far as it may
+    assert -TRAVEL <= opened[6, 2] < 0 and abs(lowest(closed)[2]) < CONTACT  # in it: out, and touching
+    np.testing.assert_allclose(gaps[2].min(0)[[0, 2]], lowest(closed)[[0, 2]], atol=0.001)
 
 
 def test_batch_and_order_do_not_matter(scene):

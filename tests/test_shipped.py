@@ -136,21 +136,20 @@ def test_what_lies_between_two_points_of_the_grid_is_moved():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["02946921/can_0001", "02954340/cap_0000", "03759954/microphone_0002", REDRAWN])
 def test_made_from_nothing_it_is_the_shipped_one(tmp_path, name):
-    """Other processors may keep other grasps of a few scenes, where one is just good enough here and just not there."""
+    """Scores follow the last bits, so that a grasp may be just good enough here and just not there; joints do not."""
     settings = {"objects": 1500, "grasps": 240, "scenes": 2, "seed": 0, "meshes": None}
     make.make_object(tmp_path / "made", settings, (*name.split("/"), None))
-    alike = []
+    alike, off = [], []
     for scene in shipped.unpack_object(tmp_path / "shipped", shipped.FILE, name):
         made = tmp_path / "made" / scene["name"]
         assert hashlib.sha256((made / "mesh.obj").read_bytes()).hexdigest() == scene["mesh_hash"]
         with np.load(made / "recording.npz") as recording:
-            kept = recording["scores"] >= 1.5
-            grasps, scores = recording["grasps"][kept], recording["scores"][kept]
+            grasps, scores = recording["grasps"], recording["scores"]
         found = np.concatenate((scene["poses"], scene["joints"]), 1)
-        alike += (
-            rounded_alike(grasps, scores, found, scene["scores"]).tolist() if len(found) == len(grasps) else [False]
-        )
-    assert np.mean(alike) > 0.9
+        nearest = np.abs(grasps - found[:, None]).max(2).argmin(1)
+        alike += rounded_alike(grasps[nearest], 0, found, 0).tolist()
+        off += np.abs(scores[nearest] - scene["scores"]).tolist()
+    assert np.mean(alike) > 0.99 and np.mean(off) < 0.02
 
 
 @pytest.mark.slow

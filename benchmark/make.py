@@ -136,14 +136,10 @@ def make_imported(folder, settings, path, hand):
     scenes, joint_names = dexgraspnet.read_object(path)
     for name, vertices, faces, grasps in scenes:
         if hand.source:
-            grasps[:, :7] = turned_to_hand(grasps[:, :7], hand.source["wrist"])
+            from_hand = np.linalg.inv(palm_frame(hand.source["wrist"]))
+            grasps[:, :7] = matrix_to_pose(pose_to_matrix(grasps[:, :7]) @ from_hand)
         write_scene(folder / name, mesh_text(vertices, faces), grasps, None, joint_names)
     return {"counts": {"kept": sum(len(grasps) for *_, grasps in scenes)}}
-
-
-def turned_to_hand(poses, wrist):
-    """Poses (n, 7) of the palm's link as those of the hand's frame; wrist: as in a hand's JSON."""
-    return matrix_to_pose(pose_to_matrix(poses) @ np.linalg.inv(palm_frame(wrist)))
 
 
 # ---------------------------------------------------------------- a whole root

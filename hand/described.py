@@ -68,7 +68,7 @@ class Hand(NamedTuple):
     modes: tuple  # names of pre-shapes
     start: np.ndarray  # (modes, J) rad
     speed: np.ndarray  # (modes, J) in closing
-    goes_on: np.ndarray  # (modes,) bool
+    goes_on: np.ndarray  # (modes,) do joints beyond a link that touches close on?
     grasp_center: np.ndarray  # (3, 2) m, hand frame
     work_box: np.ndarray  # (3, 2) m
     size: float

@@ -23,7 +23,7 @@ from hand.described import at_rest, at_turn, frame_of, placed, read_urdf, xml_nu
 from hand.kinematics import finger_spheres
 
 FINGER = 0.14  # m, a finger of the benchmark's hand: the size of others is measured by it
-BASES = np.array([0, 0.114, 0.009])  # m, from its wrist to where most of its fingers begin
+WRIST = np.array([0, 0.114, 0.02])  # m, from its wrist to most fingers' bases, and to the front of its palm
 # By pre-shape: where the first flexing joint and those beyond it start (share of their range), and how fast they close
 SHAPES = {"power": ((0.05, 1), (0.05, 1)), "pinch": ((0.05, 1), (0.1, 0)), "sphere": ((0.05, 1), (0.5, 0.1))}
 OPEN = 20  # degrees: no joint starts farther back
@@ -64,7 +64,7 @@ def find_fingers(joints, links):
     return [thumb._replace(flexes=thumb.flexes[-2:]), *others]
 
 
-def find_wrist(palm, fingers, size):
+def find_wrist(palm, fingers):
     """The JSON's `wrist`: where fingers point at rest, and where tips go as joints turn to where there is more room."""
     along, normal = sum(finger.points[-1] - finger.points[0] for finger in fingers), np.zeros(3)
     for _, joints, axes, points, flexes in fingers:
@@ -72,10 +72,8 @@ def find_wrist(palm, fingers, size):
     normal = normal - along * (normal @ along) / max(along @ along, 1e-9)
     length = np.linalg.norm(normal)
     refuse(length < 1e-6, "has fingers without length (add links at their tips) or that close in no common direction")
-    wrist = {"palm_normal": normal / length, "finger_direction": along / np.linalg.norm(along)}
-    base = np.median([finger.points[0] for finger in fingers], axis=0)
-    wrist["position"] = base - size * BASES @ palm_frame(wrist)[:3, :3]
-    return {"link": palm} | {key: (values.round(4) + 0.0).tolist() for key, values in wrist.items()}
+    directions = {"palm_normal": normal / length, "finger_direction": along / np.linalg.norm(along)}
+    return {"link": palm, "position": [0, 0, 0]} | {key: (v.round(4) + 0.0).tolist() for key, v in directions.items()}
 
 
 # ---------------------------------------------------------------- spheres
@@ -157,7 +155,7 @@ def draft(text, palm):
     fingers = find_fingers(joints, links)
     lengths = [np.linalg.norm(np.diff(finger.points, axis=0), axis=1).sum() for finger in fingers[1:]]
     size = round(float(np.median(lengths)) / FINGER, 3)
-    wrist = find_wrist(palm, fingers[1:], size)
+    wrist = find_wrist(palm, fingers[1:])
     spheres, guessed = find_spheres(fingers, palm, links, elements, size)
     source = {
         "urdf": text, "wrist": wrist,
@@ -167,7 +165,11 @@ def draft(text, palm):
         "grasp_center": (size * BENCHMARK.grasp_center).round(4).tolist(),
         "work_box": (size * BENCHMARK.work_box).round(4).tolist(), "size": size,
     }  # fmt: skip
-    source["pre_shapes"] = pre_shapes(build_hand(source), fingers)
+    hand, turn = build_hand(source), palm_frame(wrist)[:3, :3]
+    front = (hand.palm_centers[:, 2] + hand.palm_radii).max()
+    x, y, _ = turn @ np.median([finger.points[0] for finger in fingers[1:]], axis=0)
+    wrist["position"] = (turn.T @ ((x, y, front) - size * WRIST)).round(4).tolist()
+    source["pre_shapes"] = pre_shapes(hand, fingers)
     build_hand(source)  # says what is wrong with it
 
     lines = [" ".join(("wrist:", *(f"{key} {value}" for key, value in wrist.items())))]

@@ -7,6 +7,7 @@
     python sweep.py future [VARIANT ...]   the paper's Section VI: a loss, adapters
     python sweep.py controls [ARM ...]     the initialisations between controls: no shape, random, all labels
     python sweep.py published              the published code's protocol: how far does an improvement scatter?
+    python sweep.py assay [ARM ...]        would better features help? frozen encoders of clouds and of single views
     python sweep.py benchmark              is the open benchmark a good one? baselines and linear probes
     python sweep.py encoders A.pt B.pt     pretrained encoders: probes, fine-tuning on val
     python sweep.py grid --k "1,5" --pool "attention,hand" --seeds "0,1,2"      any grid of train.py's flags
@@ -32,6 +33,7 @@ from cli.processes import hearing
 from evaluate import CLOSED
 from files.writing import atomic, check_writable
 from lab import figures
+from lab.assay import assay_text, run_assay
 from lab.baselines import benchmark_text, run_benchmark
 from lab.control_table import controls_text, run_controls
 from lab.encoders import run_encoders
@@ -90,6 +92,7 @@ SWEEPS = {kind: Sweep() for kind in GRIDS} | {
     "controls": Sweep(run_controls, controls_text, lambda rows, args: None, seeds="0,1,2", names="ARM"),
     "future": Sweep(run_future, future_text, lambda rows, args: None, seeds="0,1,2", names="VARIANT"),
     "published": Sweep(run_published, published_text, figures.draw_published),
+    "assay": Sweep(run_assay, assay_text, lambda rows, args: None, names="ARM"),
     "benchmark": Sweep(run_benchmark, benchmark_text, seeds="0,1"),
     "encoders": Sweep(
         run_encoders, lambda rows, args: columns_table(rows, hidden=["encoder"]), lambda rows, args: None,

@@ -124,7 +124,8 @@ class Assay:
         read_out(model, data, rows, settings)
         predictions = {"": predict_grasps(model, data, val, self.device)}
         results = {"": summarize(predictions[""])}
-        add_holds(results, predictions, data, val, self.args.closed, quiet=True)
+        if data.hand:
+            add_holds(results, predictions, data, val, self.args.closed, quiet=True)
         row = {name: results[""].get(name, "") for name in COLUMNS}
         return row | {"seconds": round(time.perf_counter() - started), "dataset": data.fingerprint}
 
@@ -169,9 +170,9 @@ def run_assay(names, given, args):
     refuse_flags(given, ("--pool", "--k", "--init", "--lr-backbone", "--preset"), "assay")
     grid, shared = {flag: given.get(flag, values) for flag, values in GRID.items()}, args.own | given
     shared = {flag: value for flag, value in shared.items() if flag not in GRID} | (SMOKE if args.smoke else {})
-    path, assay = args.out / "rows.csv", None
+    path, arms, assay = args.out / "rows.csv", choose(names, dict.fromkeys(ARMS, ()), "assay"), None
     rows = {row["command"]: row for row in read_rows(path)}
-    for own, seed, arm in itertools.product(expand(grid, args.smoke), args.seeds, choose(names, dict.fromkeys(ARMS, ()), "assay")):
+    for own, seed, arm in itertools.product(expand(grid, args.smoke), args.seeds, arms):
         name = command_of(own | shared | {"--seeds": seed}, f"python sweep.py assay {arm}")
         if name not in rows:
             assay = assay or Assay(shared, args)

@@ -182,10 +182,10 @@ class Pretraining:
         self.settings = run_settings(self.args, NOT_SETTINGS) | {"clouds_sha256": pool}
 
 
-def build_jepa(args):
-    """The `PointJEPA` before step 1, random by --seed."""
+def build_jepa(args, network=PointJEPA):
+    """The `PointJEPA`, or a class made of it, before step 1, random by --seed."""
     torch.manual_seed(stable_seed("pretrain-weights", args.seed))
-    return speed_up(PointJEPA(changed(PRESETS[args.preset], **given_flags(args), **PRETRAINING)))
+    return speed_up(network(changed(PRESETS[args.preset], **given_flags(args), **PRETRAINING)))
 
 
 def make_run(args, device, jepa, clouds):
@@ -270,13 +270,13 @@ def log_row(run, bar, row):
 
 
 # ---------------------------------------------------------------- from the flags to the encoder
-def finish(run, argv):
-    """Write the encoder, its predictor and its card, and remove .last.pt; -> the card."""
+def finish(run, words):
+    """Write the encoder, its predictor and its card, and remove .last.pt; words: the command's; -> the card."""
     args, curve, config = run.args, run.progress.rows, dataclasses.asdict(run.jepa.config)
     save_checkpoint(run.out, {"config": config, "encoder": run.jepa.encoder.state_dict(), "step": args.steps})
     save_predictor(run.jepa, run.out)
     card = {
-        "command": shlex.join(["python", "pretrain_jepa.py", *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join(["python", *words]),
         "seed": args.seed, "settings": run.settings, "network": config, "shapes": len(run.clouds),
         "clouds_seen": args.steps * args.batch, "seconds": round(run.progress.seconds),
         "device": run.device.type, "precision": run.precision, "threads": torch.get_num_threads(),
@@ -291,14 +291,18 @@ def finish(run, argv):
     return card
 
 
-@command
-def main(argv=None):
+def pretrain(argv, script=("pretrain_jepa.py",), network=PointJEPA, load=load_clouds):
+    """Pretrain as the flags say; -> the card.
+
+    script: words of the command, for the card; network: a `PointJEPA` or a class made of it; load: of its clouds.
+    """
+    argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     device = set_up_torch(args.device, args.threads)
     check_writable(Path(args.out).parent, "--out")
     unfinished_run(args)  # says what is wrong before anything is read
-    jepa = build_jepa(args)
-    clouds = load_clouds(args, jepa.config.points, jepa.config.up)
+    jepa = build_jepa(args, network)
+    clouds = load(args, jepa.config.points, jepa.config.up)
     refuse(len(clouds) < args.batch, f"--batch {args.batch}: only {len(clouds)} clouds; take a smaller batch")
     run = make_run(args, device, jepa, clouds)
     size = f"{sum(p.numel() for p in jepa.encoder.parameters()) / 1e6:.2f} M encoder parameters"
@@ -307,7 +311,12 @@ def main(argv=None):
         if unfinished_run(args):  # again: another process may have just finished it
             load_last(run, "jepa", run.jepa)
         pretraining_loop(run)
-        return finish(run, argv)
+        return finish(run, [*script, *argv])
+
+
+@command
+def main(argv=None):
+    return pretrain(argv)
 
 
 if __name__ == "__main__":

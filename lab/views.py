@@ -15,17 +15,12 @@ import torch.nn.functional as F
 from scipy.spatial import ConvexHull
 from tqdm import tqdm
 
-import pretrain_jepa
 from benchmark.clouds import load_clouds
-from cli.errors import command
+from cli.errors import command, refuse
 from cli.processes import cores, map_in_processes
-from files.config import changed
 from files.writing import stable_seed
-from loop.fast import speed_up
-from loop.flags import given_flags
-from loop.machine import set_up_torch
-from loop.runs import held
-from model import PRESETS, PRETRAINING, PointJEPA, gather_points, normalize_clouds, sequence_patches
+from model import PointJEPA, gather_points, normalize_clouds, sequence_patches
+from pretrain_jepa import pretrain
 
 DENSE = 2048  # points of a cloud, of which a view has some 700
 DISTANCE, ELEVATION = 0.6, (15, 60)  # m of the camera from the cloud's centroid, and degrees over it
@@ -87,20 +82,17 @@ class ViewJEPA(PointJEPA):
         return gather_points(patches.flatten(2), order).view_as(patches), gather_points(centers, order)
 
 
+def load_pairs(args, num_points, up):
+    """A view beside each of the clouds that the flags choose, (n, 2 N, 3) float32 m, z up."""
+    refuse(up != "z", "--up y: a camera looks from above, along z; leave it out")
+    clouds = load_clouds(args, DENSE, up)
+    seeds = [stable_seed("pretrain-view", args.seed, i) for i in range(len(clouds))]
+    return np.concatenate((single_views(clouds, seeds, num_points), clouds[:, :num_points]), axis=1)
+
+
 @command
 def main(argv=None):
-    args = pretrain_jepa.parse(argv)
-    device = set_up_torch(args.device, args.threads)
-    pretrain_jepa.unfinished_run(args)
-    torch.manual_seed(stable_seed("pretrain-weights", args.seed))
-    jepa = speed_up(ViewJEPA(changed(PRESETS[args.preset], **given_flags(args), **PRETRAINING)))
-    clouds, points = load_clouds(args, DENSE, "z"), jepa.config.points
-    seeds = [stable_seed("pretrain-view", args.seed, i) for i in range(len(clouds))]
-    pairs = np.concatenate((single_views(clouds, seeds, points), clouds[:, :points]), axis=1)
-    run = pretrain_jepa.make_run(args, device, jepa, pairs)
-    with held(run.out, run.out.with_name(f".{run.out.name}.lock"), "--out"):
-        pretrain_jepa.pretraining_loop(run)
-        return pretrain_jepa.finish(run, argv)
+    return pretrain(argv, ("-m", "lab.views"), ViewJEPA, load_pairs)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,8 @@ def run_assay(names, given, args):
             assay = assay or Assay(shared, args)
             kind, budget, loss = own.values()
             print(name, file=sys.stderr)
-            rows[name] = {"command": name} | assay.measure(arm, kind, budget, loss, seed)
+            row = {"command": name} | assay.measure(arm, kind, budget, loss, seed)
+            rows = {old["command"]: old for old in read_rows(path)} | {name: row}  # another sweep may have written
             write_rows(path, rows.values())
     return read_rows(path)
 

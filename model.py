@@ -562,16 +562,19 @@ class PointJEPA(nn.Module):
         # and within some hundred steps the targets span two or three dimensions. Here it does not count.
         return F.instance_norm(latents.float().transpose(1, 2)).transpose(1, 2)
 
+    def group_in_sequence(self, clouds, generator=None):
+        """Clouds (B, N, 3) -> patches (B, G, S, 3) and centers (B, G, 3), in the order of `sequence_patches`."""
+        patches, centers = self.encoder.group(clouds, generator)
+        order = sequence_patches(centers)  # (B, G)
+        return gather_points(patches.flatten(2), order).view_as(patches), gather_points(centers, order)
+
     def forward(self, clouds, generator=None, blocks=None):
         """clouds (B, N, 3) in encoder's units -> loss, targets and predictions (B, M, T, D).
 
         generator draws patch starts and blocks; or it is the starts (B,), and blocks are the drawn ones:
         hidden (M, T) and visible (C,) places in the patch sequence.
         """
-        patches, centers = self.encoder.group(clouds, generator)  # (B, G, S, 3), (B, G, 3)
-        order = sequence_patches(centers)  # (B, G)
-        centers = gather_points(centers, order)
-        patches = gather_points(patches.flatten(2), order).view_as(patches)
+        patches, centers = self.group_in_sequence(clouds, generator)  # (B, G, S, 3), (B, G, 3)
         hidden, visible = (index.to(clouds.device) for index in blocks or self.sample_blocks(generator))
         tokens, position = self.encoder.embed(patches), self.encoder.position(centers)  # (B, G, D) each
         targets = self.make_targets(tokens, position)[:, hidden]  # (B, M, T, D)

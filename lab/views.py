@@ -19,7 +19,7 @@ from benchmark.clouds import load_clouds
 from cli.errors import command, refuse
 from cli.processes import cores, map_in_processes
 from files.writing import stable_seed
-from model import PointJEPA, gather_points, normalize_clouds, sequence_patches
+from model import PointJEPA, normalize_clouds
 from pretrain_jepa import pretrain
 
 DENSE = 2048  # points of a cloud, of which a view has some 700
@@ -28,7 +28,7 @@ MIRROR = 100  # radius of the mirror in distances of the farthest point: larger,
 NOISE = 0.003  # m, standard deviation along each axis
 
 
-def visible(cloud, camera):
+def visible_points(cloud, camera):
     """Index (n,), ascending, of those points of a cloud (N, 3) that none hides from a camera (3,)."""
     away = cloud - camera
     distances = np.linalg.norm(away, axis=1, keepdims=True)
@@ -43,7 +43,7 @@ def single_view(item):
     rng = np.random.default_rng(seed)
     up, turn = np.radians(rng.uniform(*ELEVATION)), rng.uniform(0, 2 * np.pi)
     direction = np.array([np.cos(up) * np.cos(turn), np.cos(up) * np.sin(turn), np.sin(up)])
-    seen = cloud[visible(cloud.astype(float), cloud.mean(0) + DISTANCE * direction)]
+    seen = cloud[visible_points(cloud.astype(float), cloud.mean(0) + DISTANCE * direction)]
     seen = seen[np.arange(count) % len(seen)]  # where few are seen, some stand twice, each with noise of its own
     return (seen + NOISE * rng.standard_normal(seen.shape)).astype(np.float32)
 
@@ -67,19 +67,14 @@ class ViewJEPA(PointJEPA):
         view, centroid, radius = normalize_clouds(view, self.config)
         cloud = (cloud - centroid[:, None]) / radius[:, None]
         starts = starts % view.shape[1]
-        (patches, centers), (all_patches, all_centers) = self.in_sequence(view, starts), self.in_sequence(cloud, starts)
+        patches, centers = self.group_in_sequence(view, starts)  # (B, G, S, 3), (B, G, 3)
+        all_patches, all_centers = self.group_in_sequence(cloud, starts)
         tokens, all_tokens = self.encoder.embed(torch.cat((patches, all_patches))).chunk(2)  # (B, G, D) each
         hidden, visible = blocks
         targets = self.make_targets(all_tokens, self.encoder.position(all_centers))[:, hidden]  # (B, M, T, D)
         context = self.encoder.transformer(tokens[:, visible], self.encoder.position(centers[:, visible]))
         predictions = self.predictor(context, centers[:, visible], all_centers[:, hidden])  # (B, M, T, D)
         return F.smooth_l1_loss(predictions, targets, beta=2.0), targets, predictions
-
-    def in_sequence(self, clouds, starts):
-        """Patches (B, G, S, 3) and centers (B, G, 3) of clouds (B, N, 3) in the order of their sequence."""
-        patches, centers = self.encoder.group(clouds, starts)
-        order = sequence_patches(centers)
-        return gather_points(patches.flatten(2), order).view_as(patches), gather_points(centers, order)
 
 
 def load_pairs(args, num_points, up):

@@ -108,11 +108,11 @@ def mesh_cloud(content, name, num_points, longest=MAX_LENGTH):
 
 def read_cloud(path, num_points, longest=MAX_LENGTH):
     """Cloud (N, 3) float32 in m from a mesh file or an .npy of at least N points (thinned by a fixed draw)."""
-    content = read_bytes(path)
-    if Path(path).suffix.lower() != ".npy":
-        if Path(path).suffix.lower() not in MESH_TYPES:
-            raise UserError(f"{path}: not a mesh ({' '.join(MESH_TYPES)}) and not a cloud (.npy); give one of these")
+    content, suffix = read_bytes(path), Path(path).suffix.lower()
+    if suffix in MESH_TYPES:
         return mesh_cloud(content, str(path), num_points, longest)[0]
+    known = " ".join(MESH_TYPES)
+    refuse(suffix != ".npy", f"{path}: not a mesh ({known}) and not a cloud (.npy); give one of these")
     cloud = read_array(path, 3)
     refuse(len(cloud) < num_points, f"{path}: {len(cloud)} points; this run needs at least {num_points}")
     length = np.ptp(cloud, axis=0).max()

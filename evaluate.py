@@ -88,8 +88,8 @@ def bootstrap(statistics, objects, seed=0, draws=2000):
     ids, index = np.unique(np.asarray(objects), return_inverse=True)
     if len(ids) < MIN_OBJECTS:
         return {}
-    draw = np.random.default_rng(seed).multinomial
-    weights = draw(len(ids), np.full(len(ids), 1 / len(ids)), size=draws)  # (R, O) how often each object is drawn
+    rng, share = np.random.default_rng(seed), np.full(len(ids), 1 / len(ids))
+    weights = rng.multinomial(len(ids), share, size=draws)  # (R, O) how often each object is drawn
     grasps = weights @ np.bincount(index)  # (R,)
     means = {name: weights @ np.bincount(index, weights=value.numpy()) / grasps for name, value in statistics.items()}
     return {name: np.percentile(value, (2.5, 97.5)).tolist() for name, value in from_means(means).items()}
@@ -138,16 +138,18 @@ def predict_grasps(model, data, rows, device, clouds_per_chunk=64, grasps_per_ch
                 index = torch.from_numpy(object_index[part] - first).to(device)
                 poses = torch.from_numpy(data.poses[rows[part]]).to(device)
                 decoded = model.decode(encoded, index, poses)
-                joints_hat.append(decoded[0].float())
-                logits.append(decoded[1].float())
+                joints_hat.append(decoded[0])
+                logits.append(decoded[1])
     joints_hat, logits, joints = torch.cat(joints_hat), torch.cat(logits), torch.from_numpy(data.joints[rows])
-    nll = getattr(model.loss, "nll", None)
     objects = data.object_of_grasp[rows]
-    return {
+    found = {
         "joints_pred": joints_hat.cpu().numpy(), "logits": logits.cpu().numpy(),
         "joints_true": data.joints[rows], "object": objects,
         "synset": np.array([name.split("/")[0] for name in objects]),
-    } | ({"nll": nll(joints_hat, logits, joints.to(device)).cpu().numpy()} if nll else {})  # fmt: skip
+    }  # fmt: skip
+    if hasattr(model.loss, "nll"):
+        found["nll"] = model.loss.nll(joints_hat, logits, joints.to(device)).cpu().numpy()
+    return found
 
 
 def constant_predictions(data, joints, rows):
@@ -336,7 +338,8 @@ def evaluate_run(args):
             rows = {"training mean": means[suite], "this run": own}
             rows |= {"recorded": found["recorded"]} if args.holds else {}
         rows |= {named(synset): result for synset, result in own["synsets"].items()}
-        print(f"{suite}{f' of pack {split.pack}' * bool(split.pack)}\n{metrics_table(rows)}")
+        of_pack = f" of pack {split.pack}" if split.pack else ""
+        print(f"{suite}{of_pack}\n{metrics_table(rows)}")
         for share in ("free", "holds") if args.holds else ():
             print(f"{share:<6}{holds_line(own, share)}")
         shown |= rows

@@ -9,14 +9,14 @@
     B  grasps in a batch        N  points per cloud            K  hypotheses
     O  clouds in a batch        G  patches = tokens            J  joint angles, rad
     M  target blocks            S  points per patch            D, H  width, heads
-    T  tokens per target block  C  context tokens              P  pose (7): xyz m, quaternion xyzw
-    F  features of a point (3)  E  what the head sees          D' predictor's width
+    T  tokens per target block  C  context tokens              D' predictor's width
+    E  object's part of the head's input                       pose (7): xyz m, quaternion xyzw
 
 Where only clouds are in play (encoder, pretraining) their number is written B as well. Clouds and
 poses are in metres in the frame of the mesh, z up; the encoder itself sees normalised clouds.
 
-Who stops at the double rule has the whole grasp model. variants.py and controls.py add poolings and losses of ours to
-POOLS and LOSSES; loop/fast.py puts layers that a processor likes in the place of PyTorch's, equal ones.
+Up to the double rule stands the whole grasp model. variants.py and controls.py add poolings and losses of ours to
+POOLS and LOSSES; loop/fast.py swaps in layers that give the same and are faster.
 
 References: "Label-Efficient Grasp Joint Prediction with Point-JEPA" (the paper: Sec., Eq., Fig.); Point-JEPA, arXiv
 2404.16432 (encoder and pretraining); PointNet++, arXiv 1706.02413 (sampling, ball query); I-JEPA, arXiv 2301.08243.
@@ -146,8 +146,8 @@ def farthest_point_sample(clouds, count, generator=None):
 
 
 def gather_points(points, index):
-    """Rows of `points` (B, N, F) named by `index` (B, ...) -> (B, ..., F)."""
-    rows = index.flatten(1)[..., None].expand(-1, -1, points.shape[-1])  # (B, ·, F)
+    """Rows of `points` (B, N, W), W numbers each, named by `index` (B, ...) -> (B, ..., W)."""
+    rows = index.flatten(1)[..., None].expand(-1, -1, points.shape[-1])  # (B, ·, W)
     return points.gather(1, rows).view(*index.shape, -1)
 
 
@@ -189,7 +189,7 @@ def group_points(clouds, centers, size, method="knn", radius=0.0, nearest=Neares
 
 # ---------------------------------------------------------------- encoder
 class PatchEmbed(nn.Module):
-    """The mini-PointNet that turns a patch into a token (Point-JEPA's tokenizer, after Point-BERT).
+    """The mini-PointNet that turns a patch into a token (Point-JEPA's tokenizer, after Point-BERT; Sec. III-C).
 
     patches (B, G, S, 3) -> tokens (B, G, D). BatchNorm's statistics are over all B·G·S points.
     """
@@ -338,13 +338,16 @@ class TokenPool(nn.Module):
         self.width = self.widths * config.width + 4 * self.sees_size  # E
 
     def forward(self, encoded, object_index, poses):
-        return self.with_size(self.take(self.embed(encoded.tokens), object_index), encoded, object_index)
+        embedding = self.embed(encoded.tokens)  # (O, widths · D)
+        return self.with_size(self.take(embedding, object_index), encoded, object_index)
 
     def with_size(self, embedding, encoded, object_index):
         """embedding (B, ·), and beside it centroid and radius (B, 4) where a unit sphere hides them."""
-        # DEVIATION: the paper's metric clouds hide nothing, and its head sees the embedding alone
-        size = [encoded.centroid[object_index] / LENGTH, encoded.radius[object_index] / LENGTH]
-        return torch.cat([embedding, *size], 1) if self.sees_size else embedding
+        # DEVIATION: the paper's metric clouds hide nothing, and its head is told no size
+        if not self.sees_size:
+            return embedding
+        size = torch.cat([encoded.centroid, encoded.radius], 1) / LENGTH  # (O, 4)
+        return torch.cat([embedding, size[object_index]], 1)
 
 
 class AttentionPool(TokenPool):
@@ -376,7 +379,7 @@ class MaxPool(TokenPool):
 
 
 class MeanMaxPool(TokenPool):
-    """both"""
+    """mean and maximum"""
 
     widths = 2
 
@@ -415,7 +418,7 @@ class GraspModel(nn.Module):
 
     clouds (O, N, 3) m, object_index (B,) in 0…O-1, poses (B, 7) -> joints (B, K, J) rad, logits (B, K).
     Each cloud is encoded once, however many grasps of it the batch holds. joint_mean (J,) rad is the
-    training mean, to which the head adds. `loss` is called as `wta_loss`.
+    training mean, to which the head adds. `loss` takes the arguments of `wta_loss`.
     """
 
     def __init__(self, config, joint_mean=None):
@@ -445,8 +448,8 @@ class GraspModel(nn.Module):
         seen = self.pool(encoded, object_index, poses)  # (B, E)
         # DEVIATION: lengths enter the head in units of LENGTH, not metres: positions of some 0.05 among embedding
         # values of order one are hardly learnt, and models with an embedding then fall behind pose-only ones
-        out = self.head(torch.cat([seen, poses[:, :3] / LENGTH, poses[:, 3:]], 1))  # (B, K·J + K)
-        angles, logits = out.to(self.joint_mean.dtype).split([self.config.k * self.config.joints, self.config.k], 1)
+        out = self.head(torch.cat([seen, poses[:, :3] / LENGTH, poses[:, 3:]], 1)).float()  # (B, K·J + K)
+        angles, logits = out[:, : -self.config.k], out[:, -self.config.k :]
         # DEVIATION: the head learns what differs from the training mean
         return angles.unflatten(1, (self.config.k, -1)) + self.joint_mean, logits
 
@@ -474,8 +477,8 @@ def sequence_patches(centers):
 def sample_blocks(num_patches, generator=None, blocks=4, target_ratio=(0.15, 0.2), context_ratio=(0.4, 0.75)):
     """Draw target blocks and the context as positions in the patch sequence -> targets (M, T), context (C,).
 
-    Targets are contiguous and may overlap each other; the context is contiguous in the list of what no
-    target covers. One draw serves a batch on purpose, as in the original: each sample has its own order.
+    Targets are contiguous and may overlap each other; the context is contiguous in the list of what no target covers
+    (I-JEPA, Sec. 3). One draw serves a batch on purpose, as in Point-JEPA: each sample has its own order.
     """
 
     def uniform(low, high):
@@ -566,7 +569,8 @@ class PointJEPA(nn.Module):
         """Clouds (B, N, 3) -> patches (B, G, S, 3) and centers (B, G, 3), in the order of `sequence_patches`."""
         patches, centers = self.encoder.group(clouds, generator)
         order = sequence_patches(centers)  # (B, G)
-        return gather_points(patches.flatten(2), order).view_as(patches), gather_points(centers, order)
+        patches = gather_points(patches.flatten(2), order).view_as(patches)
+        return patches, gather_points(centers, order)
 
     def forward(self, clouds, generator=None, blocks=None):
         """clouds (B, N, 3) in encoder's units -> loss, targets and predictions (B, M, T, D).
@@ -584,7 +588,7 @@ class PointJEPA(nn.Module):
 
     @torch.no_grad()
     def update_target(self, tau):
-        """target ← tau · target + (1 - tau) · encoder, after every step; tau: a float or a float64 scalar."""
+        """target ← tau · target + (1 - tau) · encoder (I-JEPA, Sec. 3), after every step; tau: a float or a scalar."""
         share = 1 - tau if isinstance(tau, float) else (1 - tau).float()
         for ours, theirs in zip(self.target.parameters(), self.encoder.transformer.parameters()):
             ours.lerp_(theirs, share)

@@ -43,7 +43,6 @@ class Outcomes(NamedTuple):
     touching: np.ndarray  # (..., F) bool: fingers that touch, closed
     gaps: np.ndarray  # (..., F) m: each finger's distance to the object then, negative inside
     closed: np.ndarray  # (..., J) rad: the joints after opening and closing
-    scores: np.ndarray  # (...): as in benchmark/grasps.py, closed; -1 where there is no grasp to score
 
 
 def solid_field(vertices, faces, density=DENSITY, threads=1):
@@ -86,9 +85,9 @@ def grasp_outcomes(field, poses, joints, hand=BENCHMARK):
     grasping = touching[:, 0] & touching[:, 1:].any(1) & (links.sum((1, 2)) >= 3)
     grasping &= gaps.min((1, 2)) > -FREE_DEPTH
     grasping &= ~kinematics.fingers_collide(local, hand)
-    scores = np.full(len(closed), -1, dtype=np.float32)
-    scores[grasping] = score(centers[grasping], gaps[grasping], field, hand)
-    found = Outcomes(before.min(1) > -FREE_DEPTH, scores >= MIN_SCORE, touching, before, closed, scores)
+    holds = grasping.copy()
+    holds[grasping] = score(centers[grasping], gaps[grasping], field, hand) >= MIN_SCORE
+    found = Outcomes(before.min(1) > -FREE_DEPTH, holds, touching, before, closed)
     return Outcomes(*(values.reshape(*shape, *values.shape[1:]) for values in found))
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 from tqdm import tqdm
 
 from files.reading import MESH_NAMES, composed, read_mesh
@@ -77,9 +78,7 @@ def candidate_joints(joints_hat, logits, joints):
     each = np.arange(len(joints))
     found = {"": joints_hat[each, logits.argmax(1)]}
     if joints_hat.shape[1] > 1:
-        probabilities = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities /= probabilities.sum(1, keepdims=True)
         best = ((joints_hat - joints[:, None]) ** 2).mean(2).argmin(1)
-        average = (joints_hat * probabilities[:, :, None]).sum(1)
+        average = (joints_hat * softmax(logits, axis=1)[:, :, None]).sum(1)
         found |= {"_best_of_k": joints_hat[each, best], "_average": average}
     return found

@@ -72,7 +72,7 @@ def measure_grasp(vertices, faces, grasp):
     origin = sample_surface(vertices, faces, 4000, 0).mean(0)
     centers, radii = kinematics.hand_drawing(grasp[:7], grasp[7:])
     gaps, nearest = sphere_gaps(vertices, faces, centers, radii)
-    gap, sphere = link_gaps(gaps[-BENCHMARK.radii.size :].reshape(BENCHMARK.radii.shape))
+    gap, sphere = link_gaps(gaps[-BENCHMARK.links.size :].reshape(BENCHMARK.links.shape))
     links = gap < CONTACT
     contact = (len(BENCHMARK.palm_radii) + 8 * np.arange(4)[:, None] + sphere)[links]
     normals = (nearest[contact] - centers[contact]) * np.sign(gaps[contact] + radii[contact])[:, None]

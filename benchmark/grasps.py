@@ -129,7 +129,7 @@ def candidates(rng, points, normals, field, counts, hand):
     centers = kinematics.transform(matrix, local)
     good = np.ones(len(joints), dtype=bool)
     checks = {
-        "table": (centers[..., 2] - hand.radii.astype(np.float32)).min((1, 2)) < TABLE,
+        "table": (centers[..., 2] - hand.fingers.radii.astype(np.float32)).min((1, 2)) < TABLE,
         "depth": gaps.min((1, 2)) < -MAX_DEPTH,
         "fingers": kinematics.fingers_collide(local, hand),
     }

@@ -83,7 +83,7 @@ MIN_STEP, MAX_STEP = np.radians([0.15, 12]).astype(np.float32)
 def finger_gaps(fingers, joints, frames, field):
     """Gaps (F, P, m) m between the spheres of `Fingers` at joints (J, m) rad, of wrists (3, 4, m), and the object."""
     points = finger_points(fingers, joints, frames)
-    return field.at(points.reshape(3, -1)).reshape(points.shape[1:]) - fingers.radii
+    return field.at(points.reshape(3, -1)).reshape(points.shape[1:]) - fingers.radii[..., None]
 
 
 def turn_fingers(fingers, joints, pace, limits, goes_on, frames, field, way=1):
@@ -128,9 +128,10 @@ def close_hands(matrix, joints, mode, field, hand=BENCHMARK):
     gaps = finger_gaps(hand.fingers.some(slice(None)), joints, frames, field)  # (F, P, n)
     free = gaps.min((0, 1)) > -0.001
     gaps[:], touching = FIELD_REACH, free.copy()
+    goes_on = np.array(hand.modes)[mode] == "power"
     for part in (slice(0, 1), slice(1, None)):
         rows = np.flatnonzero(touching)
-        of_rows = (values[..., rows] for values in (joints, pace, limits, hand.goes_on[mode], frames))
+        of_rows = (values[..., rows] for values in (joints, pace, limits, goes_on, frames))
         joints[:, rows], gaps[part, :, rows] = turn_fingers(hand.fingers.some(part), *of_rows, field)
         touching[rows] = gaps[0, :, rows].min(1) < CONTACT
     return joints.T, gaps.transpose(2, 0, 1), free, touching

@@ -6,10 +6,10 @@ The JSON says what a URDF does not:
     wrist       link: the palm's; position, palm_normal and finger_direction (3,) in its frame: origin, z and y of the
                 hand's frame, in which wrist poses are (x goes across the palm)
     joints      {name in recordings: joint of the URDF}, in the order of recordings
-    fingers     {name: {"tip": its last link, "flexes": the joint that opens and closes it}}, the thumb first
+    fingers     {name: its last link}, the thumb first
     spheres     {link: [[x, y, z, radius], ...]} m, in the link's frame; on the palm and along the fingers
-    pre_shapes  {power, pinch or sphere: {"start": {joint: degrees}, "closing": {joint: speed}}}; a joint that is not
-                named is at rest; in power, joints beyond a link that touches close on
+    pre_shapes  {power, pinch or sphere: {"start": {joint: degrees}, "closing": {joint: speed}}}, of the URDF; a joint
+                that is not named is at rest; in power, joints beyond a link that touches close on
     grasp_center, work_box      [[low, high]] of x, y, z, m in the hand's frame: where the object is to lie, and what
                 the pre-shape is chosen by and --pool surface measures in
     size        how large the hand is beside the benchmark's
@@ -43,10 +43,9 @@ class Fingers(NamedTuple):
     """
 
     gear: np.ndarray  # (F, T, J) how far each turn goes with each joint: 1, or the multiplier of a joint that follows
-    offset: np.ndarray  # (F, T, 1) rad
     across: np.ndarray  # (F, T, 3, 3) a turn's axis x (x, y, z), as rows
     spheres: np.ndarray  # (F, P, 3 + 3 T) m: the way to a center by the origin of each turn
-    radii: np.ndarray  # (F, P, 1) m
+    radii: np.ndarray  # (F, P) m
     levers: np.ndarray  # (F, P, J) m per rad: how far a sphere moves with a joint, at most
 
     def some(self, which):
@@ -61,23 +60,17 @@ class Hand(NamedTuple):
     limits: np.ndarray  # (J, 2) rad
     finger_names: tuple
     fingers: Fingers
-    flexors: np.ndarray  # (F,) the joint that opens and closes each finger
+    flexors: np.ndarray  # (F,) the joint that closes each finger most, and opens it
     links: np.ndarray  # (F, P) which link a sphere is on, from the palm
     palm_centers: np.ndarray  # (p, 3) m, hand frame
     palm_radii: np.ndarray  # (p,) m
     modes: tuple  # names of pre-shapes
     start: np.ndarray  # (modes, J) rad
     speed: np.ndarray  # (modes, J) in closing
-    goes_on: np.ndarray  # (modes,) do joints beyond a link that touches close on?
     grasp_center: np.ndarray  # (3, 2) m, hand frame
     work_box: np.ndarray  # (3, 2) m
     size: float
     source: dict | None  # the JSON with the URDF in it, which a root and a run keep; None for the benchmark's
-
-    @property
-    def radii(self):
-        """(F, P) m."""
-        return self.fingers.radii[..., 0]
 
     @property
     def kept(self):
@@ -93,10 +86,10 @@ class Joint(NamedTuple):
     name: str
     parent: str  # links
     child: str
-    origin: np.ndarray  # (4, 4) of the child's frame, at rest, in the parent's
-    axis: np.ndarray | None  # (3,) in the child's
+    frame: np.ndarray  # (4, 4) of the child at rest, in the parent's, or, on a path, in that of the whole
+    axis: np.ndarray | None  # (3,) in the child's, or in that of the whole
     limits: tuple  # rad
-    follows: tuple | None  # joint, multiplier, offset
+    follows: tuple | None  # joint, multiplier; it is at rest where that joint is
 
 
 def xml_numbers(element, key, count, name, default=""):
@@ -121,23 +114,24 @@ def frame_of(origin, name):
 
 def read_joint(element):
     """A <joint> as `Joint`."""
-    name, kind, mimic, limit = element.get("name"), element.get("type"), element.find("mimic"), element.find("limit")
+    name, kind, mimic = element.get("name"), element.get("type"), element.find("mimic")
     what, axis, follows, limits = f"joint '{name}'", None, None, (-np.pi, np.pi)
     known = kind in ("revolute", "continuous", "fixed")
     refuse(not known, f"{what} is {kind}; only joints that turn or are fixed can be described")
+    frame = frame_of(element.find("origin"), what)
     if kind != "fixed":
         axis = xml_numbers(element.find("axis"), "xyz", 3, what, "1 0 0")
         refuse(not axis.any(), f"{what}: its axis is zero; mend it in the URDF")
         axis /= np.linalg.norm(axis)
     if mimic is not None:
-        (multiplier,) = xml_numbers(mimic, "multiplier", 1, what, "1")
-        (offset,) = xml_numbers(mimic, "offset", 1, what, "0")
-        follows = mimic.get("joint"), multiplier, offset
+        follows = mimic.get("joint"), xml_numbers(mimic, "multiplier", 1, what, "1").item()
+        offset = xml_numbers(mimic, "offset", 1, what, "0")
+        frame[:3, :3] = frame[:3, :3] @ Rotation.from_rotvec(offset * axis).as_matrix()
     elif kind == "revolute":
-        limits = tuple(xml_numbers(limit, key, 1, what, "0").item() for key in ("lower", "upper"))
+        limits = tuple(xml_numbers(element.find("limit"), key, 1, what, "0").item() for key in ("lower", "upper"))
         refuse(limits[0] >= limits[1], f"{what} has no room to turn; mend its <limit lower= upper=>")
     links = (element.find(end).get("link") for end in ("parent", "child"))
-    return Joint(name, *links, frame_of(element.find("origin"), what), axis, limits, follows)
+    return Joint(name, *links, frame, axis, limits, follows)
 
 
 def read_urdf(text):
@@ -157,19 +151,15 @@ def read_urdf(text):
 
 
 def at_rest(joints, link, frame, path=()):
-    """{link: (frame (4, 4), names of the joints that turn it)} of all that hangs on a link, whose own are given."""
+    """{link: (frame (4, 4), path)} of all that hangs on a link, whose own are given; path: the joints that turn it."""
     found = {link: (frame, path)}
     for joint in joints.values():
         if joint.parent == link:
-            beyond = path if joint.axis is None else (*path, joint.name)
-            found |= at_rest(joints, joint.child, frame @ joint.origin, beyond)
+            its_frame, its_path = frame @ joint.frame, path
+            if joint.axis is not None:
+                its_path = (*path, joint._replace(frame=its_frame, axis=its_frame[:3, :3] @ joint.axis))
+            found |= at_rest(joints, joint.child, its_frame, its_path)
     return found
-
-
-def at_turn(joint, links):
-    """Axis (3,) and origin (3,) of a `Joint` at rest; links: as `at_rest` has them."""
-    frame, _ = links[joint.child]
-    return frame[:3, :3] @ joint.axis, frame[:3, 3]
 
 
 def placed(spheres, frame):
@@ -205,75 +195,72 @@ def naming(name):
 def build_hand(source):
     """The `Hand` of a source as `read_source` returns it."""
     joints, _ = read_urdf(source["urdf"])
-    names, wrist, abouts = list(source["joints"].values()), source["wrist"], source["fingers"].values()
-    links = at_rest(joints, wrist["link"], palm_frame(wrist))
-    for link in (*source["spheres"], *(about["tip"] for about in abouts)):
-        refuse(link not in links, f"link '{link}' does not hang on the palm, link '{wrist['link']}'; name another one")
+    names, palm, tips = list(source["joints"].values()), source["wrist"]["link"], source["fingers"].values()
+    links = at_rest(joints, palm, palm_frame(source["wrist"]))
+    for link in (*source["spheres"], *tips):
+        refuse(link not in links, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
     for joint in names:
         free = joint in joints and joints[joint].axis is not None and not joints[joint].follows
         refuse(not free, f"joint '{joint}' is not in the URDF, is fixed or follows another; leave it out of 'joints'")
-    refuse(len(abouts) < 2, "has fewer than two fingers, which can hold nothing between them")
-    spheres = {}  # by the joints that turn them
-    for link, its_spheres in source["spheres"].items():
+    refuse(len(tips) < 2, "has fewer than two fingers, which can hold nothing between them")
+    spheres = []  # the joints that turn it, and each (4,) in the hand's frame
+    for link in sorted(source["spheres"], key=lambda link: len(links[link][1])):  # from the palm on
         frame, path = links[link]
-        found = placed(its_spheres, frame)
+        found = placed(source["spheres"][link], frame)
         wrong = path and not ((found[:, 3] > 0) & (found[:, 3] <= MAX_RADIUS)).all()
         refuse(wrong, f"a sphere on {link} has no radius up to {MAX_RADIUS} m; mend it")
-        spheres.setdefault(path, []).extend(found)
-    refuse(not spheres.get(()), f"no spheres on the palm, link '{wrist['link']}'; add some")
-    fingers, on_links = build_fingers(abouts, spheres, joints, links, names)
-    palm, moves = np.array(spheres[()]), (fingers.levers > 0).any(1)  # (p, 4), (F, J)
+        spheres += [(path, sphere) for sphere in found]
+    on_palm = np.array([sphere for path, sphere in spheres if not path])  # (p, 4)
+    refuse(not len(on_palm), f"no spheres on the palm, link '{palm}'; add some")
+    fingers, on_links = build_fingers(tips, spheres, links, names)
 
     modes = [mode for mode in MODES if mode in source["pre_shapes"]]
     refuse(not modes or len(modes) < len(source["pre_shapes"]), f"pre_shapes are some of {', '.join(MODES)}")
     shapes = [source["pre_shapes"][mode][key] for key in ("start", "closing") for mode in modes]  # {joint: number}
-    unknown = " ".join(sorted(set().union(*shapes) - set(source["joints"])))
+    unknown = " ".join(sorted(set().union(*shapes) - set(names)))
     refuse(unknown, f"pre_shapes name the joint '{unknown}', which 'joints' lacks")
-    shapes = np.array([[shape.get(joint, 0) for joint in source["joints"]] for shape in shapes], dtype=float)
+    shapes = np.array([[shape.get(joint, 0) for joint in names] for shape in shapes], dtype=float)
     start, speed = np.split(shapes, 2)  # (modes, J)
-    twice = " ".join(np.array(names)[(moves.sum(0) > 1) & speed.any(0)])
+    closing = fingers.levers.max(1) * np.abs(speed).sum(0)  # (F, J) how far each joint takes a finger
+    twice = " ".join(np.array(names)[(closing > 0).sum(0) > 1])
     refuse(twice, f"joint '{twice}' closes two fingers; each must close by joints of its own")
-    for about, its_moves in zip(abouts, moves):
-        flexes = about["flexes"] in np.array(names)[its_moves]
-        refuse(not flexes, f"joint '{about['flexes']}' does not flex '{about['tip']}'")
+    for tip, its_closing in zip(tips, closing):
+        refuse(not its_closing.any(), f"no joint closes the finger with the tip '{tip}'; give it one in 'closing'")
     return Hand(
         joint_names=tuple(source["joints"]), limits=np.array([joints[joint].limits for joint in names]),
-        finger_names=tuple(source["fingers"]), fingers=fingers, links=on_links,
-        flexors=np.array([names.index(about["flexes"]) for about in abouts]),
-        palm_centers=palm[:, :3], palm_radii=palm[:, 3],
-        modes=tuple(modes), start=np.radians(start), speed=speed, goes_on=np.array(modes) == "power",
+        finger_names=tuple(source["fingers"]), fingers=fingers, flexors=closing.argmax(1), links=on_links,
+        palm_centers=on_palm[:, :3], palm_radii=on_palm[:, 3],
+        modes=tuple(modes), start=np.radians(start), speed=speed,
         **{box: np.array(source[box], dtype=float).reshape(3, 2) for box in ("grasp_center", "work_box")},
         size=float(source.get("size", 1)), source=source,
     )  # fmt: skip
 
 
-def build_fingers(abouts, spheres, joints, links, names):
+def build_fingers(tips, spheres, links, names):
     """`Fingers`, and the links (F, P) that their spheres are on.
 
-    abouts: what the JSON says of each; spheres: {names of the joints that turn them: [(4,), ...] in the hand's frame};
-    joints: of the URDF; links: as `at_rest` has them; names: of the joints (J,) in the URDF.
+    tips: links; spheres: [(the joints that turn it, (4,) in the hand's frame), ...] from the palm on; links: as
+    `at_rest` has them; names: of the joints (J,) in the URDF.
     """
-    paths = [links[about["tip"]][1] for about in abouts]
-    own = [[(n, *sphere) for n, _ in enumerate(path) for sphere in spheres.get(path[: n + 1], ())] for path in paths]
-    for about, its_spheres in zip(abouts, own):
-        refuse(not its_spheres, f"no spheres on the finger with the tip '{about['tip']}'; add some")
+    paths = [links[tip][1] for tip in tips]
+    own = [[(len(on), *sphere) for on, sphere in spheres if on and on == path[: len(on)]] for path in paths]
+    for tip, its_spheres in zip(tips, own):
+        refuse(not its_spheres, f"no spheres on the finger with the tip '{tip}'; add some")
     most, turns = max(map(len, own)), max(map(len, paths))
     own = np.array([its_spheres + its_spheres[-1:] * (most - len(its_spheres)) for its_spheres in own])  # (F, P, 5)
     ways, across = np.zeros((len(paths), most, turns + 1, 3)), np.zeros((len(paths), turns, 3, 3))
-    gear, offset = np.zeros((len(paths), turns, len(names))), np.zeros((len(paths), turns, 1))
+    gear = np.zeros((len(paths), turns, len(names)))
     for finger, path in enumerate(paths):
-        origins = [np.zeros(3)]
-        for turn, joint in enumerate(joints[name] for name in path):
-            axis, origin = at_turn(joint, links)
-            origins.append(origin)
-            across[finger, turn] = np.cross(axis, np.eye(3))
-            leader, multiplier, offset[finger, turn] = joint.follows or (joint.name, 1, 0)
+        for turn, joint in enumerate(path):
+            across[finger, turn] = np.cross(joint.axis, np.eye(3))
+            leader, multiplier = joint.follows or (joint.name, 1)
             refuse(leader not in names, f"link '{joint.child}' moves by joint '{leader}', which 'joints' lacks")
             gear[finger, turn, names.index(leader)] = multiplier
-        for way, last, center in zip(ways[finger], own[finger, :, 0].astype(int), own[finger, :, 1:4]):
-            way[: last + 2] = np.diff([*origins[: last + 2], center], axis=0)
+        origins = [np.zeros(3), *(joint.frame[:3, 3] for joint in path)]
+        for way, depth, center in zip(ways[finger], own[finger, :, 0].astype(int), own[finger, :, 1:4]):
+            way[: depth + 1] = np.diff([*origins[: depth + 1], center], axis=0)
     beyond = np.linalg.norm(ways[:, :, :0:-1], axis=3).cumsum(2)[..., ::-1]  # (F, P, T) m, along the finger
-    found = Fingers(gear, offset, across, ways.reshape(*own.shape[:2], -1), own[..., 4:], beyond @ np.abs(gear))
+    found = Fingers(gear, across, ways.reshape(*own.shape[:2], -1), own[..., 4], beyond @ np.abs(gear))
     return found, np.unique(own[..., 0], return_inverse=True)[1].reshape(own.shape[:2])
 
 

@@ -81,7 +81,7 @@ def score(centers, gaps, field, hand=BENCHMARK):
     """
     gap, nearest = link_gaps(gaps, hand)  # (n, F, L)
     fingers, shape = np.arange(len(hand.links))[:, None], (len(gaps), int(np.prod(gap.shape[1:])))
-    radii = hand.radii.astype(np.float32)[fingers, nearest].reshape(shape)
+    radii = hand.fingers.radii.astype(np.float32)[fingers, nearest].reshape(shape)
     center = np.take_along_axis(centers, nearest[..., None], 2).reshape(*shape, 3)
     gap = gap.reshape(shape)
     mask = gap < CONTACT

@@ -52,7 +52,7 @@ def contact_gaps(field, grasp, hand=BENCHMARK):
     centers, radii = kinematics.hand_drawing(grasp[:7], grasp[7:], hand)
     fingers = slice(len(hand.palm_radii), None)
     gaps = field(centers[fingers].astype(np.float32)) - radii[fingers]
-    return link_gaps(gaps.reshape(hand.radii.shape), hand)[0]
+    return link_gaps(gaps.reshape(hand.links.shape), hand)[0]
 
 
 def finger_colours(hand):

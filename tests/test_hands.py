@@ -157,7 +157,7 @@ def test_recordings_of_others(drafted, tmp_path, capsys):
 
 
 def test_imported_grasps_with_their_hand(tmp_path):
-    """The names of recordings stand for joints of the URDF; wrists are turned into our frame."""
+    """The names of recordings stand for joints of the URDF in `joints` alone; wrists are turned into our frame."""
     text = "<robot name='three'> <link name='palm'/>"
     for k, y in enumerate((0, -0.04, 0.04)):  # three fingers along z, which close along x
         text += joint(f"turn_{k}", "palm", f"finger_{k}", f"0.02 {y} 0.09", axis="0 1 0", limits=(0, 1.6))
@@ -165,7 +165,7 @@ def test_imported_grasps_with_their_hand(tmp_path):
     (tmp_path / "my.urdf").write_text(text + "</robot>", encoding="utf-8")
     describe(tmp_path / "my.urdf", "--out", tmp_path / "my.json")
     source = json.loads((tmp_path / "my.json").read_text(encoding="utf-8"))
-    source |= {"joints": dict(zip(JOINTS, source["joints"])), "pre_shapes": {"power": {"start": {}, "closing": {}}}}
+    source["joints"] = dict(zip(JOINTS, source["joints"]))
     (tmp_path / "my.json").write_text(json.dumps(source), encoding="utf-8")
     write_object(tmp_path / "in", "core-mug-1", entries_of(np.random.default_rng(0), 6))
     bring(tmp_path / "in", tmp_path / "plain")
@@ -227,9 +227,9 @@ def test_one_finger_is_no_hand(tmp_path, capsys):
         (("joints", "4"), None, "moves by joint '4', which 'joints' lacks"),
         (("pre_shapes", "power", "start", "4x"), 0, "pre_shapes name the joint '4x', which 'joints' lacks"),
         (("joints", "3"), "nothing", "joint 'nothing' is not in the URDF"),
-        (("fingers", "finger0_tip", "flexes"), "5", "joint '5' does not flex 'finger0_tip'"),
-        (("fingers", "finger0_tip", "tip"), "base", "link 'base' does not hang on the palm"),
-        (("fingers",), {"thumb": {"tip": "thumb_tip", "flexes": "14"}}, "has fewer than two fingers"),
+        (("pre_shapes",), {"power": {"start": {}, "closing": {"14": 1}}}, "no joint closes the finger with the tip"),
+        (("fingers", "finger0_tip"), "base", "link 'base' does not hang on the palm"),
+        (("fingers",), {"thumb": "thumb_tip"}, "has fewer than two fingers"),
         (("pre_shapes", "fist"), {}, "pre_shapes are some of power, pinch, sphere"),
         (("wrist", "palm_normal"), [0, 1, 0], "palm_normal and finger_direction are parallel"),
         (("work_box",), None, "lacks 'work_box'; python -m hand"),

@@ -139,7 +139,7 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     def lowest(q):  # gap (3,) m of the spheres over the table
         centers = kinematics.transform(frames, kinematics.finger_spheres(q.T)[0][:, 2])
         over = centers[..., 1] < -0.08  # the table begins there
-        return np.where(over, centers[..., 2] - BENCHMARK.radii[2], np.inf).min(1)
+        return np.where(over, centers[..., 2] - BENCHMARK.fingers.radii[2], np.inf).min(1)
 
     opened, _ = flex(start, wrists, field, -1)
     closed, gaps = flex(opened, wrists, field, 1)

@@ -114,15 +114,13 @@ def find_spheres(fingers, palm, links, elements, size):
 
 
 # ---------------------------------------------------------------- pre-shapes
-def pre_shapes(hand, fingers):
-    """The `pre_shapes` of a `Hand`: fingers open, and the thumb where its tip and the others' meet, all half closed."""
-    names, (low, high) = list(hand.joint_names), np.degrees(hand.limits).T
-    flexes = np.isin(names, [joint.name for finger in fingers for joint in finger.flexes])
-    first = np.isin(names, [finger.flexes[0].name for finger in fingers])
+def pre_shapes(hand):
+    """The `pre_shapes` of what flexes a `Hand`: fingers open, and the thumb where tips meet that are half closed."""
+    (low, high), flexes = np.degrees(hand.limits).T, hand.speed[0] > 0  # (J,)
     way = np.where(low + high >= 0, 1, -1)  # to where there is more room
     rest, back, shut = np.clip(0, low, high), np.clip(-OPEN * way, low, high), np.where(way > 0, high, low)
 
-    own = np.flatnonzero(~flexes & np.isin(names, [joint.name for joint in fingers[0].joints]))
+    own = np.flatnonzero(~flexes & (hand.fingers.levers[0] > 0).any(0))
     places = list(itertools.product(*(np.linspace(low[joint], high[joint], PLACES) for joint in own)))
     half = np.tile(np.where(flexes, (back + shut) / 2, rest), (len(places), 1))
     half[:, own] = places
@@ -131,10 +129,11 @@ def pre_shapes(hand, fingers):
 
     shapes = {}
     for mode, beyond in BEYOND.items():
-        share, speed = np.where(first[:, None], FIRST, beyond).T
+        share, speed = np.tile(beyond, (len(way), 1)).T  # (J,)
+        share[hand.flexors], speed[hand.flexors] = FIRST
         start = np.where(flexes, back + share * (shut - back), rest).round(1).tolist()
         closing = np.where(flexes, way * speed, 0).tolist()
-        shapes[mode] = {"start": dict(zip(names, start)), "closing": dict(zip(names, closing))}
+        shapes[mode] = {"start": dict(zip(hand.joint_names, start)), "closing": dict(zip(hand.joint_names, closing))}
     return shapes
 
 
@@ -166,7 +165,7 @@ def draft(text, palm):
     front = (hand.palm_centers[:, 2] + hand.palm_radii).max()
     x, y, _ = turn @ np.median([finger.points[0] for finger in fingers[1:]], axis=0)
     wrist["position"] = (turn.T @ ((x, y, front) - size * WRIST)).round(4).tolist()
-    source["pre_shapes"] = pre_shapes(hand, fingers)
+    source["pre_shapes"] = pre_shapes(hand)
 
     lines = ["wrist: " + " ".join(f"{key} {value}" for key, value in wrist.items()), "fingers, the thumb first:"]
     for finger in fingers:

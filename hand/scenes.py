@@ -34,15 +34,14 @@ def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):
 
     threads: for the distance fields, which take nearly all of the time.
     """
-    order = np.argsort(data.scene[rows], kind="stable")
-    scenes, starts = np.unique(data.scene[rows][order], return_index=True)
-    parts = []
-    pairs = zip(scenes, np.split(order, starts[1:]))
-    for scene, part in tqdm(pairs, "closing hands", len(scenes), unit="scene", disable=quiet or None, delay=2):
+    scenes, parts, outcomes = np.unique(data.scene[rows]), [], []
+    for scene in tqdm(scenes, "closing hands", unit="scene", disable=quiet or None, delay=2):
+        part = np.flatnonzero(data.scene[rows] == scene)
         field = kept_field(scene_mesh(data, scene), threads)
-        parts.append(grasp_outcomes(field, data.poses[rows[part]], joints[part], data.hand))
-    back = np.argsort(order)
-    return Outcomes(*(np.concatenate(values)[back] for values in zip(*parts)))
+        outcomes.append(grasp_outcomes(field, data.poses[rows[part]], joints[part], data.hand))
+        parts.append(part)
+    back = np.argsort(np.concatenate(parts))
+    return Outcomes(*(np.concatenate(values)[back] for values in zip(*outcomes)))
 
 
 def kept_field(path, threads):

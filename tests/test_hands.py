@@ -63,14 +63,15 @@ def chain_to(link, text, angles):
         step[:3, 3] = xyz
         if joint.find("axis") is not None:
             axis = [float(v) for v in joint.find("axis").get("xyz").split()]
-            name = joint.get("name") if joint.find("mimic") is None else joint.find("mimic").get("joint")
-            step = step @ trimesh.transformations.rotation_matrix(angles.get(name, 0), axis)
+            mimic = {"joint": joint.get("name")} if joint.find("mimic") is None else joint.find("mimic").attrib
+            angle = float(mimic.get("multiplier", 1)) * angles.get(mimic["joint"], 0) + float(mimic.get("offset", 0))
+            step = step @ trimesh.transformations.rotation_matrix(angle, axis)
         matrix, link = step @ matrix, joint.find("parent").get("link")
     return matrix
 
 
-def test_spheres_are_where_the_urdf_says(drafted):
-    source = read_source(drafted / "my.json")
+def check_spheres(source):
+    """Spheres are where the URDF says."""
     hand, rng = hand_for(None, source), np.random.default_rng(0)
     z, y = (np.array(source["wrist"][key]) for key in ("palm_normal", "finger_direction"))
     for joints in rng.uniform(*hand.limits.T, (20, len(hand.limits))):
@@ -82,6 +83,17 @@ def test_spheres_are_where_the_urdf_says(drafted):
             in_palm = np.array(spheres)[:, :3] @ frame[:3, :3].T + frame[:3, 3] - source["wrist"]["position"]
             centers = in_palm @ np.stack((np.cross(y, z), y, z), 1)
             assert np.linalg.norm(centers[:, None] - found, axis=2).min(1).max() < 1e-9
+
+
+def test_spheres_are_where_the_urdf_says(drafted):
+    check_spheres(read_source(drafted / "my.json"))
+
+
+def test_joints_that_follow(tmp_path):
+    (tmp_path / "my.urdf").write_text(shadow(), encoding="utf-8")
+    describe(tmp_path / "my.urdf", "--out", tmp_path / "my.json")
+    text = shadow().replace("<mimic joint='FFJ2'/>", "<mimic joint='FFJ2' multiplier='0.7' offset='0.3'/>")
+    check_spheres(read_source(tmp_path / "my.json") | {"urdf": text})
 
 
 def made(drafted, folder, sizes):

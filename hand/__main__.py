@@ -51,7 +51,6 @@ def find_fingers(links):
         if not beyond[tip].any() and len(path) > 1:  # no link says where it ends
             beyond[tip] = 0.8 * (origins[-1] - origins[-2])
         flexes = [joint for joint in path if abs(joint.axis @ path[-1].axis) > 0.8 and not joint.follows]
-        refuse(not flexes, f"finger '{tip}' has no joint that closes it, only such as follow others")
         fingers.append(Finger(tip, path, flexes, np.array([*origins, origins[-1] + beyond[tip]])))
     refuse(len(fingers) < 2, "has fewer than two fingers; two are needed to hold something between them")
     middle = np.mean([finger.points[0] for finger in fingers], axis=0)
@@ -79,18 +78,17 @@ def solid_spheres(link, largest):
     """Spheres [x, y, z, radius] in a link's frame that fill the boxes around its <collision>s, but for meshes."""
     found, name = [], f"link '{link.get('name')}'"
     for collision in link.findall("collision"):
-        frame = frame_of(collision.find("origin"), name)
-        for shape in collision.iterfind("geometry/*"):
-            if shape.tag == "box":
-                sides = xml_numbers(shape, "size", 3, name)
-            elif shape.tag in ("cylinder", "sphere"):
-                sides = np.repeat(2 * xml_numbers(shape, "radius", 1, name), 3)
-                sides[2:] = xml_numbers(shape, "length", 1, name, f"{sides[2]}")  # a sphere has none
-            else:
-                continue
-            radius = min(sides.min() / 2, largest)
-            rows = (np.linspace(-end, end, 1 + int(np.ceil(end / (0.8 * radius)))) for end in sides / 2 - radius)
-            found += placed([[*center, radius] for center in itertools.product(*rows)], frame).tolist()
+        frame, shape = frame_of(collision.find("origin"), name), collision.find("geometry/*")
+        if shape.tag == "box":
+            sides = xml_numbers(shape, "size", 3, name)
+        elif shape.tag in ("cylinder", "sphere"):
+            sides = np.repeat(2 * xml_numbers(shape, "radius", 1, name), 3)
+            sides[2:] = xml_numbers(shape, "length", 1, name, f"{sides[2]}")  # a sphere has none
+        else:
+            continue
+        radius = min(sides.min() / 2, largest)
+        rows = (np.linspace(-end, end, 1 + int(np.ceil(end / (0.8 * radius)))) for end in sides / 2 - radius)
+        found += placed([[*center, radius] for center in itertools.product(*rows)], frame).tolist()
     return found
 
 

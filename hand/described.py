@@ -200,8 +200,7 @@ def build_hand(source):
     for link in (*source["spheres"], *tips):
         refuse(link not in links, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
     for joint in names:
-        free = joint in joints and joints[joint].axis is not None and not joints[joint].follows
-        refuse(not free, f"joint '{joint}' is not in the URDF, is fixed or follows another; leave it out of 'joints'")
+        refuse(joint not in joints, f"joint '{joint}' is not in the URDF; name another one in 'joints'")
     refuse(len(tips) < 2, "has fewer than two fingers, which can hold nothing between them")
     spheres = []  # the joints that turn it, and each (4,) in the hand's frame
     for link in sorted(source["spheres"], key=lambda link: len(links[link][1])):  # from the palm on
@@ -225,7 +224,7 @@ def build_hand(source):
     twice = " ".join(np.array(names)[(closing > 0).sum(0) > 1])
     refuse(twice, f"joint '{twice}' closes two fingers; each must close by joints of its own")
     for tip, its_closing in zip(tips, closing):
-        refuse(not its_closing.any(), f"no joint closes the finger with the tip '{tip}'; give it one in 'closing'")
+        refuse(not its_closing.any(), f"no joint of its own closes the finger with the tip '{tip}'; 'closing' names them")
     return Hand(
         joint_names=tuple(source["joints"]), limits=np.array([joints[joint].limits for joint in names]),
         finger_names=tuple(source["fingers"]), fingers=fingers, flexors=closing.argmax(1), links=on_links,

@@ -239,7 +239,7 @@ def test_one_finger_is_no_hand(tmp_path, capsys):
         (("joints", "4"), None, "moves by joint '4', which 'joints' lacks"),
         (("pre_shapes", "power", "start", "4x"), 0, "pre_shapes name the joint '4x', which 'joints' lacks"),
         (("joints", "3"), "nothing", "joint 'nothing' is not in the URDF"),
-        (("pre_shapes",), {"power": {"start": {}, "closing": {"14": 1}}}, "no joint closes the finger with the tip"),
+        (("pre_shapes",), {"power": {"start": {}, "closing": {"14": 1}}}, "no joint of its own closes the finger"),
         (("fingers", "finger0_tip"), "base", "link 'base' does not hang on the palm"),
         (("fingers",), {"thumb": "thumb_tip"}, "has fewer than two fingers"),
         (("pre_shapes", "fist"), {}, "pre_shapes are some of power, pinch, sphere"),

@@ -223,8 +223,8 @@ def build_hand(source):
     closing = fingers.levers.max(1) * np.abs(speed).sum(0)  # (F, J) how far each joint takes a finger
     twice = " ".join(np.array(names)[(closing > 0).sum(0) > 1])
     refuse(twice, f"joint '{twice}' closes two fingers; each must close by joints of its own")
-    for tip, its_closing in zip(tips, closing):
-        refuse(not its_closing.any(), f"no joint of its own closes the finger with the tip '{tip}'; 'closing' names them")
+    idle = " ".join(tip for tip, its_closing in zip(tips, closing) if not its_closing.any())
+    refuse(idle, f"no joint of its own closes the finger with the tip '{idle}'; name one in 'closing'")
     return Hand(
         joint_names=tuple(source["joints"]), limits=np.array([joints[joint].limits for joint in names]),
         finger_names=tuple(source["fingers"]), fingers=fingers, flexors=closing.argmax(1), links=on_links,

@@ -36,8 +36,8 @@ from loop.machine import set_up_torch
 from loop.report import bracket, how_to_read, metrics_table, run_rows
 from loop.runs import finished_result
 from loop.seen import leave_out
-from pictures.draw import draw_beside
-from pictures.page import page_beside
+from pictures.draw import draw_grasps, shown_grasps
+from pictures.page import write_page
 from splits import SUITES, Split, make_split
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
@@ -247,10 +247,11 @@ def draw_predictions(model, data, rows, device, seed=0, picture=None, page=None,
     rng, objects = np.random.default_rng(seed), data.object_of_grasp[rows]
     rows = np.sort([rng.choice(rows[objects == name]) for name in rng.permutation(np.unique(objects))[:6]])
     found = predict_grasps(model, data, rows, device)
+    shown = shown_grasps(data, rows, found["joints_pred"], found["logits"])
     if picture:
-        draw_beside(data, rows, found["joints_pred"][np.arange(len(rows)), found["logits"].argmax(1)], picture)
+        draw_grasps(shown, picture, data.hand)
     if page:
-        page_beside(run, data, rows, found["joints_pred"], found["logits"], page)
+        write_page(run, shown, data.joint_names, page, data.hand)
 
 
 # ---------------------------------------------------------------- command line

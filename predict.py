@@ -29,8 +29,8 @@ from files.writing import write_json
 from hand.described import NO_HAND, hand_for
 from loop.fast import exact_products
 from loop.machine import set_up_torch
-from pictures.draw import draw_grasps
-from pictures.page import Shown, write_page
+from pictures.draw import Shown, draw_grasps
+from pictures.page import write_page
 
 OUTSIDE = np.radians(5)  # the top logit's joints leave the range of their training by more than this in 1 % of grasps
 LIMIT_SLACK = 1e-3  # rad
@@ -139,9 +139,7 @@ def draw(args, hand, names, poses, joints, probabilities):
     if args.page:
         write_page(args.run, shown, names, args.page, hand)
     if args.picture:
-        grasps = [np.concatenate([entry.pose, entry.hypotheses[0]]) for entry in shown]
-        sheet = [(vertices, faces, grasp, f"pose {i}") for i, grasp in enumerate(grasps, 1)]
-        draw_grasps(sheet, args.picture, hand)
+        draw_grasps(shown, args.picture, hand)
 
 
 @command

@@ -31,7 +31,8 @@ from hand.described import NO_HAND
 from hand.scenes import scene_mesh
 from model import PointEncoder, from_z_up, gather_points, normalize_clouds, sequence_patches, to_z_up
 from pictures import sheet
-from pictures.draw import view_of_hand
+from pictures.draw import object_surface, view_of_hand
+from pictures.panels import write_panels
 
 SHAPES = {maker.__name__: synset for synset, (maker, *_) in CATEGORIES.items()}
 
@@ -150,7 +151,6 @@ class Grasp(NamedTuple):
     joints: torch.Tensor  # (K, J) rad
     chances: torch.Tensor  # (K,)
     degrees: torch.Tensor  # (K,) RMS error over joints
-    loss: str  # its value and its terms, a line each
 
 
 @torch.no_grad()
@@ -179,16 +179,13 @@ def walk_grasp(run, cloud, pose, joints, alpha):
     rms = " ".join(f"{error:.0f}" for error in degrees)
     say(20, "argmin", degrees, f"RMS error over joints {rms} degrees: the winner is {winner} (Eq. 1)")
     loss = run.loss(joints_hat, logits, joints, alpha)
-    lines = [f"loss {loss:.4f}"]
-    if config.loss == "wta":
-        lines[0] += " (Eq. 2), the sum of"
-        lines.append(f"{errors[winner]:.4f}  error of the winner")
+    terms = " (Eq. 2), the sum of" if config.loss == "wta" else ""
+    say(21, f"{config.loss}_loss", loss, f"loss {loss:.4f}{terms}")
+    if terms:
         choice = alpha * F.cross_entropy(logits[0], winner).abs()  # abs makes 0 of the -0 of K = 1
-        lines.append(f"{choice:.4f}  {alpha:g} x -log of its probability")
-    say(21, f"{config.loss}_loss", loss, lines[0])
-    for line in lines[1:]:
-        say("", "", "", f"     {line}")
-    return Grasp(weights, joints_hat[0], chances, degrees, "\n".join(lines))
+        say("", "", "", f"     {errors[winner]:.4f}  error of the winner")
+        say("", "", "", f"     {choice:.4f}  {alpha:g} x -log of its probability")
+    return Grasp(weights, joints_hat[0], chances, degrees)
 
 
 @torch.no_grad()
@@ -230,37 +227,35 @@ def walk_alone(args):
     encoder, jepa = load_with_predictor(path)
     size = encoder.config.points
     thing = read_thing(args.mesh, size) if args.mesh else made_thing(args.shape or "mug", size, args.seed)
-    surface = sheet.surface_of(thing.vertices, thing.faces)
+    surface = object_surface(thing.vertices, thing.faces)
     walk_object(thing)
     photo, panels = sheet.object_panels(surface, thing.cloud[0], sheet.VIEW)
     seen = walk_encoder(encoder, thing.cloud)
     check_predictions(path, seen.features)
-    panels += sheet.encoder_panels(photo, surface, seen)
+    panels += sheet.encoder_panels(photo, seen)
     if jepa is None:
         print("\nThis encoder was kept without its predictor, so how it was pretrained is not shown")
         return panels
-    return panels + sheet.pretraining_panels(photo, surface, seen, walk_pretraining(jepa, seen, args.seed))
+    return panels + sheet.pretraining_panels(photo, seen, walk_pretraining(jepa, seen, args.seed))
 
 
 def walk_run(args):
     """An object of a run and a grasp of it; -> panels of the sheet."""
     run, alpha, thing, pose, joints, hand = open_grasp(args.run, args.seed, args.data)
-    surface = sheet.surface_of(thing.vertices, thing.faces)
-    view = view_of_hand(surface, pose[0], joints[0], hand) if hand else sheet.VIEW
+    surface = object_surface(thing.vertices, thing.faces)
+    view = view_of_hand(surface, np.concatenate((pose[0], joints[0])), hand) if hand else sheet.VIEW
     walk_object(thing)
     photo, panels = sheet.object_panels(surface, thing.cloud[0], view)
     seen = None
     if isinstance(run.encoder, PointEncoder):
         seen = walk_encoder(run.encoder, thing.cloud)
-        panels += sheet.encoder_panels(photo, surface, seen)
+        panels += sheet.encoder_panels(photo, seen)
     grasp = walk_grasp(run, thing.cloud, pose, joints, alpha)
-    hands = sheet.hand_panels(thing, surface, view, pose[0], joints[0], grasp, hand) if hand else []
-    panels += hands[:1]
-    if grasp.weights is not None and seen:
-        panels += sheet.weights_panels(photo, surface, seen, grasp.weights)
+    hands = sheet.hand_panels(thing, photo, pose[0], joints[0], grasp, hand) if hand else []
+    weights = sheet.weights_panels(photo, seen, grasp.weights) if grasp.weights is not None and seen else []
     if not hand:
         print(f"\nNo hands in the pictures: {NO_HAND}")
-    return panels + hands[1:] + sheet.loss_panels(grasp)
+    return panels + hands[:1] + weights + hands[1:]
 
 
 @command
@@ -271,7 +266,7 @@ def main(argv=None):
     refuse(args.data and not args.run, "--data goes with a RUN; leave it out")
     refuse(args.shape and args.mesh, "--shape does not go with --mesh; leave one out")
     panels = walk_run(args) if args.run else walk_alone(args)
-    sheet.draw(panels, args.out)
+    write_panels(panels, args.out, below=0.5)
     print(f"\ndrawn: {args.out}")
     return [title for title, _ in panels]
 

@@ -4,8 +4,7 @@ import collections
 import json
 
 import numpy as np
-from scipy.spatial import ConvexHull, cKDTree
-from scipy.spatial.distance import cdist
+from scipy.spatial import ConvexHull
 from tqdm import tqdm
 
 from benchmark.progress import recorded
@@ -17,7 +16,7 @@ from hand import kinematics
 from hand.closing import CONTACT, link_gaps
 from hand.described import BENCHMARK
 from hand.score import MIN_SCORE, SCORE_PER_EPSILON, contact_wrenches
-from pictures.draw import draw_grasps, scene_title
+from pictures.draw import Shown, draw_grasps, scene_title
 
 
 def is_inside(points, triangles):
@@ -32,30 +31,20 @@ def is_inside(points, triangles):
 def sphere_gaps(vertices, faces, centers, radii):
     """Signed gaps (m,) of spheres to a mesh, negative where they penetrate, and the nearest surface points (m, 3).
 
-    By exact geometry. The inside is the union of the closed parts; an open part has a surface only. Spheres
-    further than 3 cm from every part have infinite gaps.
+    By exact geometry. The inside is the union of the closed parts; an open part has a surface only.
     """
     import trimesh  # needed here only
 
     gaps, nearest = np.full(len(centers), np.inf), np.zeros_like(centers)
     for part in trimesh.Trimesh(vertices, faces, process=False).split(only_watertight=False, repair=False):
-        triangles, (low, high) = part.triangles.view(np.ndarray), part.bounds
-        close = np.flatnonzero(((centers > low - 0.03) & (centers < high + 0.03)).all(1))
-        if not len(close):
-            continue
-        points, middle = centers[close], triangles.mean(1)
-        size = np.linalg.norm(triangles - middle[:, None], axis=2).max(1)
-        corner = cKDTree(triangles.reshape(-1, 3)).query(points)[0]  # the nearest point is no further away
-        row, face = np.nonzero(cdist(points, middle) <= corner[:, None] + size + 1e-9)
-        found = trimesh.triangles.closest_point(triangles[face], points[row])
-        distance = np.linalg.norm(found - points[row], axis=1)
-        order = np.lexsort((distance, row))  # by point, the nearest first
-        best = order[np.searchsorted(row[order], np.arange(len(points)))]
-        inside = ((points > low) & (points < high)).all(1) & part.is_watertight
-        inside[inside] = is_inside(points[inside], triangles)
-        gap = np.where(inside, -distance[best], distance[best]) - radii[close]
-        better = gap < gaps[close]
-        gaps[close[better]], nearest[close[better]] = gap[better], found[best[better]]
+        triangles = part.triangles.view(np.ndarray)
+        row, face = np.indices((len(centers), len(triangles))).reshape(2, -1)
+        found = trimesh.triangles.closest_point(triangles[face], centers[row]).reshape(len(centers), -1, 3)
+        distance = np.linalg.norm(found - centers[:, None], axis=2)  # (m, F)
+        inside = is_inside(centers, triangles) & part.is_watertight
+        gap = np.where(inside, -1, 1) * distance.min(1) - radii
+        better = gap < gaps
+        gaps[better], nearest[better] = gap[better], found[better, distance[better].argmin(1)]
     return gaps, nearest
 
 
@@ -137,11 +126,12 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     card = json.loads(json.dumps(card, default=float), parse_float=lambda text: round(float(text), 4))
     write_json(out / "card.json", card)
     draw_histograms(scenes, out / "histograms.png")
-    sheet = []
+    shown = []
     for folder, grasps, scores, row in kept[:12]:
         title = f"{scene_title('/'.join(folder.parts[-3:]))}: score {scores[row]:.1f}"
-        sheet.append((*read_mesh(folder / "mesh.obj"), grasps[row], title))
-    draw_grasps(sheet, out / "grasps.png")
+        mesh, (pose, joints) = read_mesh(folder / "mesh.obj"), np.split(grasps[row], [7])
+        shown.append(Shown(title, *mesh, pose, joints[None], np.ones(1)))
+    draw_grasps(shown, out / "grasps.png")
     print(json.dumps(card, indent=2))
 
 

@@ -7,39 +7,14 @@ palm's side.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import trimesh
-from scipy.special import softmax
 from trimesh.viewer.notebook import scene_to_html
 
-from files.reading import read_mesh
 from files.writing import atomic
 from hand.holds import grasp_outcomes, solid_field
-from hand.scenes import scene_mesh
-from pictures.draw import contact_gaps, hand_balls, scene_title, wrist_axes
-
-
-class Shown(NamedTuple):
-    """One object with one wrist pose."""
-
-    title: str
-    vertices: np.ndarray  # (V, 3) m
-    faces: np.ndarray | None  # (F, 3); None for a cloud
-    pose: np.ndarray  # (7,)
-    hypotheses: np.ndarray  # (K, J) rad
-    chances: np.ndarray  # (K,)
-    recorded: np.ndarray | None = None  # (J,) rad, where it is known
-
-
-def page_beside(title, data, rows, joints, logits, path):
-    """A page of grasps `rows` (n,) of a `GraspData`, recorded and predicted: joints (n, K, J) rad, logits (n, K)."""
-    shown, chances = [], softmax(logits, axis=1)
-    for row, scene, hypotheses, shares in zip(rows, data.scene[rows], joints, chances):
-        mesh, name = read_mesh(scene_mesh(data, scene)), scene_title(data.scenes[scene])
-        shown.append(Shown(name, *mesh, data.poses[row], hypotheses, shares, data.joints[row]))
-    write_page(title, shown, data.joint_names, path, data.hand)
+from pictures.draw import contact_gaps, hand_balls, wrist_axes
 
 
 def write_page(title, shown, joint_names, path, hand):
@@ -72,7 +47,7 @@ def describe(entry, hand):
             drawn["holds"] = bool(its_holds)
         if hand:
             grasp = np.concatenate((entry.pose, angles))
-            balls = hand_balls(grasp, contact_gaps(field, grasp, hand) if field else None, hand)
+            balls = zip(*hand_balls(grasp, contact_gaps(field, grasp, hand) if field else None, hand))
             drawn["balls"] = [[*np.round((*at, size), 5).tolist(), as_hex(colour)] for at, size, colour in balls]
         hands.append(drawn)
     recorded = None if entry.recorded is None else hands.pop()

@@ -22,8 +22,9 @@ class Lit(NamedTuple):
 
 
 class Photo(NamedTuple):
-    """Which point is seen in each pixel, and from where."""
+    """Which point of a `Lit` is seen in each pixel, and from where."""
 
+    lit: Lit
     index: np.ndarray  # (H, W) of the nearest point, -1 where there is none
     depth: np.ndarray  # (H, W) m away from the eye, infinite where there is none
     light: np.ndarray  # (H, W)
@@ -39,17 +40,26 @@ def axes_of_view(azimuth, elevation):
     return np.array([[-sine, -high * cosine, -low * cosine], [cosine, -high * sine, -low * sine], [0, low, -high]])
 
 
-def sample_lit(triangles, colours, count):
-    """About `count` points of triangles (F, 3, 3) m with a colour each (F, 3), uniformly by area -> `Lit`."""
-    areas = np.linalg.norm(np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]), axis=1)
-    rng, parts = np.random.default_rng(0), []
-    for colour in np.unique(colours, axis=0):
-        chosen = (colours == colour).all(1)
-        corners = triangles[chosen].reshape(-1, 3)
-        share = 1 + int(count * areas[chosen].sum() / areas.sum())
-        found = surface_normals(corners, np.arange(len(corners)).reshape(-1, 3), share, rng)
-        parts.append((*found, np.tile(colour, (share, 1))))
-    return Lit(*(np.concatenate(column) for column in zip(*parts)))
+def lit_surface(vertices, faces, colour, count):
+    """`count` points of a mesh, uniformly by area -> `Lit`."""
+    points, normals = surface_normals(vertices, faces, count, np.random.default_rng(0))
+    return Lit(points, normals, np.tile(colour, (count, 1)))
+
+
+def lit_balls(centers, radii, colours, count):
+    """About `count` points of balls (n, 3), (n,) m with a colour each (n, 3), evenly by area -> `Lit`."""
+    each = np.ceil(count * radii**2 / (radii**2).sum()).astype(int)
+    centers, radii, colours, total = (np.repeat(values, each, axis=0) for values in (centers, radii, colours, each))
+    turn = np.concatenate([np.arange(own) for own in each])  # of a spiral from a ball's upper pole to its lower one
+    height, angle = 1 - (2 * turn + 1) / total, math.pi * (3 - math.sqrt(5)) * turn
+    normals = np.stack((np.cos(angle), np.sin(angle), height), axis=1)
+    normals[:, :2] *= np.sqrt(1 - height**2)[:, None]
+    return Lit(centers + radii[:, None] * normals, normals, colours)
+
+
+def together(*parts):
+    """Several `Lit` as one."""
+    return Lit(*map(np.concatenate, zip(*parts)))
 
 
 def frame(points, view, margin=1.04):
@@ -71,11 +81,12 @@ def photograph(lit, view, middle, reach, size=450):
     index = np.full((size, size), -1)
     index[row[inside], column[inside]] = far_first.repeat(len(disc))[inside]  # the last one written stays
     light = 0.5 + 0.5 * np.abs(lit.normals @ (view @ LIGHT))[index]
-    return Photo(index, np.where(index < 0, np.inf, seen[index, 2]), light, view, middle, reach)
+    return Photo(lit, index, np.where(index < 0, np.inf, seen[index, 2]), light, view, middle, reach)
 
 
-def show(ax, photo, colours):
-    """Put a photograph into axes, its points in `colours` (n, 3)."""
+def show(ax, photo, colours=None):
+    """Put a photograph into axes, its points in their own colours or in `colours` (n, 3)."""
+    colours = photo.lit.colours if colours is None else colours
     image = colours[photo.index] * photo.light[..., None]
     image[photo.index < 0] = 1
     (x, y), reach = photo.middle, photo.reach

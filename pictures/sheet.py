@@ -1,9 +1,10 @@
 """The pictures of walkthrough.py: panels in the order of its text, each with the number of its stage.
 
-A panel is (title, function that draws into axes); functions named so return lists of them. `surface` is the object as
-a `Lit`, `photo` its picture; `thing`, `seen`, `guess` and `grasp` are those of walkthrough.py.
+A panel is (title, function that draws into axes); functions named so return lists of them. `photo` is the object's;
+`seen`, `guess` and `grasp` are those of walkthrough.py.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -11,28 +12,20 @@ import torch
 import torch.nn.functional as F
 from scipy.spatial import cKDTree
 
-from files.writing import atomic
 from hand.described import BENCHMARK
 from hand.holds import solid_field
-from pictures.draw import OBJECT_COLOUR, PALM_COLOUR, SURFACE_POINTS
-from pictures.draw import contact_gaps, finger_colours, lit_grasp, solid_points
-from pictures.photo import axes_of_view, frame, photograph, project, sample_lit, show
+from pictures.draw import PALM_COLOUR, finger_colours, photos_of_hands
+from pictures.panels import legend
+from pictures.photo import axes_of_view, frame, photograph, project, show
 
-COLUMNS, CELL, DPI = 4, (3.7, 4.5), 68  # of the sheet; a cell in inches has title, picture and legend
 VIEW = axes_of_view(math.radians(-55), math.radians(22))  # of an object alone
 GREY, BLUE, RED = (0.85, 0.85, 0.87), (0.16, 0.32, 0.6), (0.86, 0.08, 0.24)
-PINK = (0.95, 0.6, 0.62)
 TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.35, 0.7))
 
 
-def surface_of(vertices, faces):
-    """Many points of a mesh -> `Lit`."""
-    return sample_lit(vertices[faces], np.tile(OBJECT_COLOUR, (len(faces), 1)), SURFACE_POINTS)
-
-
-def nearest_patch(surface, seen):
+def nearest_patch(photo, seen):
     """Of every point of the surface the patch whose center is nearest, (n,)."""
-    return cKDTree(seen.centers_m.numpy()).query(surface.points)[1]
+    return cKDTree(seen.centers_m.numpy()).query(photo.lit.points)[1]
 
 
 def feature_colours(features):
@@ -42,21 +35,18 @@ def feature_colours(features):
     return 0.2 + 0.75 * main.argsort(0).argsort(0) / max(1, len(main) - 1)  # of ranks, so that no odd one stands out
 
 
-def legend(ax, names):
-    """A legend {name: colour} below the picture."""
-    from matplotlib.patches import Patch
-
-    handles = [Patch(color=colour, label=name) for name, colour in names.items()]
-    ax.legend(handles=handles, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0.02), frameon=False, fontsize=10)
+def painted(photo, colours):
+    """Draws the photograph with its points in `colours` (n, 3)."""
+    return functools.partial(show, photo=photo, colours=colours)
 
 
 # ---------------------------------------------------------------- object, encoder, pretraining
 def object_panels(surface, points, view):
-    """Stage 2, the cloud (N, 3) m on the surface -> the object's `Photo`, panels."""
+    """Stage 2, the cloud (N, 3) m on the surface, a `Lit` -> the object's `Photo`, panels."""
     photo = photograph(surface, view, *frame(surface.points, view))
 
     def cloud(ax):
-        show(ax, photo, surface.colours)
+        show(ax, photo)
         where, visible = project(photo, points.numpy())
         ax.scatter(*where[~visible].T, s=9, color=BLUE, alpha=0.3, linewidths=0)
         ax.scatter(*where[visible].T, s=16, color=BLUE, linewidths=0)
@@ -64,24 +54,21 @@ def object_panels(surface, points, view):
     return photo, [(f"2  cloud: {len(points)} points of the surface\n(pale: on the far side)", cloud)]
 
 
-def encoder_panels(photo, surface, seen):
+def encoder_panels(photo, seen):
     """Stages 4 to 9."""
     from matplotlib import colormaps
 
-    patch, count = nearest_patch(surface, seen), len(seen.centers_m)
+    patch, count = nearest_patch(photo, seen), len(seen.centers_m)
     colours = colormaps["tab20"](np.random.default_rng(0).permutation(count) % 20)[:, :3]
 
     def centers(ax):
-        show(ax, photo, np.tile(GREY, (len(surface.points), 1)))
+        show(ax, photo, np.tile(GREY, (len(patch), 1)))
         where, visible = project(photo, seen.centers_m.numpy())
         ax.scatter(*where[~visible].T, s=36, facecolors="none", edgecolors=[BLUE], alpha=0.5)
         ax.scatter(*where[visible].T, s=45, color=BLUE, linewidths=0)
         for i in range(min(8, count)):
             beside = (4, 3) if visible[i] else (-12, -10)  # points; so that they do not hide each other
             ax.annotate(str(i + 1), where[i], beside, textcoords="offset points", fontsize=13, color=RED, weight="bold")
-
-    def patches(ax):
-        show(ax, photo, colours[patch])
 
     def one_patch(ax):
         where = seen.patches[0, 0].numpy() @ photo.view[:, :2]
@@ -93,27 +80,22 @@ def encoder_panels(photo, surface, seen):
         ax.margins(0.12)
         ax.axis("off")
 
-    def tokens(ax):
-        show(ax, photo, feature_colours(seen.tokens[0])[patch])
-
-    def features(ax):
-        show(ax, photo, feature_colours(seen.features[0])[patch])
-
+    tokens, features = (feature_colours(values[0])[patch] for values in (seen.tokens, seen.features))
     return [
         (f"4  {count} centers, each the farthest from\nthose before (rings: on the far side)", centers),
-        ("5  where patches lie: the surface in\nthe colour of the nearest center", patches),
+        ("5  where patches lie: the surface in\nthe colour of the nearest center", painted(photo, colours[patch])),
         ("6  one patch: the points around\ncenter 1, relative to it (cross)", one_patch),
-        ("7  tokens, one per patch\n(like colours: like tokens)", tokens),
-        ("9  features: tokens after\nthe transformer", features),
+        ("7  tokens, one per patch\n(like colours: like tokens)", painted(photo, tokens)),
+        ("9  features: tokens after\nthe transformer", painted(photo, features)),
     ]
 
 
-def pretraining_panels(photo, surface, seen, guess):
+def pretraining_panels(photo, seen, guess):
     """Stages 10 to 15."""
     from matplotlib import colormaps
 
     order, count = guess.order.numpy(), len(guess.order)
-    step = order.argsort()[nearest_patch(surface, seen)]  # (n,) when the path comes by
+    step = order.argsort()[nearest_patch(photo, seen)]  # (n,) when the path comes by
 
     def sequence(ax):
         show(ax, photo, colormaps["turbo"](np.linspace(0.1, 0.9, count))[step, :3])
@@ -136,7 +118,7 @@ def pretraining_panels(photo, surface, seen, guess):
         """Draws the hidden patches in shades (M * T, 3), all others grey."""
         colours = np.tile(GREY, (count, 1))
         colours[guess.hidden.flatten()] = shades
-        return lambda ax: show(ax, photo, colours[step])
+        return painted(photo, colours[step])
 
     pairs = torch.cat((guess.targets, guess.predictions)).flatten(0, 2)  # (2 * M * T, D)
     targets, predictions = np.split(feature_colours(pairs), 2)  # like features have like colours in both
@@ -152,77 +134,29 @@ def pretraining_panels(photo, surface, seen, guess):
 
 
 # ---------------------------------------------------------------- a grasp
-def weights_panels(photo, surface, seen, weights):
+def weights_panels(photo, seen, weights):
     """Stage 17: how much each patch counts, (G,)."""
     from matplotlib import colormaps
 
     share = (weights - weights.min()) / (weights.max() - weights.min()).clamp(min=1e-9)
-    colours = colormaps["viridis"](share.numpy())[nearest_patch(surface, seen), :3]
-    return [("17  attention pooling: how much each\npatch counts (yellow: most)", lambda ax: show(ax, photo, colours))]
+    colours = colormaps["viridis"](share.numpy())[nearest_patch(photo, seen), :3]
+    return [("17  attention pooling: how much each\npatch counts (yellow: most)", painted(photo, colours))]
 
 
-def marks(grasp, k):
-    """What hypothesis k is besides: the most probable one, the one nearest to the recorded joints, both or nothing."""
-    both = {"chosen": grasp.chances.argmax(), "winner": grasp.degrees.argmin()}
-    return "".join(f", {name}" for name, which in both.items() if k == which)
-
-
-def hand_panels(thing, surface, view, pose, joints, grasp, hand=BENCHMARK):
-    """Stage 16, the recorded hand, and 19, the hypotheses, the most probable first: all in one view and scale."""
+def hand_panels(thing, photo, pose, joints, grasp, hand=BENCHMARK):
+    """Stage 16, the recorded hand, and 19, the hypotheses, the most probable first: all in the object's view."""
     order, field = grasp.chances.argsort(descending=True), solid_field(thing.vertices, thing.faces)
     hands = [np.concatenate((pose, angles)) for angles in (joints, *grasp.joints[order])]
-    scenes = [lit_grasp(surface, own[:7], own[7:], contact_gaps(field, own, hand), hand) for own in hands]
-    where = frame(np.concatenate([solid_points(scene) for scene in scenes]), view)
-    photos = [photograph(scene, view, *where) for scene in scenes]
+    of_recorded, *of_hypotheses = photos_of_hands(field, photo.lit, photo.view, hands, hand)
 
     def recorded(ax):
-        show(ax, photos[0], scenes[0].colours)
+        show(ax, of_recorded)
         legend(ax, {"palm": PALM_COLOUR, **finger_colours(hand)})
 
-    def hypothesis(k, photo, scene):
-        title = (
-            f"19  hypothesis {k}{marks(grasp, k)}\nprobability {grasp.chances[k]:.2f}, error {grasp.degrees[k]:.0f}°"
-        )
-        return title, lambda ax: show(ax, photo, scene.colours)
-
     title = "16  recorded grasp (pale: off, black: in the\nobject; red, green, blue: the wrist's x, y, z)"
-    return [(title, recorded), *map(hypothesis, order.tolist(), photos[1:], scenes[1:])]
-
-
-def loss_panels(grasp):
-    """Stages 20 and 21: the error of every hypothesis, and the terms of the loss."""
-
-    def errors(ax):
-        chosen, winner = grasp.chances.argmax(), grasp.degrees.argmin()
-        for row, k in enumerate(grasp.chances.argsort(descending=True).tolist()):
-            error, chance = grasp.degrees[k].item(), grasp.chances[k]
-            edge = {"edgecolor": BLUE, "linewidth": 2.5} if k == chosen else {}
-            ax.barh(row, error, color=PINK if k == winner else GREY, **edge)
-            ax.text(0, row, f" {k}{marks(grasp, k)}: {error:.1f}°, p = {chance:.2f}", va="center", fontsize=12)
-        count = len(grasp.degrees)
-        ax.set_ylim(count - 0.5, -0.5 - 0.15 * count)  # downwards; the room above is for a title of four lines
-        ax.set(xlabel="RMS error over joints (degrees)", yticks=[])
-        ax.spines[["top", "right", "left"]].set_visible(False)
-
-    return [(f"21  {grasp.loss}", errors)]
-
-
-def draw(panels, path):
-    """Write the sheet, a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.image import imsave
-
-    rows = math.ceil(len(panels) / COLUMNS)
-    width, height = COLUMNS * CELL[0], rows * CELL[1]
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    for k, (title, fill) in enumerate(panels):
-        left, top = CELL[0] * (k % COLUMNS), height - CELL[1] * (k // COLUMNS)
-        ax = figure.add_axes(((left + 0.15) / width, (top - 4.0) / height, 3.4 / width, 3.3 / height))
-        fill(ax)
-        figure.text((left + CELL[0] / 2) / width, (top - 0.12) / height, title, fontsize=12, ha="center", va="top")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3] // 8 * 8 + 7  # 32 levels of a colour: half the file
-    with atomic(path) as temporary:
-        imsave(temporary, pixels, format="png", pil_kwargs={"optimize": True})
+    panels, names = [(title, recorded)], {"chosen": grasp.chances.argmax(), "winner": grasp.degrees.argmin()}
+    for k, its_photo in zip(order.tolist(), of_hypotheses):
+        marks = "".join(f", {name}" for name, which in names.items() if which == k)
+        title = f"19  hypothesis {k}{marks}\nprobability {grasp.chances[k]:.2f}, error {grasp.degrees[k]:.0f}°"
+        panels.append((title, functools.partial(show, photo=its_photo)))
+    return panels

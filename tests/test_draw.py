@@ -13,13 +13,15 @@ GRASP = np.r_[0.02, -0.03, 0.3, 1, 0, 0, 0, np.zeros(12)]  # 30 cm over the orig
 
 def square(height, side):
     corners = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]) * side / 2 + (0, 0, height)
-    return corners[[[0, 1, 2], [0, 2, 3]]]
+    return corners, np.array([[0, 1, 2], [0, 2, 3]])
 
 
 def test_near_surfaces_hide_far_ones():
     """From above, a small red square hides the middle of a larger blue one below it."""
-    triangles = np.concatenate((square(0.5, 1), square(0, 2)))
-    lit = photo.sample_lit(triangles, np.repeat([[1.0, 0, 0], [0, 0, 1]], 2, axis=0), 40_000)
+    red, blue = (1.0, 0, 0), (0, 0, 1.0)
+    lit = photo.together(
+        photo.lit_surface(*square(0.5, 1), red, 10_000), photo.lit_surface(*square(0, 2), blue, 30_000)
+    )
     view = photo.axes_of_view(-np.pi / 2, np.pi / 2)
     assert np.allclose(view, [[1, 0, 0], [0, 1, 0], [0, 0, -1]], atol=1e-12)
     taken = photo.photograph(lit, view, np.zeros(2), 1.25, size=100)
@@ -50,16 +52,20 @@ def test_links_are_coloured_by_contact():
 
 def test_hand_of_a_picture_is_the_hand():
     """Every sphere is there, where kinematics.hand_drawing says; each part in its colour, the axes at the wrist."""
-    triangles, colours = draw.hand_mesh(GRASP)
-    assert triangles.shape[1:] == (3, 3) and len(triangles) == len(colours)
-    assert {tuple(colour) for colour in colours} == {draw.PALM_COLOUR, *draw.FINGER_COLOURS[:4], *draw.AXIS_COLOURS}
-    centers, radii = kinematics.hand_drawing(GRASP[:7], GRASP[7:])
-    corners = triangles.reshape(-1, 3)
-    for center, radius in zip(centers, radii):
-        distance = np.linalg.norm(corners - center, axis=1)
-        assert np.isclose(distance, radius, rtol=1e-6).sum() >= 100  # corners of a ball around it
+    empty = photo.Lit(*np.zeros((3, 0, 3)))
+    lit = draw.lit_grasp(empty, GRASP)
+    colours = {tuple(colour) for colour in lit.colours}
+    assert colours == {draw.PALM_COLOUR, *draw.FINGER_COLOURS[:4], *draw.AXIS_COLOURS, draw.TABLE_COLOUR}
+    for center, radius in zip(*kinematics.hand_drawing(GRASP[:7], GRASP[7:])):
+        away = lit.points - center
+        on_it = np.isclose(np.linalg.norm(away, axis=1), radius, rtol=1e-6)
+        assert on_it.sum() >= 1000 and np.linalg.norm(away[on_it].mean(0)) < radius / 20  # all around it
+        assert np.allclose(away[on_it], radius * lit.normals[on_it], atol=1e-6)
     axes = draw.wrist_axes(GRASP[:7])
     assert np.allclose(axes[:, 0], GRASP[:3]) and np.allclose(axes[2, 1] - axes[2, 0], (0, 0, -draw.AXIS_LENGTH))
+    blue = lit.points[(lit.colours == draw.AXIS_COLOURS[2]).all(1)]
+    low, high = axes[2].min(0) - draw.AXIS_RADIUS, axes[2].max(0) + draw.AXIS_RADIUS
+    assert np.allclose(blue.min(0), low, atol=2e-3) and np.allclose(blue.max(0), high, atol=2e-3)
 
 
 def test_like_features_have_like_colours():

@@ -152,22 +152,23 @@ def test_all_objects_of_another_root(named_run, tmp_path, capsys):
 
 def test_the_table_fits_a_terminal_and_the_picture_has_pairs(named_run, tmp_path, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path, hand: drawn.append((sheet, path)))
+    monkeypatch.setattr(evaluate, "draw_grasps", lambda shown, path, hand: drawn.append((shown, path)))
     words = f"{named_run} --suite val test_category --holds --closed 10 --picture {tmp_path}/picture.png"
     evaluate.main(words.split())
-    ((sheet, path),), told = drawn, capsys.readouterr().out.splitlines()
+    ((shown, path),), told = drawn, capsys.readouterr().out.splitlines()
     assert f"saved {path}" in told and max(map(len, told[:-1])) <= 100
     for name in ("training mean", "this run", "recorded", "mug 03797390", "holds top logit", "holds: "):
         assert any(line.startswith(name) for line in told), name
     assert told[-2].endswith("; of 9 grasps")  # of one scene
-    assert len(sheet) == 6  # three val objects, recorded and predicted
-    for (_, _, recorded, _), (_, _, predicted, title) in zip(sheet[::2], sheet[1::2]):
-        assert np.array_equal(recorded[:7], predicted[:7])
-        assert f"{math.degrees(np.sqrt(np.mean((recorded[7:] - predicted[7:]) ** 2))):.1f}°" in title
+    assert len(shown) == 3  # val objects
+    for entry in shown:
+        (recorded, first), (predicted, _) = draw.panels_of(entry, BENCHMARK)
+        error = math.degrees(np.sqrt(np.mean((entry.recorded - entry.hypotheses[entry.chances.argmax()]) ** 2)))
+        assert ": recorded" in recorded and f"{error:.1f}°" in predicted
 
 
 def test_the_same_command_again_prints_the_same_and_evaluate_its_table(named_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(draw, "draw_grasps", lambda sheet, path, hand: path.write_bytes(b"a picture"))
+    monkeypatch.setattr(evaluate, "draw_grasps", lambda shown, path, hand: path.write_bytes(b"a picture"))
     printed, argv = [], [*f"--data {named_run.parent}/root --runs {tmp_path} --name again".split(), *SHORT]
     for _ in range(2):
         train.main(argv)

@@ -13,7 +13,8 @@ import trimesh
 import evaluate
 import predict
 from hand.described import BENCHMARK, hand_for
-from pictures.page import Shown, write_page
+from pictures.draw import Shown
+from pictures.page import write_page
 
 POSE = np.r_[0.02, -0.03, 0.3, 1, 0, 0, 0]  # 30 cm over the origin, looking down
 

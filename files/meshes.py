@@ -75,11 +75,11 @@ def coordinates(fields):
     return numbers(fields).reshape(-1, 3)
 
 
-def is_over(content, end, row):
-    """Whether a binary file holds nothing from byte `end` on: padding at most, or less than a row of so many bytes."""
+def is_over(content, end):
+    """Whether a binary file holds nothing from byte `end` on: padding at most, or a stray byte or three."""
     more = content[end:]
     shifted = more and content.count(b"\r\n") == len(more)  # a copy as text has put a CR before every LF
-    return len(content) >= end and not shifted and (len(more) < row or not more.strip(PADDING + b"\r\n"))
+    return len(content) >= end and not shifted and (len(more) < 4 or not more.strip(PADDING + b"\r\n"))
 
 
 def check_end(text, num_vertices, sizes, corners, face_last=True):
@@ -175,7 +175,7 @@ WORDS = [i for i, word in enumerate(FACET) if len(word) > 1]
 def read_stl(content):
     """STL: binary where the length is what the header's count says, or a little more; else text of solids."""
     count = int.from_bytes(content[80:84], "little")
-    if is_over(content, 84 + BINARY_FACET.itemsize * count, BINARY_FACET.itemsize):
+    if is_over(content, 84 + BINARY_FACET.itemsize * count):
         vertices = np.frombuffer(content, BINARY_FACET, count, 84)["corners"].reshape(-1, 3).astype(np.float64)
         return vertices, np.full(count, 3), np.arange(3 * count)
     text = decoded(content).lower()
@@ -204,7 +204,6 @@ PLY_TYPES = {
     "float": "f4", "double": "f8", "float32": "f4", "float64": "f8",
 }  # fmt: skip
 BYTE_ORDERS = {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}
-CODES = dict(zip("i1 u1 i2 u2 i4 u4 i8 u8 f4 f8".split(), "bBhHiIqQfd"))  # of struct
 NEEDED = {"vertex": ["x", "y", "z"], "face": ["vertex_indices"]}
 
 
@@ -226,16 +225,21 @@ def read_ply(content):
             element.properties.update(
                 {name: ("f8", length and "f8") for name, (_, length) in element.properties.items()}
             )
-    vertices, sizes, corners, at = [np.empty((0, 3))], [np.empty(0, np.int64)], [np.empty(0)], 0
+    vertices, polygons, at = np.empty((0, 3)), [], 0
     for element in elements:
-        columns, at, least = ply_columns(element, order, body, at)
-        if element.name == "vertex":
-            vertices.append(np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1))
-        if element.name == "face":
-            sizes.append(columns["sizes of vertex_indices"])
-            corners.append(columns["vertex_indices"])
-    refuse(not is_over(body, at, least), "goes on after all that its header promises; export it again")
-    vertices, sizes, corners = map(np.concatenate, (vertices, sizes, corners))
+        kind = np.dtype([(name, order + kind) for name, (kind, _) in element.properties.items()])
+        if any(length for _, length in element.properties.values()):
+            found, at = ply_polygons(element, order, body, at)
+            polygons += found if element.name == "face" else []
+        elif element.count:
+            whole = (len(body) - at) // kind.itemsize
+            refuse(whole < element.count, broken(element, whole))
+            rows = np.frombuffer(body, kind, element.count, at)
+            at += rows.nbytes
+            if element.name == "vertex":
+                vertices = np.stack([rows[axis].astype(np.float64) for axis in "xyz"], axis=1)
+    refuse(not is_over(body, at), "goes on after all that its header promises; export it again")
+    sizes, corners = np.array([*map(len, polygons)], dtype=np.int64), np.concatenate([np.empty(0), *polygons])
     check_end(text, len(vertices), sizes, corners, elements[-1].name == "face")
     return vertices, sizes, corners
 
@@ -265,49 +269,35 @@ def ply_header(content):
         needed = NEEDED.get(name, [])
         lacks = count and (not properties or not {*needed} <= {*properties})
         refuse(lacks, f"its header lacks {' '.join(needed)} in '{name}'; export it again")
+        lists = name == "vertex" and any(length for _, length in properties.values())
+        refuse(lists, "holds lists in its vertices, which are not read here; export it without")
         refuse(name == "tristrips", "holds triangle strips, which are not read here; export it with plain triangles")
     refuse(order == "" or not elements, "its header names no format or no data; export it again")
     return elements, order, content[end.end() :]
 
 
-def ply_columns(element, order, body, at):
-    """The numbers of an element whose rows begin at byte `at`, {name of a property: all of them}, and the next byte.
-
-    Of a list "sizes of NAME", too. Last, how many bytes one more row would take, with three numbers in each list.
-    """
-    begins, lists, fixed, whole = [], [], 0, True  # fixed: bytes behind the last list
-    for kind, length in element.properties.values():
-        if length:
-            lists.append((fixed, struct.Struct(order + CODES[length]), int(kind[1]), [], []))
-        fixed = 0 if length else fixed + int(kind[1])
+def ply_polygons(element, order, body, at):
+    """The `vertex_indices` (size,) in each row of a PLY element whose rows begin at byte `at`, and the next byte."""
+    found = []
     for row in range(element.count):
-        begins.append(at)
         try:
-            for before, length, width, starts, sizes in lists:
-                (size,) = length.unpack_from(body, at + before)
-                at += before + length.size
-                starts.append(at)
-                sizes.append(int(size))
-                at += width * int(size)
-                whole &= 0 <= size == int(size)
-            at += fixed
-        except (struct.error, ValueError, OverflowError):  # behind the end; not a number; infinite
-            whole = False
-        if not whole or at > len(body):
-            raise UserError(f"ends or is broken in '{element.name}' {row} of {element.count}; export it again")
-    columns, place, found = {}, np.array(begins, dtype=np.int64), iter(lists)
-    for name, (kind, length) in element.properties.items():
-        width = int(kind[1])
-        numbers_at = np.ndarray((max(0, len(body) - width + 1),), order + kind, body, 0, (1,))  # at any byte
-        if length:
-            starts, sizes = np.array(next(found)[3:], dtype=np.int64)
-            inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-            columns["sizes of " + name], columns[name] = sizes, numbers_at[np.repeat(starts, sizes) + width * inside]
-            place = starts + width * sizes
-        else:
-            columns[name] = numbers_at[place]
-            place = place + width
-    return columns, at, fixed + sum(before + length.size + 3 * width for before, length, width, *_ in lists)
+            for name, (kind, length) in element.properties.items():
+                size = np.frombuffer(body, order + length, 1, at).item() if length else 1
+                at += int(length[1]) if length else 0
+                values = np.frombuffer(body, order + kind, int(size), at)
+                at += values.nbytes
+                if size < 0 or size != len(values):
+                    raise ValueError
+                if name == "vertex_indices":
+                    found.append(values)
+        except (ValueError, OverflowError):  # behind the end; not a number; infinite
+            raise UserError(broken(element, row)) from None
+    return found, at
+
+
+def broken(element, row):
+    """What is said of a PLY element whose data ends in a row."""
+    return f"ends or is broken in '{element.name}' {row} of {element.count}; export it again"
 
 
 # ---------------------------------------------------------------- GLB

@@ -74,8 +74,8 @@ def composed(name):
 def parse_mesh(content, name, longest=MAX_LENGTH):
     """Vertices (V, 3) float64 in m and faces (F, 3) int64 of a mesh file's bytes, exactly as stored.
 
-    All bodies of the file, polygons cut into triangles; nothing that the file refers to is opened. Faces as flat as a
-    line are left out where they stick out, since no point of a cloud lies on them. Raises `UserError` naming `name`.
+    All bodies of the file, polygons cut into triangles; nothing that the file refers to is opened. Raises `UserError`
+    naming `name`.
     """
     check_foreign(content, name)
     kind = Path(name).suffix.lower()
@@ -85,36 +85,10 @@ def parse_mesh(content, name, longest=MAX_LENGTH):
         raise UserError(f"{name}: {error}") from None
     except Exception:  # what a file that is no mesh at all makes of its parsing; a Python error tells a user nothing
         raise UserError(f"{name}: cannot be read as a {kind} mesh; export it again") from None
-    faces = without_whiskers(vertices, faces)
-    length = np.subtract(*reversed(box(vertices, faces))).max()
+    length = np.ptp(vertices[faces.ravel()], axis=0).max()
     if length > longest:
         raise UserError(f"{name}: {length:.4g} m long, the limit is {longest:g} m; {unit_hint(length)}")
     return vertices, faces
-
-
-def box(vertices, faces):
-    """The lowest and the highest x, y and z (3,) of the vertices that faces use."""
-    used = np.zeros(len(vertices), dtype=bool)
-    used[faces] = True
-    return vertices[used].min(axis=0), vertices[used].max(axis=0)
-
-
-def without_whiskers(vertices, faces):
-    """The faces; without those as flat as a line, where only such ones reach a side of the box around all."""
-    low, high = box(vertices, faces)
-    sides = np.concatenate([vertices == low, vertices == high], axis=1)  # (V, 6), which sides of the box it lies on
-    outer = faces[sides.any(axis=1)[faces].any(axis=1)]
-    if sides[outer[~is_flat(vertices[outer])]].any(axis=(0, 1)).all():
-        return faces
-    flat = is_flat(vertices[faces])
-    return faces if flat.all() else faces[~flat]
-
-
-def is_flat(corners):
-    """Which triangles (n, 3, 3) are a line or a point: of a height under a millionth of the longest side; (n,)."""
-    sides = corners - np.roll(corners, 1, axis=1)
-    sides /= np.abs(sides).max(initial=np.finfo(float).tiny)  # so that nothing below is too large
-    return np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1) <= 1e-6 * np.square(sides).sum(2).max(1)
 
 
 def unit_hint(length):

@@ -252,8 +252,6 @@ def off_dialects():
         yield f"{head} with {more} behind vertices", off(head=head + "\n{} {} 0\n", more=more)
     for colour in ("255 0 0", "255 0 0 255", "0.5 0.5 0.5", "7", "1.0 0 0 0.5"):
         yield f"faces coloured {colour}", off(MIXED, colour=colour)
-    far = off([*TRIANGLES, (0, 1, 16)]).replace("16 29", "17 29").replace("\n3 ", "\n90 -0.025 0.01\n3 ", 1)
-    yield "a face like a line, far away", far
     yield "four dimensions", off(head="4OFF\n{} {} 0\n", more="1"), "does not begin"
     yield "binary", b"OFF BINARY\n" + bytes(400), "does not begin"
     yield "no counts", "OFF\n", "missing"
@@ -568,14 +566,6 @@ def test_a_size_out_of_range_names_the_factor_that_mends_it(longest, unit):
     assert f"is it in {unit}? Scale it by" in found if unit else "is it in" not in found
     assert 0.03 <= longest * float(found.rsplit(" ", 1)[1]) <= 0.5
     assert len(parse_mesh(text.encode(), "mesh.obj", 1e31)[1]) == len(TRIANGLES)  # where any unit will do
-
-
-def test_faces_without_extent_have_no_size():
-    """A line that sticks out is left out, one within the solid stays, and a thin strip counts."""
-    assert is_bracket(read(".obj", obj() + "v 1 -0.025 0.01\nf 1 2 17\n"))
-    assert len(read(".obj", obj() + "f 1 2 1\n")) == len(TRIANGLES) + 1
-    assert read(".obj", obj() + "v 1 -0.025 0.0101\nf 1 2 17\n").max() == 1
-    assert "no faces" not in read(".obj", "v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")  # for sample_surface to refuse
 
 
 FOREIGN = {

@@ -295,7 +295,7 @@ def add_reading_flags(group):
 
 def warn_of_frames(data):
     """Say on stderr what does not fit between meshes, wrists and quaternions."""
-    for line in frame_warnings(frame_figures(data.clouds, data.poses, data.scene), data.scenes):
+    for line in frame_warnings(frame_figures(data.clouds, data.poses, data.scene)):
         print(f"warning: {data.root}: {line}", file=sys.stderr)
 
 

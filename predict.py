@@ -86,7 +86,7 @@ def doubts(model, hand, names, cloud, poses, top):
     """What right input seldom gives, as sentences; cloud (N, 3) m, poses (n, 7), top (n, J) rad: top logits' joints."""
     low, length, of_all = cloud.min(0), np.ptp(cloud, axis=0).max(), f"of {len(poses)} poses"
     inside = ((poses[:, :3] > low) & (poses[:, :3] < cloud.max(0))).all(1)  # (n,)
-    away, as_w_first, _ = looks_away(cloud, poses) & (hand is not None)  # (n,) each
+    away, as_w_first = looks_away(cloud, poses) & (hand is not None)  # (n,) each
     w_first = away.any() and not as_w_first[away].any()
     order = "; read as w x y z the quaternions would fit" if w_first else ""
     floats = low[2] < -STANDING or (low[2] > STANDING and len(cloud) >= MIN_POINTS)

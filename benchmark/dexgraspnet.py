@@ -83,19 +83,13 @@ def read_object(path):
 # ---------------------------------------------------------------- entries, checked
 def numbers_of(entry, names, name):
     """The scale of an entry and the values of `names` in its `qpos`, which must hold nothing else."""
-    qpos = entry["qpos"]
-    more = sorted(map(str, set(qpos) - set(names)))
-    refuse(more, f"{name}: 'qpos' has a joint '{' '.join(more)}', which entry 0 lacks")
-    return [number_in(entry, "scale", name)] + [number_in(qpos, key, f"{name}: 'qpos'") for key in names]
-
-
-def number_in(values, key, name):
-    """A finite number in a dict."""
-    value = values.get(key)
-    refuse(key not in values, f"{name}: has no '{key}'")
-    if not isinstance(value, (int, float)) or not abs(value) < np.finfo(np.float32).max:
-        raise UserError(f"{name}: '{key}' is not a finite number")
-    return float(value)
+    stored, keys = {key: entry[key] for key in {"scale"} & entry.keys()} | entry["qpos"], ("scale", *names)
+    other = " ".join(sorted(map(str, stored.keys() ^ keys)))
+    refuse(other, f"{name}: '{other}' is not in it, or not in entry 0")
+    for key in keys:
+        finite = isinstance(stored[key], (int, float)) and abs(stored[key]) < np.finfo(np.float32).max
+        refuse(not finite, f"{name}: '{key}' is not a finite number")
+    return [stored[key] for key in keys]
 
 
 # ---------------------------------------------------------------- a pickle, read without running what it names

@@ -14,24 +14,23 @@ FAR = 0.3  # m from the bounding box: no hand reaches so far
 MANY = 0.1  # of the wrists, inside the box or far from it, is too many
 MAX_REACH = 0.5  # m from the object's bounding box: no hand is so large
 MIN_GRASPS = 50  # fewer say nothing about the direction to the object
-MIN_IN_SCENE = 20  # nor do fewer of one scene
 STEADY = 0.8  # length of the mean direction; right data has 0.91 or more
 GAIN = 0.05  # in this length, by which another reading must fit better, and be over 0.9 then
 AHEAD = 0.82  # cosine to the contract's directions; right data has 0.87 or more, wrists turned by 90° 0.78 or less
-ALIKE = 0.7  # of a scene's mean direction along the root's; right scenes have 0.82 or more, with w first 0.33
 STANDING = 0.01  # m: a mesh may stand so far over or under the plane z = 0
 MIN_POINTS = 256  # of a cloud: fewer may miss the lowest point of an object
 SMALL = 0.02  # m: no object is so short, a mesh may be after a factor too many
 
 
 def seen_from_hand(middle, poses):
-    """Unit vectors (3, n, 3) in the hand's frame from wrists (n, 7) to their objects' middles (n, 3) m.
+    """Unit vectors (2, n, 3) in the hand's frame from wrists (n, 7) to their objects' middles (n, 3) m.
 
-    Quaternions are read as they are, with w first, and inverted.
+    Quaternions are read as they are, and with w first.
     """
-    towards, rotation = unit(middle - poses[:, :3].astype(np.float64)), Rotation.from_quat(poses[:, 3:])
-    w_first = Rotation.from_quat(poses[:, [4, 5, 6, 3]])
-    return np.stack([reading.apply(towards) for reading in (rotation.inv(), w_first.inv(), rotation)])
+    towards = unit(middle - poses[:, :3].astype(np.float64))
+    return np.stack(
+        [Rotation.from_quat(poses[:, order]).inv().apply(towards) for order in ([3, 4, 5, 6], [4, 5, 6, 3])]
+    )
 
 
 def unit(vectors):
@@ -48,23 +47,19 @@ def frame_figures(clouds, poses, scene):
     """What tells whether frames fit; clouds (C, N, 3) m, poses (n, 7), scene (n,) into clouds -> dict.
 
     inside: share of wrists in the bounding box of their object; far: share over FAR from it; gap: median distance to it
-    (m); seen: mean directions (3, 3) from hand to object, by the readings of `seen_from_hand`, without the few scenes
-    `odd` whose own is not ALIKE; grasps: n; standing: share of the objects whose lowest point is within STANDING of
-    z = 0; lowest, highest: of these lowest points (m); small: how many meshes are shorter than SMALL; points: N.
+    (m); seen: mean directions (2, 3) from hand to object, by the readings of `seen_from_hand`; grasps: n; standing:
+    share of the objects whose lowest point is within STANDING of z = 0; lowest, highest: of these lowest points (m);
+    small: how many of the `meshes` are shorter than SMALL; points: N.
     """
     low, high, wrist = clouds.min(1), clouds.max(1), poses[:, :3].astype(np.float64)
     gap = gap_to_box(low[scene], high[scene], wrist)
-    seen = seen_from_hand(clouds.mean(1)[scene], poses)
-    count, along = np.bincount(scene, minlength=len(clouds)), seen[0] @ unit(seen[0].mean(0))
-    odd = (count >= MIN_IN_SCENE) & (np.bincount(scene, along, len(clouds)) < ALIKE * count)  # (C,)
-    odd &= odd.mean() < 0.5  # where most are, the fault is not theirs
     bottom, standing = low[:, 2], float((np.abs(low[:, 2]) <= STANDING).mean())
     small = int(((high - low).max(1) < SMALL).sum())
     return {
         "inside": float((gap == 0).mean()), "far": float((gap > FAR).mean()), "gap": float(np.median(gap)),
-        "seen": seen[:, ~odd[scene]].mean(1), "odd": np.flatnonzero(odd).tolist(), "grasps": len(scene),
+        "seen": seen_from_hand(clouds.mean(1)[scene], poses).mean(1), "grasps": len(scene),
         "standing": standing, "lowest": float(bottom.min()), "highest": float(bottom.max()), "small": small,
-        "points": clouds.shape[1],
+        "meshes": len(clouds), "points": clouds.shape[1],
     }  # fmt: skip
 
 
@@ -74,37 +69,31 @@ def axes_of(direction):
     return " ".join(f"{'+-'[int(part < 0)]}{axis}" for axis, part in zip("xyz", direction) if abs(part) > large)
 
 
-def frame_warnings(figures, scenes):
-    """Lines that say what does not fit, one per cause, [] where all does; scenes: their names."""
-    inside, far, odd, small, seen = (figures[name] for name in ("inside", "far", "odd", "small", "seen"))
+def frame_warnings(figures):
+    """Lines that say what does not fit, one per cause, [] where all does."""
+    inside, far, small, seen = (figures[name] for name in ("inside", "far", "small", "seen"))
     one_frame = "are meshes and positions in one frame and unit (metres)"
     heights = f"(lowest points from {figures['lowest']:.3f} to {figures['highest']:.3f} m)"
     _, y, z = unit(seen[0])
     ahead = np.hypot(y, z) if 0 <= y <= z else max(z, (y + z) / np.sqrt(2))  # cosine to the nearest from z to y + z
-    as_read, w_first, inverted = np.linalg.norm(seen, axis=1)
-    other = max(w_first, inverted)
-    lengths = f"(mean direction to the object {other:.2f} long instead of {as_read:.2f})"
+    as_read, w_first = np.linalg.norm(seen, axis=1)
+    lengths = f"(mean direction to the object {w_first:.2f} long instead of {as_read:.2f})"
 
-    sized = small <= len(scenes) / 2  # what is too small looks far away, too
+    sized = small <= figures["meshes"] / 2  # what is too small looks far away, too
     placed = sized and inside <= MANY and far <= MANY  # else directions and heights only repeat that
     floating = placed and figures["standing"] < 1 - MANY and figures["points"] >= MIN_POINTS
     judged = placed and figures["grasps"] >= MIN_GRASPS
-    misread = judged and other > max(0.9, as_read + GAIN)
+    misread = judged and w_first > max(0.9, as_read + GAIN)
     scattered = judged and not misread and as_read < STEADY and not floating
     aside = judged and not misread and as_read >= STEADY and ahead < AHEAD
-    unlike = placed and odd and not misread and not scattered
     doubts = {
         f"{inside:.0%} of the wrists lie inside the bounding box of their object; {one_frame}?": inside > MANY,
         f"{far:.0%} of the wrists are over {FAR:g} m from their object; {one_frame}?": sized and far > MANY,
-        f"quaternions fit far better as w x y z {lengths}; columns 3-6 must be x y z w": misread and w_first == other,
-        f"rotations fit far better inverted {lengths}; they must turn the hand's frame into the mesh's":
-        misread and w_first < other,
+        f"quaternions fit far better as w x y z {lengths}; columns 3-6 must be x y z w": misread,
         f"the hand sees the object in no one direction (mean {as_read:.2f} long, in good data over 0.9); are meshes "
         "and poses in one frame, and the poses not inverted?": scattered,
         f"the object lies along {axes_of(seen[0])} of the hand's frame; the contract: +z, out of the palm, or between "
         "it and +y, along the fingers. Turn the wrists, or leave them where that is how this hand has its axes": aside,
-        f"{len(odd)} of {len(scenes)} scenes see the object elsewhere from the hand than the rest do, the first "
-        f"{scenes[odd[0]] if odd else ''}; are their quaternions x y z w, too?": unlike,
         f"{1 - figures['standing']:.0%} of the meshes do not stand on z = 0 {heights}; is z up, and the table there?":
         floating,
         f"{small} {'meshes are' if small > 1 else 'mesh is'} shorter than {SMALL:g} m; are they in metres?": small > 0,
@@ -138,7 +127,7 @@ def turn_poses_to_z_up(poses):
 
 
 def looks_away(cloud, poses):
-    """Which wrists (n, 7) have the object (N, 3) m over 60° from halfway between y and z: (3, n) bool, by each reading.
+    """Which wrists (n, 7) have the object (N, 3) m over 60° from halfway between y and z: (2, n) bool, by each reading.
 
     Of the benchmark's grasps 0.01 % are told to look away, and 81 % read with w first.
     """

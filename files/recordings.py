@@ -79,10 +79,8 @@ def parse_recording(content, name):
     arrays = read_npz(name, ADVICE, ("grasps", "scores", "qualities", "joint_names"), content)
     refuse("grasps" not in arrays, f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; {ADVICE}")
     grasps = numbers(arrays["grasps"], name, "grasps")
-    transposed = grasps.ndim == 2 and is_transposed(grasps)
-    if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps) or transposed:
-        hint = "; it is the other way round: write grasps.T" if transposed else ""
-        raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1{hint}")
+    if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
+        raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), n and J at least 1")
     scores = arrays.get("scores", arrays.get("qualities"))
     scores = np.full(len(grasps), np.nan) if scores is None else numbers(scores, name, "scores")
     shape = (len(grasps),)
@@ -98,12 +96,6 @@ def parse_recording(content, name):
         check_joint_names(names, name)
     poses = normal_poses(grasps[:, :7], f"{name}: 'grasps'")
     return poses.astype(np.float32), joints.astype(np.float32), scores.astype(np.float32), names, content_hash(arrays)
-
-
-def is_transposed(grasps):
-    """Whether the unit quaternions of an array (a, b) that is to hold grasps stand in its columns, not in its rows."""
-    off = [np.abs(np.linalg.norm(array[:, 3:7], axis=1) - 1).max(initial=0) for array in (grasps.T, grasps)]
-    return len(grasps) > 7 and off[0] < 1e-2 < off[1]
 
 
 def check_joint_names(names, path):

@@ -86,8 +86,8 @@ def bad_arrays(good, scores):
         other = {"grasps": np.concatenate([good[:, :7], np.zeros((6, count))], axis=1), "scores": scores}
         yield f"{count} joints", other, f"has {count} joints, most recordings of the root have 12"
     many = random_grasps(np.random.default_rng(4), 30, np.full(3, 0.1))  # more of them than numbers in one
-    for name, grasps in (("few", good), ("many", many), ("as many as numbers", many[:19])):
-        yield f"transposed, {name}", {"grasps": grasps.T}, "it is the other way round: write grasps.T"
+    yield "transposed, few", {"grasps": good.T}, "has shape (19, 6); it must be (n, 7 + J)"
+    yield "transposed, many", {"grasps": many.T}, "row 0"
     letters = list("abcdefghijkl")
     yield "a joint twice", {"grasps": good, "joint_names": np.array([*letters[:-1], "c"])}, "has 'c' twice"
     for odd, shown in (("\x1b[31mred", "\\x1b[31mred"), ("\x9b0m", "\\x9b0m"), ("a\nb", "a b"), ("\u202e", "\\u202e")):

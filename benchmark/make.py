@@ -15,13 +15,13 @@ from benchmark.grasps import REASONS, synthesize
 from benchmark.meshes import mesh_objects, named_objects, usable_mesh
 from benchmark.progress import check_root, fill, finish, give_up, recorded
 from benchmark.shapes import CATEGORIES, draw_pose, pose_scene, procedural_mesh
-from cli.errors import UserError
+from cli.errors import UserError, refuse
 from files.categories import CATEGORY_NAMES
 from files.writing import atomic, stable_seed
 from hand.described import BENCHMARK, palm_frame
 from hand.kinematics import matrix_to_pose, pose_to_matrix
 
-REDRAWS = 5  # procedural objects on which the hand finds next to nothing are drawn again, so often at most
+REDRAWS = 5  # how often a procedural object is drawn at most
 CELLS = 100_000  # per m: the vertices of procedural meshes lie on a grid of 10 µm
 MARGIN = 1e-10  # m: much more than what processors differ by (1e-15), much less than the grid
 NUDGE = 1e-9  # m
@@ -48,13 +48,12 @@ def mesh_text(vertices, faces, decimals=6):
     return (corners + "f %d %d %d\n" * len(faces) % tuple((faces + 1).ravel().tolist())).encode()
 
 
-def write_scene(folder, mesh, grasps, scores, joint_names=BENCHMARK.joint_names, **more):
-    """mesh.obj of these bytes and recording.npz, atomically; no scores where they are None."""
-    arrays = {"grasps": grasps, "scores": scores, "joint_names": np.array(joint_names)} | more
+def write_scene(folder, mesh, arrays):
+    """mesh.obj of these bytes and recording.npz of these arrays, atomically."""
     with atomic(folder / "mesh.obj") as temporary:
         temporary.write_bytes(mesh)
     with atomic(folder / "recording.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{key: array for key, array in arrays.items() if array is not None})
+        np.savez(file, **arrays)
 
 
 # ---------------------------------------------------------------- one object
@@ -63,33 +62,15 @@ def write_scene(folder, mesh, grasps, scores, joint_names=BENCHMARK.joint_names,
 def make_object(root, settings, source, hand=BENCHMARK):
     """Write all scenes of one object, source (synset, name, path or None); returns what the log keeps of it."""
     synset, name, path = source
-    folder, record = Path(root) / synset / name, {"object": f"{synset}/{name}"}
-    make = make_imported if "import" in settings else make_own if path else make_procedural
+    record = {"object": f"{synset}/{name}"}
     try:
-        return record | make(folder, settings, path, hand)
+        scenes, counts = imported_scenes(path, hand) if "import" in settings else made_scenes(*source, settings, hand)
+        refuse(not scenes, "the hand finds no grasp")
     except UserError as error:
         return record | {"unusable": str(error)}
-
-
-def make_procedural(folder, settings, _, hand):
-    """A random object of the folder's category; its recordings hold what makes its meshes again without any grasp."""
-    synset, rejected, redrawn = folder.parent.name, collections.Counter(), 0
-    rng = np.random.default_rng(seed_of("/".join(folder.parts[-2:]), settings["seed"]))
-    for attempt in range(REDRAWS):
-        drawn_from = json.dumps(rng.bit_generator.state)
-        vertices, faces = procedural_mesh(synset, rng)
-        scenes, counts = grasps_in_scenes(vertices, faces, settings, rng, hand)
-        rejected.update({reason: counts[reason] for reason in REASONS})
-        if counts["kept"] >= settings["grasps"] / 6:
-            break
-        redrawn += attempt + 1 < REDRAWS
-    check_found(counts)
-    for k, (posed, pose, grasps, scores) in enumerate(scenes):
-        if len(grasps):
-            mesh = mesh_text(on_grid(posed)[0], faces, decimals=5)
-            made = {"drawn_from": np.array(drawn_from), "pose": np.array(pose)}
-            write_scene(folder / str(k), mesh, grasps, scores, hand.joint_names, **made)
-    return {"counts": dict(rejected) | {"kept": counts["kept"], "low": counts["low"], "redrawn": redrawn}}
+    for scene, *content in scenes:
+        write_scene(Path(root) / synset / name / scene, *content)
+    return record | {"counts": counts}
 
 
 def seed_of(name, seed):
@@ -97,8 +78,42 @@ def seed_of(name, seed):
     return stable_seed("dataset", seed, name)
 
 
+def made_scenes(synset, name, path, settings, hand):
+    """Scenes (name, bytes of mesh.obj, arrays of recording.npz) of one object with new grasps, and counts by reason.
+
+    path: somebody's mesh. Without it a random object of the category, drawn again where the hand finds next to nothing;
+    its recordings hold what makes its meshes again without any grasp.
+    """
+    rng, rejected = np.random.default_rng(seed_of(f"{synset}/{name}", settings["seed"])), collections.Counter()
+    for redrawn in range(1 if path else REDRAWS):
+        drawn_from = np.array(json.dumps(rng.bit_generator.state))
+        vertices, faces = usable_mesh(path, settings) if path else procedural_mesh(synset, rng)
+        scenes, counts = grasps_in_scenes(vertices, faces, settings, rng, hand, own=bool(path))
+        rejected.update({reason: counts[reason] for reason in REASONS})
+        if counts["kept"] >= settings["grasps"] / 6:
+            break
+    found = []
+    for name, posed, pose, arrays in scenes:
+        mesh = mesh_text(posed, faces) if path else mesh_text(on_grid(posed)[0], faces, decimals=5)
+        made = {} if path else {"drawn_from": drawn_from, "pose": np.array(pose)}
+        found.append((name, mesh, arrays | made))
+    return found, dict(rejected) | {"kept": counts["kept"], "low": counts["low"], "redrawn": redrawn}
+
+
+def imported_scenes(path, hand):
+    """As `made_scenes`, of DexGraspNet's grasps in `path`; with a hand its wrists are turned into that one's frame."""
+    scenes, joint_names = dexgraspnet.read_object(path)
+    found = []
+    for name, vertices, faces, grasps in scenes:
+        if hand.source:
+            from_hand = np.linalg.inv(palm_frame(hand.source["wrist"]))
+            grasps[:, :7] = matrix_to_pose(pose_to_matrix(grasps[:, :7]) @ from_hand)
+        found.append((name, mesh_text(vertices, faces), {"grasps": grasps, "joint_names": np.array(joint_names)}))
+    return found, {"kept": sum(len(grasps) for *_, grasps in scenes)}
+
+
 def grasps_in_scenes(vertices, faces, settings, rng, hand, own=False):
-    """[(posed vertices (V, 3) m, pose, grasps (n, 7 + J), scores (n,))] of an object's scenes, and counts by reason.
+    """[(name, posed vertices (V, 3) m, pose, arrays of a recording)] of scenes with grasps, and counts by reason.
 
     own: somebody's mesh, which keeps its size and, in its first scene, its pose. Grasps are made on micrometres.
     """
@@ -108,38 +123,11 @@ def grasps_in_scenes(vertices, faces, settings, rng, hand, own=False):
         posed = vertices if pose is None else pose_scene(vertices, *pose)
         wanted = -(-(settings["grasps"] - counts["kept"]) // (settings["scenes"] - k))
         grasps, scores, found = synthesize(np.round(posed, 6), faces, wanted, rng, hand)
-        scenes.append((posed, pose, grasps, scores))
+        if len(grasps):
+            arrays = {"grasps": grasps, "scores": scores, "joint_names": np.array(hand.joint_names)}
+            scenes.append((str(k), posed, pose, arrays))
         counts.update(found)
     return scenes, counts
-
-
-def check_found(counts):
-    """An object without a single grasp, good or bad, is of no use."""
-    if not counts["kept"] + counts["low"]:
-        raise UserError("the hand finds no grasp")
-
-
-def make_own(folder, settings, path, hand):
-    """An object of somebody's mesh."""
-    vertices, faces = usable_mesh(path, settings)
-    rng = np.random.default_rng(seed_of("/".join(folder.parts[-2:]), settings["seed"]))
-    scenes, counts = grasps_in_scenes(vertices, faces, settings, rng, hand, own=True)
-    check_found(counts)
-    for k, (posed, _, grasps, scores) in enumerate(scenes):
-        if len(grasps):
-            write_scene(folder / str(k), mesh_text(posed, faces), grasps, scores, hand.joint_names)
-    return {"counts": counts}
-
-
-def make_imported(folder, settings, path, hand):
-    """An object of DexGraspNet, whose grasps are in `path`; with a hand its wrists are turned into that one's frame."""
-    scenes, joint_names = dexgraspnet.read_object(path)
-    for name, vertices, faces, grasps in scenes:
-        if hand.source:
-            from_hand = np.linalg.inv(palm_frame(hand.source["wrist"]))
-            grasps[:, :7] = matrix_to_pose(pose_to_matrix(grasps[:, :7]) @ from_hand)
-        write_scene(folder / name, mesh_text(vertices, faces), grasps, None, joint_names)
-    return {"counts": {"kept": sum(len(grasps) for *_, grasps in scenes)}}
 
 
 # ---------------------------------------------------------------- a whole root

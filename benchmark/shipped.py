@@ -125,7 +125,8 @@ def write_shipped(root, shipped, number, vertices, faces):
     rows = slice(*shipped["first"][number : number + 2])
     posed, _ = on_grid(pose_scene(vertices, *shipped["pose"][number]), int(shipped["nudge"][number]))
     grasps, scores = restore(shipped["integers"][:, rows], shipped["largest"][rows])
-    write_scene(root / shipped["scenes"][number], mesh_text(posed, faces, decimals=5), grasps, scores)
+    arrays = {"grasps": grasps, "scores": scores, "joint_names": np.array(BENCHMARK.joint_names)}
+    write_scene(root / shipped["scenes"][number], mesh_text(posed, faces, decimals=5), arrays)
 
 
 def read_if_right(root, scene, digest):

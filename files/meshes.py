@@ -6,6 +6,7 @@ or is cut short, is a `UserError` that says why. Numbers of vertices and faces i
 """
 
 import codecs
+import io
 import itertools
 import json
 import re
@@ -302,105 +303,60 @@ def broken(element, row):
 
 # ---------------------------------------------------------------- GLB
 HARMLESS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "KHR_mesh_quantization")  # beginnings
-NUMBERS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+ELSEWHERE = {"KHR_draco_mesh_compression", "EXT_meshopt_compression", "EXT_mesh_gpu_instancing"}  # numbers of meshes
 TRIANGLES = 4  # a primitive's mode; smaller ones are points and lines, which have no surface; 5 strips, 6 fans
 
 
 def read_glb(content):
-    """GLB: the triangles of the scene that the file shows, each where its nodes put it, and nothing else of it."""
+    """GLB: the triangles of the scene that the file shows, each where its nodes put it, as trimesh reads them."""
+    import trimesh  # here, since few files need it
+
     magic, version, length, size, chunk = struct.unpack("<4sIII4s", content[:20].ljust(20, b"\0"))
     begins = (magic, version, chunk) == (b"glTF", 2, b"JSON")
     refuse(not begins, "does not begin as a GLB file of version 2 does; export it again")
     whole_file = 20 + size <= length <= len(content)
     refuse(not whole_file, f"promises {length} bytes and holds {len(content)}; it is cut short, export it again")
-    gltf = json.loads(content[20 : 20 + size])
-    for extension in gltf.get("extensionsRequired", []):
-        needless = extension.startswith(HARMLESS)
-        refuse(not needless, f"requires {extension}, which is not read here; export it without")
-    vertices, triangles, total = [np.empty((0, 3))], [np.empty((0, 3), np.int64)], 0
-    for node, place in shown_nodes(gltf):
-        if "mesh" not in node:
-            continue
-        mesh = gltf["meshes"][node["mesh"]]
-        check_still(node, mesh)
-        for primitive in mesh["primitives"]:
-            if primitive.get("mode", TRIANGLES) < TRIANGLES:
-                continue
-            points, faces = read_primitive(gltf, content[28 + size : length], primitive)
-            if np.abs(place - np.eye(4)).max() >= 1e-8:
-                points = (place @ np.column_stack([points, np.ones(len(points))]).T).T[:, :3]
-                faces = faces[:, ::-1] if np.linalg.det(place[:3, :3]) < 0 else faces  # mirrored
-            vertices.append(points)
-            triangles.append(faces + total)
-            total += len(points)
-    corners = np.concatenate(triangles).ravel()
-    return np.concatenate(vertices), np.full(len(corners) // 3, 3), corners
+    check_glb(json.loads(content[20 : 20 + size]))
+    file = io.BytesIO(content[:length])
+    scene = trimesh.load_scene(file, file_type="glb", process=False, skip_materials=True)
+    for part in scene.geometry.values():
+        corners, count = getattr(part, "faces", np.empty(0)), len(part.vertices)  # points and lines have no faces
+        wrong = corners[(corners < 0) | (corners >= count)]
+        refuse(len(wrong), f"a face refers to vertex {wrong.max(initial=-1)} of {count}; export the mesh again")
+    mesh = scene.to_mesh()
+    return np.array(mesh.vertices), np.full(len(mesh.faces), 3), np.array(mesh.faces).ravel()
 
 
-def shown_nodes(gltf):
-    """(node, its place (4, 4) in the scene) of all nodes of the scene that the file shows."""
-    scenes = gltf.get("scenes", [])
-    roots = scenes[gltf.get("scene", 0)].get("nodes", []) if scenes else []
-    seen, todo = set(), [(number, np.eye(4)) for number in roots]
-    while todo:
-        number, place = todo.pop()
-        refuse(number in seen, f"its node {number} has two parents; export it again")
-        seen.add(number)
-        node = gltf["nodes"][number]
-        place = place @ own_place(node)
-        todo += [(child, place) for child in node.get("children", [])]
-        yield node, place
-
-
-def own_place(node):
-    """The place (4, 4) of a node in its parent: a matrix, or scaled, then turned, then moved."""
-    from trimesh.transformations import quaternion_matrix  # here, since few files need it
-
-    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
-    moved = np.eye(4)
-    moved[:3, 3] = node.get("translation", (0, 0, 0))
-    matrix = np.reshape(node.get("matrix", np.eye(4)), (4, 4)).T  # it is stored by columns
-    return matrix @ moved @ quaternion_matrix((w, x, y, z)) @ np.diag([*node.get("scale", (1, 1, 1)), 1.0])
-
-
-def check_still(node, mesh):
-    """Refuse a mesh whose shape or number is not what its vertices and the node's transform say."""
-    morphed = any(node.get("weights", mesh.get("weights", [])))
-    several = "EXT_mesh_gpu_instancing" in node.get("extensions", {})
-    refuse("skin" in node, "holds a mesh bent by a skeleton; apply the pose and export it again")
-    refuse(morphed, "holds a mesh bent by morph targets; apply them and export it again")
-    refuse(several, "uses EXT_mesh_gpu_instancing, which is not read here; export it without")
-
-
-def read_primitive(gltf, binary, primitive):
-    """Vertices and triangles of one part of a mesh."""
-    vertices = read_accessor(gltf, binary, primitive["attributes"]["POSITION"], primitive).astype(np.float64)
-    indices = np.arange(len(vertices))
-    if "indices" in primitive:
-        indices = read_accessor(gltf, binary, primitive["indices"], primitive).astype(np.int64).reshape(-1)
-    wrong = indices[(indices < 0) | (indices >= len(vertices))]
-    refuse(len(wrong), f"a face refers to vertex {wrong.max(initial=-1)} of {len(vertices)}; export the mesh again")
-    other = primitive.get("mode", TRIANGLES) != TRIANGLES
-    refuse(other, "holds triangle strips or fans, which are not read here; export it with plain triangles")
-    return vertices, indices.reshape(-1, 3)
-
-
-def read_accessor(gltf, binary, number, primitive):
-    """The numbers (n, 1 or 3) that an accessor of a primitive names."""
-    accessor = gltf["accessors"][number]
-    if "sparse" in accessor or accessor.get("normalized"):
-        what = "sparse" if "sparse" in accessor else "normalized"
-        raise UserError(f"holds a {what} accessor, which is not read here; export it without")
-    view = gltf["bufferViews"][accessor["bufferView"]] if "bufferView" in accessor else primitive
-    if view is primitive or view.get("extensions"):
-        packed = " ".join(view.get("extensions", {})) or "no buffer"
-        raise UserError(f"holds its numbers in {packed}, which is not read here; export it without compression")
-    elsewhere = "uri" in gltf["buffers"][view["buffer"]]
-    refuse(elsewhere, "holds its numbers in another file, which is not opened; export it as one file")
-    kind, width = np.dtype(NUMBERS[accessor["componentType"]]), {"SCALAR": 1, "VEC3": 3}[accessor["type"]]
-    content = binary[view.get("byteOffset", 0) :][: view["byteLength"]]
-    strides = view.get("byteStride") or kind.itemsize * width, kind.itemsize
-    return np.ndarray((accessor["count"], width), kind, content, accessor.get("byteOffset", 0), strides)
+def check_glb(gltf):
+    """Refuse by its name what trimesh leaves out or takes for something else."""
+    nodes, meshes = gltf.get("nodes", []), gltf.get("meshes", [])
+    primitives = [primitive for mesh in meshes for primitive in mesh["primitives"]]
+    numbers = [
+        *(p["attributes"]["POSITION"] for p in primitives),
+        *(p["indices"] for p in primitives if "indices" in p),
+    ]
+    accessors = [gltf["accessors"][number] for number in numbers]
+    roots = {node for scene in gltf.get("scenes", []) for node in scene.get("nodes", [])}
+    below = [*roots, *(child for node in nodes for child in node.get("children", []))]
+    required = [name for name in gltf.get("extensionsRequired", []) if not name.startswith(HARMLESS)]
+    extensions = " ".join({*required, *ELSEWHERE.intersection(gltf.get("extensionsUsed", []))})
+    strips = any(p.get("mode", TRIANGLES) > TRIANGLES for p in primitives)
+    reasons = {
+        f"uses {extensions}, which is not read here; export it without": extensions,
+        "has nodes with two parents; export it again": len(below) > len({*below}),
+        "holds a mesh bent by a skeleton; apply the pose and export it again": any("skin" in node for node in nodes),
+        "holds a mesh bent by morph targets; apply them and export it again":
+            any(any(bent.get("weights", ())) for bent in (*nodes, *meshes)),
+        "holds triangle strips or fans, which are not read here; export it with plain triangles": strips,
+        "holds its numbers in another file, which is not opened; export it as one file":
+            any("uri" in buffer for buffer in gltf.get("buffers", [])),
+        "holds sparse accessors or none, which are not read here; export it without":
+            any("sparse" in accessor or "bufferView" not in accessor for accessor in accessors),
+        "holds normalized accessors, which are not read here; export it without":
+            any(accessor.get("normalized") for accessor in accessors),
+    }  # fmt: skip
+    for reason, given in reasons.items():
+        refuse(given, reason)
 
 
 READERS = {".obj": read_obj, ".stl": read_stl, ".ply": read_ply, ".off": read_off, ".glb": read_glb}

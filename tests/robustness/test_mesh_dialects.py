@@ -4,14 +4,12 @@ The solid is a U-shaped bracket of 16 vertices and 10 faces. Two faces have 8 co
 a fan over a notch, a shifted index or a lost digit shows in its box or in its area.
 """
 
-import io
 import json
 import re
 import struct
 
 import numpy as np
 import pytest
-import trimesh
 from rules import ADVICE
 
 from benchmark.clouds import folder_clouds

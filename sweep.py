@@ -42,7 +42,7 @@ from lab.published import published_text, run_published
 from lab.rows import DEFAULTS, notes, read_rows
 from lab.runner import plan_runs, run_all
 from lab.table1 import TRIALS, run_table1, table1_text
-from lab.tables import columns_table, configurations_table, short_table
+from lab.tables import columns_table, arms_table, short_table
 from loop.machine import set_precision, set_up_torch
 from loop.runs import NOT_SETTINGS
 from model import POOLS
@@ -81,7 +81,7 @@ class Sweep(NamedTuple):
     """What one kind of sweep does."""
 
     run: Callable = run_grid  # (names, flags of train.py, args) -> all rows, once what has none is run
-    text: Callable = lambda rows, args: configurations_table(rows)  # Markdown
+    text: Callable = lambda rows, args: arms_table(rows)  # Markdown
     draw: Callable = figures.draw_grid  # (rows, args): figures into OUT
     seeds: str = "0"
     names: str = ""  # what may be named before the flags

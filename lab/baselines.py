@@ -10,7 +10,7 @@ from files.checkpoints import load_encoder
 from lab.encoders import probe_row
 from lab.rows import METRICS, command_of, read_rows, write_rows
 from lab.runner import data_flags, encoder_file, encoder_tag, open_data, plan_runs, random_encoder, run_all
-from lab.tables import configurations_table, markdown
+from lab.tables import arms_table, markdown
 from model import LENGTH, PRESETS
 
 GRIDS = [
@@ -81,4 +81,4 @@ def benchmark_text(rows, args):
         lines.append([row["file"], *cells])
     header = ["encoder", "objects per category: 2", "5", "20"]
     title = "\nLinear probe of frozen features for the category, accuracy on val:\n\n"
-    return configurations_table(rows) + (title + markdown(header, lines)) * bool(lines)
+    return arms_table(rows) + (title + markdown(header, lines)) * bool(lines)

@@ -69,15 +69,14 @@ def read_errors(out):
 
 # ---------------------------------------------------------------- intervals
 class ArmErrors(NamedTuple):
-    """What the runs of one configuration were off by on one suite."""
+    """What the runs of one arm were off by on one suite."""
 
-    objects: np.ndarray  # (O,) ids
-    grasps: np.ndarray  # (O,) of each
+    grasps: np.ndarray  # (O,) of each object
     squared: np.ndarray  # (S, O) sums of squared errors by seed, rad²
 
 
-def arm_errors(errors, rows, suite):
-    """The `ArmErrors` of some runs, of seeds that all their packs have; None where no errors of theirs are kept.
+def errors_by_seed(errors, rows, suite):
+    """Seed -> objects, their grasps and sums of squared errors, of the seeds whose runs of all packs are in `errors`.
 
     A seed's runs of two packs count as one run, and an object that is in both as one object.
     """
@@ -85,19 +84,25 @@ def arm_errors(errors, rows, suite):
     for row in sorted(rows, key=lambda row: flags_of(row).get("--pack", "")):
         if (row["command"], suite) in errors:
             by_seed.setdefault(seed_of(row), []).append(errors[row["command"], suite])
-    packs = max(map(len, by_seed.values()), default=0)
-    seeds = []
-    for runs in by_seed.values():
+    packs, found = max(map(len, by_seed.values()), default=0), {}
+    for seed, runs in by_seed.items():
         if len(runs) == packs:
             objects, grasps, squared = (np.concatenate(column) for column in zip(*runs))
             ids, index = np.unique(objects, return_inverse=True)
-            seeds.append((ids, np.bincount(index, grasps), np.bincount(index, grasps * squared)))
-    if not seeds:
+            found[seed] = ids, np.bincount(index, grasps), np.bincount(index, grasps * squared)
+    return found
+
+
+def paired(new, old):
+    """The `ArmErrors` of two arms from their `errors_by_seed`, of the seeds that both have.
+
+    None where there is no such seed, or where they were scored on different objects.
+    """
+    seeds = sorted(new.keys() & old.keys())
+    objects = [arm[seed][0] for arm in (new, old) for seed in seeds]
+    if not seeds or not all(np.array_equal(ids, objects[0]) for ids in objects):
         return None
-    objects, grasps, squared = zip(*seeds)
-    unlike = any(not np.array_equal(ids, objects[0]) for ids in objects)
-    refuse(unlike, f"runs of one arm were scored on different objects ({suite}); give another --out")
-    return ArmErrors(objects[0], grasps[0], np.stack(squared))
+    return [ArmErrors(arm[seeds[0]][1], np.stack([arm[seed][2] for seed in seeds])) for arm in (new, old)]
 
 
 def rmse(arm, without=None):
@@ -120,7 +125,7 @@ def improvement(new, old):
     def percent(new, old):
         return 100 * (1 - new / old)
 
-    left = [percent(rmse(new, 1), rmse(old, 1))] if len(new.objects) > 1 else []
+    left = [percent(rmse(new, 1), rmse(old, 1))] if len(new.grasps) > 1 else []
     left += [percent(rmse(new, 0), rmse(old))] if len(new.squared) > 1 else []
     left += [percent(rmse(new), rmse(old, 0))] if len(old.squared) > 1 else []
     free = np.array([len(values) - 1 for values in left])
@@ -130,12 +135,16 @@ def improvement(new, old):
     return value, value - half, value + half
 
 
-def better_cell(new, old):
-    """The same as text, "7.1 (5.2 to 9.0)", without the interval for under 8 objects; "" if not comparable."""
-    if not new or not old or not np.array_equal(new.objects, old.objects):
+def better_cell(rows, errors, other_rows, other_errors, suite):
+    """By how many % an arm is better than another, "7.1 (5.2 to 9.0)"; "" if not comparable.
+
+    Without the interval for under 8 objects.
+    """
+    pair = paired(errors_by_seed(errors, rows, suite), errors_by_seed(other_errors, other_rows, suite))
+    if not pair:
         return ""
-    gain, low, high = improvement(new, old)
-    return f"{gain:z.1f}" + f" ({end_of(low)} to {end_of(high)})" * (len(new.objects) >= MIN_OBJECTS)
+    gain, low, high = improvement(*pair)
+    return f"{gain:z.1f}" + f" ({end_of(low)} to {end_of(high)})" * (len(pair[0].grasps) >= MIN_OBJECTS)
 
 
 def end_of(value):

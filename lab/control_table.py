@@ -4,13 +4,11 @@ A comparison of pretraining with random weights says something about pretraining
 would help. The oracle, an encoder that saw all labels of the training pool, tells whether they would.
 """
 
-import itertools
-
 from cli.errors import refuse
-from lab.by_object import arm_errors, better_cell, keep_errors, read_errors, rmse
-from lab.rows import RATE_FLAGS, best_rates, check_one_setting, flags_of
+from lab.by_object import keep_errors, read_errors
+from lab.rows import RATE_FLAGS, best_rates
 from lab.runner import choose, plan_runs, refuse_flags, run_all, run_first, seed_by_seed, with_origins
-from lab.tables import count_runs, markdown, mean_cell
+from lab.tables import Comparison, alike, arms_table
 
 ARMS = {  # name -> flags
     "pose": {"--pool": "none"},
@@ -30,7 +28,6 @@ ORACLE = {  # the run whose encoder is the oracle's
     "--lr-head": "2e-3",
 }  # fmt: skip
 SUITES = ("val", "test")
-VARIED = ("--budget", "--k", "--pool", "--init", "--jepa-ckpt", "--preset", "--schedule", *RATE_FLAGS)
 
 
 # ---------------------------------------------------------------- runs
@@ -99,50 +96,13 @@ def place_of(flags):
 
 
 # ---------------------------------------------------------------- the table
-def grouped(rows):
-    """(budget, K, arm) -> rows: small budgets first, K = 5 before 1, in the order of ARMS."""
-    groups = {}
-    for row in rows:
-        flags = flags_of(row)
-        groups.setdefault((float(flags["--budget"]), int(flags["--k"]), arm_of(flags)), []).append(row)
-    places = [*ARMS]
-    return dict(sorted(groups.items(), key=lambda item: (item[0][0], -item[0][1], places.index(item[0][2]))))
+def with_random(flags, other):
+    """Pooling, start and rates are what an arm is, and none without an encoder has --preset."""
+    same = alike(flags, other, ("--pool", "--init", "--jepa-ckpt", "--preset", *RATE_FLAGS))
+    return same and arm_of(other) == "random"
 
 
 def controls_text(rows, args):
-    """Markdown: all arms on val and test, then by how much they are better than random weights."""
-    check_one_setting(rows, VARIED, args.out / "rows.csv")
-    groups, errors = grouped(rows), read_errors(args.out)
-    sections = []
-    for suite in SUITES:
-        prefix = "" if suite == "val" else f"{suite}_"
-        columns = [prefix + name for name in ("top_logit_rmse", "best_of_k_rmse", "coverage_15")]
-        columns += ["holds"] * (suite == "val")
-        header = ["budget", "K", "arm", "seeds", "top-logit RMSE (rad)", "best-of-K", "coverage@15°"]
-        header += ["holds"] * (suite == "val") + ["rates (backbone, head)"]
-        lines = []
-        for (budget, k, arm), group in groups.items():
-            flags = flags_of(group[0])
-            rates = ", ".join(flags[flag] for flag in RATE_FLAGS if flag in flags)
-            lines.append(
-                [f"{budget:g}", k, arm, count_runs(group), *(mean_cell(group, name) for name in columns), rates]
-            )
-        sections.append(f"## {suite}\n\n" + markdown(header, lines))
-    return "\n".join([*sections, gains_section(groups, errors)])
-
-
-def gains_section(groups, errors):
-    """Markdown: by how much every arm is better than random weights, on both suites; "" where none of those ran."""
-    others = [name for name in ARMS if name != "random" and any(name == key[2] for key in groups)]
-    lines = []
-    for suite, (budget, k) in itertools.product(SUITES, dict.fromkeys(key[:2] for key in groups)):
-        arms = {name: arm_errors(errors, groups.get((budget, k, name), []), suite) for name in ARMS}
-        if arms["random"]:
-            cells = [better_cell(arms[name], arms["random"]) for name in others]
-            lines.append([suite, f"{budget:g}", k, f"{rmse(arms['random']):.4f}", *cells])
-    title = (
-        "## By how much an arm is better than random weights that stay as they are, % (95 %)\n\n"
-        "Intervals are over objects and seeds. Rates were chosen on val, so what val says of its own winners is a "
-        "little too good.\n\n"
-    )
-    return (title + markdown(["suite", "budget", "K", "random", *others], lines)) * bool(lines)
+    """Markdown: all arms on val and test, and by how much they are better than random weights that stay as they are."""
+    errors = read_errors(args.out)
+    return arms_table(rows, errors, [Comparison("better than random, %", with_random, rows, errors)])

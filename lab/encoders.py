@@ -13,7 +13,7 @@ import torch
 from cli.errors import refuse
 from files.checkpoints import load_encoder
 from files.writing import read_json, stable_seed
-from lab.rows import check_one_setting, flags_of, read_rows, seed_of, write_rows
+from lab.rows import flags_of, read_rows, seed_of, write_rows
 from lab.runner import data_flags, file_tag, open_data, plan_runs, random_encoder, run_all
 from lab.tables import values_of
 from model import from_z_up, normalize_clouds
@@ -168,7 +168,6 @@ def run_encoders(files, given, args):
         for flags in planned:
             flags.pop("--preset", None)  # the file's own
         name, runs = "random" if file == random else file, run_all(planned, path, args)
-        check_one_setting(runs, ("--budget", "--jepa-ckpt"), path)
         rows = {(row["file"], row["encoder"]): row for row in read_rows(args.out / "rows.csv")}
         row = rows.get((name, file_tag(file))) or probe_row(file, name, planned[0])
         rows[name, row["encoder"]] = row | fine_tuning_columns(runs, file) | pretraining_columns(file)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from files.writing import atomic
 from lab import published
-from lab.rows import differences, flags_of, read_rows
-from lab.table1 import BOTH_PACKS, arms
-from lab.tables import by_configuration, values_of
+from lab.rows import RATE_FLAGS, TRAINING, differences, flags_of, read_rows
+from lab.table1 import at_papers_rates
+from lab.tables import BOTH_PACKS, arms_of, values_of
 
 LOOKS = (  # column, label, marker and its size, colour; the smaller one shows on the larger where both are equal
     ("top_logit_rmse", "top-logit RMSE", "o", 8, "C0"),
@@ -127,69 +127,82 @@ def draw_grid(rows, args):
     panels = [(LOOKS, "RMSE on val (rad)")]
     if values_of(rows, "holds"):
         panels.append((HOLD_LOOKS, "share of val grasps that hold once closed"))
-    groups, _ = by_configuration(rows)
-    # "`--init jepa --loss wta`" -> "init jepa, loss wta"
-    names = [name.replace("`", "").replace(") --", ") ").replace(" --", ", ").removeprefix("--") for name in groups]
+    groups = {}  # "init jepa, loss wta" -> rows
+    for arm in arms_of(rows)[0]:
+        start = f"({arm.start}) " * (arm.start != TRAINING)
+        groups[start + ", ".join(f"{flag[2:]} {value}" for flag, value in arm.own.items())] = arm.rows
     means = sorted({round(mean, 4) for mean in values_of(rows, "training_mean")})
     found = []
     for looks, label in panels:
         series = []
         for column, name, marker, size, color in looks:
-            values = {place: values_of(group, column) for place, group in zip(names, groups.values())}
+            values = {place: values_of(group, column) for place, group in groups.items()}
             series.append(Series(values, {"label": name, "marker": marker, "markersize": size, "color": color}))
         found.append(Panel(series, label, means=() if found else means))
-    draw_places(found, names, args.out / "figure.png", "\n".join(differences(rows)))
+    draw_places(found, list(groups), args.out / "figure.png", "\n".join(differences(rows)))
 
 
 # ---------------------------------------------------------------- Table I
-def arm_style(label, init):
+TABLE1 = {  # file -> column -> its label
+    "efficiency.png": {
+        "top_logit_rmse": "val top-logit RMSE (rad)",
+        "test_top_logit_rmse": "test top-logit RMSE (rad)",
+    },
+    "coverage_gap.png": {"test_coverage_15": "test coverage@15°", "test_selection_gap": "test selection gap (rad)"},
+}
+
+
+def style_of(arm):
     """How one arm of table1 is drawn."""
+    init, *rates = (arm.flags[flag] for flag in ("--init", *RATE_FLAGS))
+    label = f"{init}, {' and '.join(rates)}"
     return {
         "color": "C0" if init == "jepa" else "C1",
-        "linestyle": "--" if label == "paper's" else "-",
-        "label": f"{init}, {label} rates",
+        "linestyle": "--" if at_papers_rates(arm.flags) else "-",
+        "label": label + ", the paper's rates" * at_papers_rates(arm.flags),
     }
 
 
 def draw_table1(rows, args):
-    """Metrics of test against the budget, a row of panels per pack; and every run's validation curve."""
-    groups = {key: group for key, group in arms(rows).items() if key[0] != BOTH_PACKS}
-    packs, budgets = (sorted({key[i] for key in groups}) for i in (0, 1))
-    title, kinds = "\n".join(differences(rows)), sorted({key[2:] for key in groups})
-    figures = {
-        "efficiency.png": {"top_logit_rmse": "val top-logit RMSE (rad)",
-                           "test_top_logit_rmse": "test top-logit RMSE (rad)"},
-        "coverage_gap.png": {"test_coverage_15": "test coverage@15°",
-                             "test_selection_gap": "test selection gap (rad)"},
-    }  # fmt: skip
-    for name, columns in figures.items():
-        panels = []
-        for pack in packs:
-            panels.append([])
-            for column, label in columns.items():
-                series = []
-                for kind in kinds:
-                    found = {budget: groups.get((pack, budget, *kind), []) for budget in budgets}
-                    values = {100 * budget: values_of(group, column) for budget, group in found.items()}
-                    series.append(Series(values, arm_style(*kind) | {"marker": "o", "markersize": 4}))
-                panels[-1].append(Panel(series, label, f"{label.split()[0]}, pack {pack}: mean and SD over seeds"))
+    """Metrics against the budget, a row of panels per pack; and every run's validation curve."""
+    arms, title = [arm for arm in arms_of(rows)[0] if arm.flags["--pack"] != BOTH_PACKS], "\n".join(differences(rows))
+    packs = sorted({arm.flags["--pack"] for arm in arms})
+    budgets = sorted({float(arm.flags["--budget"]) for arm in arms})
+    of_pack = [[arm for arm in arms if arm.flags["--pack"] == pack] for pack in packs]
+    for name, columns in TABLE1.items():
+        panels = [[budget_panel(some, *column) for column in columns.items()] for some in of_pack]
         ticks = [100 * budget for budget in budgets]
         draw_lines(panels, "share of the training objects (%)", args.out / name, title, ticks)
-    curves = {}
+    curves = {}  # command -> step -> [RMSE]
     for row in read_rows(args.out / "curves.csv"):
         curves.setdefault(row["command"], {})[int(row["step"])] = [float(row["val_top_logit_rmse"])]
-    panels = [[curve_panel(groups, curves, pack, budget) for budget in budgets] for pack in packs]
+    panels = [
+        [curve_panel([arm for arm in some if float(arm.flags["--budget"]) == budget], curves) for budget in budgets]
+        for some in of_pack
+    ]
     draw_lines(panels, "step", args.out / "curves.png", title)
 
 
-def curve_panel(groups, curves, pack, budget):
+def budget_panel(arms, column, label):
+    """A metric against the budget, a line for each start and rates."""
+    lines = {}
+    for arm in arms:
+        style = style_of(arm) | {"marker": "o", "markersize": 4}
+        line = lines.setdefault(style["label"], Series({}, style))
+        line.values[100 * float(arm.flags["--budget"])] = values_of(arm.rows, column)
+    return Panel(
+        list(lines.values()), label, f"{label.split()[0]}, pack {arms[0].flags['--pack']}: mean and SD over seeds"
+    )
+
+
+def curve_panel(arms, curves):
     """Validation RMSE against the step, a line per run: has it flattened?"""
     series = [
-        Series(curves[row["command"]], arm_style(*key[2:]) | {"linewidth": 0.9})
-        for key, group in groups.items() if key[:2] == (pack, budget)
-        for row in group if row["command"] in curves
+        Series(curves[row["command"]], style_of(arm) | {"linewidth": 0.9})
+        for arm in arms for row in arm.rows if row["command"] in curves
     ]  # fmt: skip
-    return Panel(series, "val top-logit RMSE (rad)", f"pack {pack}, {100 * budget:g} %") if series else None
+    title = f"pack {arms[0].flags['--pack']}, {100 * float(arms[0].flags['--budget']):g} %" if arms else ""
+    return Panel(series, "val top-logit RMSE (rad)", title) if series else None
 
 
 # ---------------------------------------------------------------- the published protocol

@@ -117,17 +117,6 @@ def differences(rows):
     return [f"Rows differ in their {what}: {counted(of)}." for what, of in values.items() if len(set(of)) > 1]
 
 
-def check_one_setting(rows, free, path):
-    """Stop where rows that one table averages differ in flags besides the `free` ones; path: of the rows."""
-    settings, unlike = list(map(flags_of, rows)), []
-    for flag in sorted({flag for flags in settings for flag in flags} - {*free, *EQUAL_RESULTS}):
-        values = sorted({flags.get(flag, "not given") for flags in settings})
-        if len(values) > 1:
-            unlike.append(f"{flag} ({', '.join(values)})")
-    if unlike:
-        raise UserError(f"{path}: rows of one table differ in {' and '.join(unlike)}; give each its own --out")
-
-
 def best_rates(trials, place_of):
     """place_of(flags) -> the rates, a dict of flags, of its trial with the lowest RMSE on val."""
     best = {}

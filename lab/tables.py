@@ -1,11 +1,16 @@
-"""Rows of runs as Markdown tables: one line per configuration, mean ± SD over its seeds."""
+"""Rows of runs as Markdown tables: one line per arm, mean ± SD over its seeds."""
 
+import itertools
 import math
 import statistics
+from typing import Callable, NamedTuple
 
-from lab.rows import METRICS, OF_VAL, TRAINING, flags_of, split_command
+from lab.by_object import better_cell
+from lab.rows import EQUAL_RESULTS, METRICS, OF_VAL, TRAINING, flags_of, split_command
 
-DIGITS = {"rmse": 4, "gap": 4, "ms_per_step": 0, "memory_mb": 0}  # of columns whose names end so; of others 3
+SUITES = {"val": "", "test": "test_", "test_grasp": "test_grasp_", "test_category": "test_category_"}  # of columns
+BOTH_PACKS = "A and B"
+DIGITS = {"rmse": 4, "gap": 4, "seconds": 0}  # of columns whose names end so; of others 3
 
 
 # ---------------------------------------------------------------- cells
@@ -22,11 +27,6 @@ def mean_cell(rows, column):
         return "–"
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"
-
-
-def metric_cells(rows, prefix=""):
-    """Four cells: top-logit RMSE, best-of-K, gap, coverage@15° of runs; diverged ones are left out."""
-    return [mean_cell(rows, prefix + name) for name in METRICS[:4]]
 
 
 def count_runs(rows):
@@ -50,65 +50,125 @@ def markdown(header, lines):
     return "\n".join("| " + " | ".join(str(cell).strip() for cell in row) + " |" for row in rows) + "\n"
 
 
-# ---------------------------------------------------------------- configurations
-def by_configuration(rows):
-    """Rows by what their commands do not share, seeds together, and the flags that they all share as text."""
-    groups = {}
+# ---------------------------------------------------------------- arms
+class Arm(NamedTuple):
+    """The runs of one configuration, of all its seeds."""
+
+    start: str  # of its command
+    flags: dict
+    own: dict  # those of the flags that not all arms have
+    rows: list
+
+    @property
+    def name(self):
+        own = as_text(self.own)
+        return (f"`{own}`" if own else "these") if self.start == TRAINING else f"({self.start}) `{own}`"
+
+
+def settings_of(row):
+    """The flags in which the runs of one arm agree."""
+    flags = {flag: value for flag, value in flags_of(row).items() if flag not in EQUAL_RESULTS}
+    if flags.get("--init") == "oracle":
+        flags.pop("--jepa-ckpt", None)  # each seed may have an oracle of its own
+    return flags
+
+
+def arms_of(rows):
+    """The arms of some rows, at the end those of both packs as one; and the flags that all share."""
+    groups, of_packs = {}, {}  # (start of a command, its flags in any order) -> rows; the same without --pack -> groups
     for row in rows:
-        start, _ = split_command(row["command"])
-        groups.setdefault((start, tuple(flags_of(row).items())), []).append(row)
-    trained = [set(flags) for start, flags in groups if start == TRAINING]
-    shared = set.intersection(*trained) if len(trained) > 1 else set()
-    text = " ".join(f"{flag} {value}" for flag, value in flags_of(rows[0]).items() if (flag, value) in shared)
-    named = {}
-    for (start, flags), group in groups.items():
-        own = " ".join(f"{flag} {value}" for flag, value in flags if (flag, value) not in shared)
-        if start == TRAINING:
-            name = f"`{own}`" if own else "these"
-        else:
-            name = f"({start}) `{own}`"
-        named[name] = group
-    return named, text
+        key = split_command(row["command"])[0], frozenset(settings_of(row).items())
+        groups.setdefault(key, []).append(row)
+    for (start, items), group in groups.items():
+        rest = frozenset(item for item in items if item[0] != "--pack")
+        of_packs.setdefault((start, rest), []).append(group)
+    for (start, rest), both in of_packs.items():
+        if len(both) > 1:
+            groups[start, rest | {("--pack", BOTH_PACKS)}] = list(itertools.chain(*both))
+    trained = [items for start, items in groups if start == TRAINING]
+    shared, arms = set.intersection(*map(set, trained)) if len(trained) > 1 else set(), []
+    for (start, items), group in groups.items():
+        flags = {flag: dict(items)[flag] for flag in settings_of(group[0])}  # in the order of its first command
+        arms.append(Arm(start, flags, dict(item for item in flags.items() if item not in shared), group))
+    return arms, {flag: value for flag, value in settings_of(rows[0]).items() if (flag, value) in shared}
 
 
+def as_text(flags):
+    return " ".join(f"{flag} {value}" for flag, value in flags.items())
+
+
+def alike(flags, others, but):
+    """Whether two arms have the same flags, but for some."""
+    return all(flag in but for flag, _ in flags.items() ^ others.items())
+
+
+class Comparison(NamedTuple):
+    """A column of a table: by how many % an arm is better than the last of some others that it is compared with."""
+
+    title: str
+    with_that: Callable  # (flags of an arm, of another) -> whether they are compared
+    rows: list  # of the others
+    errors: dict  # theirs, see `read_errors`
+
+    def cells(self, arms, errors, suite):
+        """A cell for each arm; "" where there is nothing to compare it with, or it is that."""
+        others, cells = arms_of(self.rows)[0], []
+        for arm in arms:
+            found = [other.rows for other in others if self.with_that(arm.flags, other.flags)]
+            old = found[-1] if found and found[-1] != arm.rows else []
+            cells.append(better_cell(arm.rows, errors, old, self.errors, suite))
+        return cells
+
+
+# ---------------------------------------------------------------- tables of arms
 def mean_lines(rows):
     """Lines for the training mean, one per budget: what a constant prediction is off by."""
     means = set()
     for row in rows:
         if row.get("training_mean"):
             means.add((flags_of(row).get("--budget", "1"), f"{float(row['training_mean']):.4f}"))
-    return [
-        [f"(training mean, budget {budget})", "", mean, "", mean, "0.0000", "", ""] for budget, mean in sorted(means)
-    ]
+    return [[f"(training mean, budget {budget})", "", mean, "", mean, "0.0000"] for budget, mean in sorted(means)]
 
 
-def configurations_table(rows):
-    """Markdown: one line per configuration, mean ± SD (n − 1) over its seeds, all on val."""
-    groups, shared = by_configuration(rows)
-    header = ["flags of train.py", "seeds", "top-logit RMSE (rad)", "95 % over objects, first seed"]
-    header += ["best-of-K", "gap", "coverage@15°", "s per run"]
-    closed = [name for name in OF_VAL[:-1] if any(row.get(name) for row in rows)]
-    header += [name.replace("_", " ") for name in closed]
-    lines = [line + [""] * len(closed) for line in mean_lines(rows)]
-    for name, group in groups.items():
-        low, high = group[0].get("low_95"), group[0].get("high_95")
+def suite_table(rows, suite, errors, comparisons):
+    """Markdown: one line per arm, mean ± SD (n − 1) over its runs; of the columns those that have values."""
+    arms, prefix = arms_of(rows)[0], SUITES[suite]
+    columns = {name: name.replace("_", " ") for name in ("selection_gap", "coverage_15", "seconds", *OF_VAL[:-1])}
+    columns |= {"selection_gap": "gap", "coverage_15": "coverage@15°", "seconds": "s per run"}
+    columns = {prefix + name: title for name, title in columns.items() if values_of(rows, prefix + name)}
+    better = {comparison.title: comparison.cells(arms, errors, suite) for comparison in comparisons}
+    better = {title: cells for title, cells in better.items() if any(cells)}
+    header = ["flags of train.py", "seeds", "top-logit RMSE (rad)", "95 % over objects, first seed", "best-of-K"]
+    header += [*columns.values(), *better]
+    lines = [line + [""] * (len(header) - len(line)) for line in mean_lines(rows)] if suite == "val" else []
+    for i, arm in enumerate(arms):
+        group = arm.rows
+        low, high = (group[0].get(f"{prefix}{end}_95") for end in ("low", "high"))
         interval = f"{float(low):.3f} to {float(high):.3f}" if low else ""
-        rmse, *others = metric_cells(group)
-        seconds = values_of(group, "seconds")
-        time = f"{statistics.mean(seconds):.0f}" if seconds else ""
-        held = [mean_cell(group, share) for share in closed]
-        lines.append([name, count_runs(group), rmse, interval, *others, time, *held])
-    return "\n\n".join([f"All runs: `{shared}`"] * bool(shared) + [markdown(header, lines)])
+        rmse, *cells = (mean_cell(group, column) for column in (*(prefix + name for name in METRICS[:2]), *columns))
+        lines.append([arm.name, count_runs(group), rmse, interval, *cells, *(found[i] for found in better.values())])
+    return markdown(header, lines)
+
+
+def arms_table(rows, errors=None, comparisons=()):
+    """Markdown: a table of the arms for each suite that rows have values of; errors: `read_errors` of these rows."""
+    shared = as_text(arms_of(rows)[1])
+    sections = [f"All runs: `{shared}`\n"] * bool(shared)
+    suites = [suite for suite, prefix in SUITES.items() if values_of(rows, prefix + METRICS[0])]
+    for suite in suites:
+        sections += [f"## {suite}\n"] * (len(suites) > 1) + [suite_table(rows, suite, errors, comparisons)]
+    return "\n".join(sections)
 
 
 def short_table(rows):
-    """The columns of `configurations_table` that fit a terminal, aligned: at most 100 characters a line."""
+    """The columns of `arms_table` that fit a terminal, aligned: at most 100 characters a line."""
     columns = {"top_logit_rmse": "RMSE (rad)", "best_of_k_rmse": "best-of-K", "coverage_15": "cov@15°"}
     columns |= {"holds": "holds"}
     lines = [["", "seeds", *columns.values()]]
     lines += [[name.strip("()"), "", mean, "", "", ""] for name, _, mean, *_ in mean_lines(rows)]
-    for name, group in by_configuration(rows)[0].items():
-        lines.append([name.replace("`", "")[:28], str(len(group)), *(mean_cell(group, column) for column in columns)])
+    for arm in arms_of(rows)[0]:
+        cells = [mean_cell(arm.rows, column) for column in columns]
+        lines.append([arm.name.replace("`", "")[:28], str(len(arm.rows)), *cells])
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 

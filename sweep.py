@@ -34,9 +34,9 @@ from evaluate import CLOSED
 from files.writing import atomic, check_writable
 from lab import figures
 from lab.assay import assay_text, run_assay
-from lab.baselines import benchmark_text, run_benchmark
+from lab.baselines import run_benchmark
 from lab.control_table import controls_text, run_controls
-from lab.encoders import run_encoders
+from lab.encoders import probed_text, run_encoders
 from lab.future import future_text, run_future
 from lab.published import published_text, run_published
 from lab.rows import DEFAULTS, notes, read_rows
@@ -93,12 +93,9 @@ SWEEPS = {kind: Sweep() for kind in GRIDS} | {
     "future": Sweep(run_future, future_text, lambda rows, args: None, seeds="0,1,2", names="VARIANT"),
     "published": Sweep(run_published, published_text, figures.draw_published),
     "assay": Sweep(run_assay, assay_text, lambda rows, args: None, names="ARM"),
-    "benchmark": Sweep(run_benchmark, benchmark_text, seeds="0,1"),
-    "encoders": Sweep(
-        run_encoders, lambda rows, args: columns_table(rows, hidden=["encoder"]), lambda rows, args: None,
-        seeds="0,1", names="FILE",
-    ),
-}  # fmt: skip
+    "benchmark": Sweep(run_benchmark, probed_text, seeds="0,1"),
+    "encoders": Sweep(run_encoders, probed_text, seeds="0,1", names="FILE"),
+}
 
 
 # ---------------------------------------------------------------- command line
@@ -159,14 +156,9 @@ def parse(argv):
 
 
 # ---------------------------------------------------------------- from the rows to the table
-def notes_of(rows, args):
-    """The `notes` on a sweep's rows; those of `encoders` are not runs."""
-    return notes(read_rows(args.out / "runs.csv") or rows)
-
-
 def table_text(rows, args):
     """Markdown: the notes on a sweep's rows, and its table."""
-    return "\n\n".join([*notes_of(rows, args), SWEEPS[args.kind].text(rows, args)])
+    return "\n\n".join([*notes(rows), SWEEPS[args.kind].text(rows, args)])
 
 
 def publish(rows, args):
@@ -177,7 +169,7 @@ def publish(rows, args):
     figures_drawn = sorted(path.name for path in args.out.glob("*.png"))
     shown = [short_table(rows)] if SWEEPS[args.kind].text is Sweep().text else []
     files = ", ".join(["rows.csv", "table.md", *figures_drawn])
-    print("\n\n".join([*notes_of(rows, args), *shown, f"saved {args.out}: {files}"]))
+    print("\n\n".join([*notes(rows), *shown, f"saved {args.out}: {files}"]))
 
 
 @contextlib.contextmanager

@@ -7,10 +7,9 @@ from scipy.spatial.distance import cdist
 
 from evaluate import constant_predictions, summarize
 from files.checkpoints import load_encoder
-from lab.encoders import probe_row
+from lab.encoders import keep_probes
 from lab.rows import METRICS, command_of, read_rows, write_rows
-from lab.runner import data_flags, encoder_file, encoder_tag, open_data, plan_runs, random_encoder, run_all
-from lab.tables import arms_table, markdown
+from lab.runner import data_flags, encoder_file, open_data, plan_runs, random_encoder, run_all
 from model import LENGTH, PRESETS
 
 GRIDS = [
@@ -65,20 +64,7 @@ def run_benchmark(names, given, args):
         if command not in rows:
             rows[command] = nearest_row(command, of_data, PRESETS[flags.get("--preset", "small")].points)
             write_rows(path, list(rows.values()))
-    pretrained = next((flags for flags in planned if encoder_tag(flags)), None)
-    if pretrained:
-        file = encoder_file(pretrained)
-        encoders = {"random": random_encoder(load_encoder(file).config, args.runs), Path(file).name: file}
-        write_rows(args.out / "probe.csv", [probe_row(path, name, pretrained) for name, path in encoders.items()])
+    file = encoder_file(planned[-1])
+    encoders = {"random": random_encoder(load_encoder(file).config, args.runs), Path(file).name: file}
+    keep_probes(encoders, planned[-1], args.out)
     return read_rows(path)
-
-
-def benchmark_text(rows, args):
-    """Markdown: all rows, and the probes in OUT/probe.csv."""
-    lines = []
-    for row in read_rows(args.out / "probe.csv"):
-        cells = [f"{float(row[f'probe_{n}']):.3f} ({row[f'categories_{n}']} categories)" for n in (2, 5, 20)]
-        lines.append([row["file"], *cells])
-    header = ["encoder", "objects per category: 2", "5", "20"]
-    title = "\nLinear probe of frozen features for the category, accuracy on val:\n\n"
-    return arms_table(rows) + (title + markdown(header, lines)) * bool(lines)

@@ -4,7 +4,6 @@ The probes' features are the mean and the maximum over tokens. Nothing here look
 """
 
 import math
-import statistics
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,22 @@ import torch
 from cli.errors import refuse
 from files.checkpoints import load_encoder
 from files.writing import read_json, stable_seed
-from lab.rows import flags_of, read_rows, seed_of, write_rows
+from lab.rows import read_rows, write_rows
 from lab.runner import data_flags, file_tag, open_data, plan_runs, random_encoder, run_all
-from lab.tables import values_of
+from lab.tables import arms_table, columns_table
 from model import from_z_up, normalize_clouds
 
 
 # ---------------------------------------------------------------- features
 @torch.no_grad()
-def encode_scenes(encoder, clouds, device, chunk=64):
+def encode_scenes(encoder, clouds, chunk=64):
     """Tokens (C, G, D) float32 of clouds (C, N, 3) m, prepared as `GraspModel.encode` does; twice the same."""
-    encoder = encoder.to(device).eval()
+    encoder.eval()
     tokens = []
     for first in range(0, len(clouds), chunk):
-        part = torch.from_numpy(clouds[first : first + chunk]).to(device)
+        part = torch.from_numpy(clouds[first : first + chunk])
         part = from_z_up(normalize_clouds(part, encoder.config)[0], encoder.config.up)
-        tokens.append(encoder(part)[0].float().cpu())
+        tokens.append(encoder(part)[0])
     return torch.cat(tokens).numpy()
 
 
@@ -47,7 +46,7 @@ def ridge(features, targets):
     return lambda others: (others - mean) @ weights + offset
 
 
-def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10, seed=0):
+def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10):
     """Accuracy of a linear probe trained on `shots` objects per category, and the number of categories.
 
     features (C, F), synsets and objects (C,) names, pool and val (C,) bool, all per scene. A draw takes `shots` of
@@ -62,7 +61,7 @@ def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10, se
     labels = np.searchsorted(kept, synsets).clip(max=len(kept) - 1)
     accuracies = []
     for draw in range(draws):
-        rng = np.random.default_rng(stable_seed("probe", seed, shots, draw))
+        rng = np.random.default_rng(stable_seed("probe", 0, shots, draw))
         chosen = np.concatenate([rng.choice(names[s], shots, replace=False) for s in kept])
         train = pool & np.isin(objects, chosen)
         predict = ridge(features[train], np.eye(len(kept))[labels[train]])
@@ -88,7 +87,7 @@ def slab_widths(clouds, slabs=4):
     return np.maximum(np.concatenate(widths, 1), 0) / radius
 
 
-def few_object_fit(features, targets, objects, pool, val, count, draws=10, seed=0):
+def few_object_fit(features, targets, objects, pool, val, count, draws=10):
     """Share of the variance of targets (C, T) over val scenes that a linear probe of `count` objects explains, or nan.
 
     Arguments as in `few_shot_accuracy`; the mean over targets and draws.
@@ -97,21 +96,21 @@ def few_object_fit(features, targets, objects, pool, val, count, draws=10, seed=
     if len(names) < count:
         return math.nan
     for draw in range(draws):
-        rng = np.random.default_rng(stable_seed("probe-shape", seed, count, draw))
+        rng = np.random.default_rng(stable_seed("probe-shape", 0, count, draw))
         train = pool & np.isin(objects, rng.choice(names, count, replace=False))
         errors = ridge(features[train], targets[train])(features[val]) - targets[val]
         shares.append(1 - (errors**2).mean(0) / targets[val].var(0))
     return float(np.mean(shares))
 
 
-def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, device="cpu", seed=0):
+def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10):
     """Linear probes for category and shape on mean + max pooled frozen features.
 
     Trained on objects of the split's whole pool, standardised with the pool's statistics, evaluated on val, never on
     test. -> dict: probe_<n> and categories_<n> for n of `shots`, shape_<n> (how well `slab_widths` are explained)
     for n of `counts`.
     """
-    tokens = encode_scenes(encoder, data.clouds, device)  # (C, G, D)
+    tokens = encode_scenes(encoder, data.clouds)  # (C, G, D)
     pooled = np.concatenate([tokens.mean(1), tokens.max(1)], axis=1).astype(np.float64)  # (C, 2·D)
     objects = np.asarray(data.object_of_scene)
     synsets = np.array([name.split("/")[0] for name in objects])
@@ -119,38 +118,15 @@ def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10, de
     features = (pooled - pooled[pool].mean(0)) / (pooled[pool].std(0) + 1e-9)
     result = {}
     for n in shots:
-        accuracy, categories = few_shot_accuracy(features, synsets, objects, pool, val, n, draws, seed)
+        accuracy, categories = few_shot_accuracy(features, synsets, objects, pool, val, n, draws)
         result |= {f"probe_{n}": accuracy, f"categories_{n}": categories}
     widths = slab_widths(data.clouds)
     for n in counts:
-        result[f"shape_{n}"] = few_object_fit(features, widths, objects, pool, val, n, draws, seed)
+        result[f"shape_{n}"] = few_object_fit(features, widths, objects, pool, val, n, draws)
     return result
 
 
 # ---------------------------------------------------------------- a table of encoders
-def probe_row(file, name, flags):
-    """A pretrained encoder's row: its linear probes on val; `name` stands for the file."""
-    encoder = load_encoder(file)
-    data, split = open_data(data_flags(flags), encoder.config.points)
-    return {"file": name, "encoder": file_tag(file)} | probe(encoder, data, split)
-
-
-def fine_tuning_columns(runs, file):
-    """Seeds of the runs that start from `file`, mean and SD of their val RMSE by budget."""
-    budgets, seeds = {}, set()
-    for row in runs:
-        flags = flags_of(row)
-        if flags["--jepa-ckpt"] == str(file):
-            budgets.setdefault(flags["--budget"], []).append(row)
-            seeds.add(seed_of(row))
-    columns = {"seeds": " ".join(sorted(seeds))}
-    for budget, found in budgets.items():
-        values = values_of(found, "top_logit_rmse")
-        columns[f"rmse_{budget}"] = statistics.mean(values) if values else "diverged"
-        columns[f"rmse_{budget}_sd"] = statistics.stdev(values) if len(values) > 1 else ""
-    return columns
-
-
 def pretraining_columns(file):
     """Clouds seen, seconds and command of the pretraining, of the card beside an encoder; empty without one."""
     card = Path(file).with_suffix(".json")
@@ -158,18 +134,37 @@ def pretraining_columns(file):
     return {name: content.get(name, "") for name in ("clouds_seen", "seconds", "command")}
 
 
+def keep_probes(files, flags, out):
+    """Linear probes, on the data of a run with these flags, of the encoders (name -> file) that OUT/probe.csv lacks."""
+    path = out / "probe.csv"
+    rows = read_rows(path)
+    for name, file in files.items():
+        own = {"file": name, "encoder": file_tag(file)}
+        if not any(own.items() <= row.items() for row in rows):
+            encoder = load_encoder(file)
+            data, split = open_data(data_flags(flags), encoder.config.points)
+            rows.append(own | probe(encoder, data, split) | pretraining_columns(file))
+            write_rows(path, rows)
+
+
 def run_encoders(files, given, args):
-    """Probe and fine-tune every given encoder and a random one; rows in OUT/rows.csv, their runs in runs.csv."""
+    """Fine-tune every given encoder and one with random weights, and probe them; -> rows."""
     refuse(not files, "encoders: name at least one pretrained encoder, FILE.pt")
-    path, grid = args.out / "runs.csv", {"--budget": "0.1", "--init": "jepa"}
-    random = str(random_encoder(load_encoder(files[0]).config, args.runs))
-    for file in [random, *files]:
-        planned = plan_runs([grid], given | {"--jepa-ckpt": file}, args.seeds, args)
-        for flags in planned:
-            flags.pop("--preset", None)  # the file's own
-        name, runs = "random" if file == random else file, run_all(planned, path, args)
-        rows = {(row["file"], row["encoder"]): row for row in read_rows(args.out / "rows.csv")}
-        row = rows.get((name, file_tag(file))) or probe_row(file, name, planned[0])
-        rows[name, row["encoder"]] = row | fine_tuning_columns(runs, file) | pretraining_columns(file)
-        write_rows(args.out / "rows.csv", list(rows.values()))
-    return read_rows(args.out / "rows.csv")
+    random, planned = str(random_encoder(load_encoder(files[0]).config, args.runs)), []
+    for file in (random, *files):
+        planned += plan_runs([{"--budget": "0.1", "--init": "jepa"}], given | {"--jepa-ckpt": file}, args.seeds, args)
+    for flags in planned:
+        flags.pop("--preset", None)  # the file's own
+    rows = run_all(planned, args.out / "rows.csv", args)
+    keep_probes({"random": random} | {file: file for file in files}, planned[0], args.out)
+    return rows
+
+
+def probed_text(rows, args):
+    """Markdown: all rows, and the probes in OUT/probe.csv."""
+    probes = read_rows(args.out / "probe.csv")
+    title = (
+        "\nLinear probes of frozen features on val, for the category from 2, 5 and 20 objects of each: accuracy; for "
+    )
+    title += "widths of the shape from 15 and 120: explained variance\n\n"
+    return arms_table(rows) + (title + columns_table(probes, hidden=["encoder"]) if probes else "")

@@ -5,7 +5,6 @@ marked as failed. Several sweeps may share runs and rows: each run is one proces
 `args` are sweep.py's own arguments throughout.
 """
 
-import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -25,7 +24,7 @@ import evaluate
 import train
 from benchmark.roots import ensure_root
 from cli.errors import refuse
-from cli.processes import hearing
+from cli.processes import hearing, start_worker
 from data import load_dataset
 from files.checkpoints import load_encoder, save_checkpoint, shipped_encoder
 from files.reading import read_bytes
@@ -40,8 +39,8 @@ DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--ca
 NETWORK = (  # fields of ModelConfig that two runs share whose initialisations are compared
     *SIZE_FIELDS, "points", "patches", "patch_size", "group", "radius", "normalize", "scale",
 )  # fmt: skip
-INTERRUPTED, BUSY = 130, 75  # exit codes of a run: after Ctrl-C; another process has it
-PAUSE = 10  # s before a run is tried again that another process has
+INTERRUPTED = 130  # exit code of a run after Ctrl-C
+PAUSE = 10  # s between two looks for a run that no other process has
 
 
 # ---------------------------------------------------------------- which runs
@@ -195,22 +194,16 @@ class PlannedRun:
         train.main(self.words)
 
 
-def with_origins(planned, path, args, kind=PlannedRun):
-    """Runs of a `kind` from their flags; every mistake in these shows here. path: of the rows, maybe of all of them.
-
-    The data is read only if a run needs it, or if it is there.
-    """
-    planned = {run.command: run for run in (kind(flags, args.runs, closed=args.closed) for flags in planned)}
-    for run in planned.values():
+def with_origins(planned, args, kind=PlannedRun):
+    """Command -> run of a `kind`, from the flags of each; every mistake in these shows here."""
+    found, datasets = {}, {}  # datasets: by the flags that they depend on
+    for flags in planned:
+        run = kind(flags, args.runs, encoder_tag(flags), closed=args.closed)
         train.parse(run.words)
-    needed = not planned.keys() <= {row["command"] for row in read_rows(path)}
-    datasets, found = {}, []  # datasets: by the flags that they depend on
-    for run in planned.values():
-        key = tuple(run.flags.get(flag) for flag in ("--data", "--min-score", "--cache-dir"))
+        key = tuple(flags.get(flag) for flag in ("--data", "--min-score", "--cache-dir"))
         if key not in datasets:
-            there = Path(run.flags.get("--data", DEFAULTS["--data"])).exists()
-            datasets[key] = open_data(run.settings)[0].fingerprint if there or needed else ""
-        found.append(dataclasses.replace(run, encoder=encoder_tag(run.flags), dataset=datasets[key]))
+            datasets[key] = open_data(run.settings)[0].fingerprint
+        found[run.command] = dataclasses.replace(run, dataset=datasets[key])
     return found
 
 
@@ -218,7 +211,7 @@ def check_origins(run, row, path):
     """A row that was found must start from what is there now, or results of two things would stand in one table."""
     for what, new in {"encoder": run.encoder, "dataset": run.dataset}.items():
         refuse(
-            row[what] and new and row[what] != new,
+            row[what] != new,
             f"{path}: '{run.command}' was run with another {what} ({row[what]}) than the one that is there now "
             f"({new}); give another --out, or move the file away",
         )
@@ -274,24 +267,15 @@ def take_into_rows(run, code, path, order, suites, keep):
 def run_one(run, suites):
     """Train one configuration, or go on with it, then evaluate its best step on `suites`; both write to its log.
 
-    -> the exit code of a process that does so, BUSY while another one has the run.
+    -> the exit code of a process that does so.
     """
-    with locked(run.log) as mine:
-        if not mine:
-            return BUSY
-        with (
-            open(run.log, "a", encoding="utf-8") as log,
-            contextlib.redirect_stdout(log),
-            contextlib.redirect_stderr(log),
-        ):
-            try:
-                if not (run.folder / "result.json").exists():
-                    run.train()
-                evaluate_one(run, suites)
-            except SystemExit as stop:
-                sys.stderr.flush()  # into the log
-                taken = "another process" in last_line(run.log)  # by its command
-                return BUSY if taken else stop.code
+    with open(run.log, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        try:
+            if not (run.folder / "result.json").exists():
+                run.train()
+            evaluate_one(run, suites)
+        except SystemExit as stop:
+            return stop.code
     return 0
 
 
@@ -304,10 +288,12 @@ def evaluate_one(run, suites):
 
 # ---------------------------------------------------------------- many runs
 def run_in_child(run, suites):
-    """`run_one` in a process of its own, out of the terminal's reach: the parent passes Ctrl-C on."""
+    """`run_one` in a process of its own, out of the terminal's reach: the parent's SIGTERM is its Ctrl-C."""
     if hasattr(os, "setsid"):
         os.setsid()
+    start_worker()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     raise SystemExit(run_one(run, suites))
 
 
@@ -319,51 +305,43 @@ def start_child(run, suites):
     return process
 
 
-def stop_children(processes):
-    """Pass Ctrl-C on until all have ended: again and again, for one that was still importing."""
-    while processes := [process for process in processes if process.is_alive()]:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGINT)
-        wait([process.sentinel for process in processes], timeout=10)
-
-
-def next_run(queue, path):
-    """The next run without a row, which another sweep may have written meanwhile; None for no more."""
-    there = {row["command"] for row in read_rows(path)}
-    while queue:
-        run = queue.popleft()
-        if run.command not in there:
-            return run
-    return None
+def take_run(waiting, path):
+    """Take the first run out of a list that has no row and that no other process has -> it and its lock, or Nones."""
+    there = {row["command"] for row in read_rows(path)}  # another sweep may have written meanwhile
+    waiting[:] = [run for run in waiting if run.command not in there]
+    for run in waiting:
+        with contextlib.ExitStack() as lock:
+            if lock.enter_context(locked(run.log)):
+                waiting.remove(run)
+                return run, lock.pop_all()
+    return None, None
 
 
 def ended_runs(waiting, path, jobs, suites):
-    """Run `jobs` at a time, one alone in this process, and yield (run, exit code) as they end; closing stops them.
-
-    A run that another process has is tried again after the others.
-    """
-    queue, running = collections.deque(waiting), {}  # running: process -> run
+    """Run `jobs` at a time, one alone in this process, and yield (run, exit code) as they end; closing stops them."""
+    running = {}  # process -> run, its lock
     try:
-        while queue or running:
-            if jobs == 1:
-                run = next_run(queue, path)
-                ended = [(run, run_one(run, suites))] if run else []
-            else:
-                while len(running) < jobs and (run := next_run(queue, path)):
-                    running[start_child(run, suites)] = run
+        while waiting or running:
+            run, lock = take_run(waiting, path) if len(running) < jobs else (None, None)
+            if run and jobs == 1:
+                with lock:
+                    yield run, run_one(run, suites)
+            elif run:
+                running[start_child(run, suites)] = run, lock
+            elif running:
                 wait([process.sentinel for process in running])
-                over = [process for process in running if not process.is_alive()]
-                ended = [(running.pop(process), process.exitcode) for process in over]
-            for run, code in ended:
-                if code != BUSY:
-                    yield run, code
-                    continue
-                print(f"another process has {run.folder}; it is tried again later", file=sys.stderr)
-                queue.append(run)
+                for process in [process for process in running if not process.is_alive()]:
+                    run, lock = running.pop(process)
+                    with lock:
+                        yield run, process.exitcode
+            elif waiting:
+                print(f"other processes have the last {len(waiting)} runs; waiting for their rows", file=sys.stderr)
                 time.sleep(PAUSE)
     finally:
-        stop_children(running)
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
 
 
 def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
@@ -375,18 +353,19 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
     rows = {row["command"]: row for row in read_rows(path)}
     of_old = any(row.get("commit") for row in rows.values())
     refuse(of_old, f"{path}: its rows are of another commit, so none are added; give another --out")
-    planned = with_origins(planned, path, args, kind)
-    for run in planned:
-        if run.command in rows:
-            check_origins(run, rows[run.command], path)
-    waiting = [run for run in planned if run.command not in rows]
-    found, order = len(planned) - len(waiting), {run.command: place for place, run in enumerate(planned)}
-    print(f"{args.kind}: {found} rows found, {len(waiting)} to run", file=sys.stderr)
-    with contextlib.closing(ended_runs(waiting, path, args.jobs, suites)) as ended:
-        for run, code in tqdm(ended, args.kind, total=len(waiting), unit="run", disable=None if waiting else True):
+    planned = with_origins(planned, args, kind)
+    for command in planned.keys() & rows.keys():
+        check_origins(planned[command], rows[command], path)
+    waiting = [run for command, run in planned.items() if command not in rows]
+    order = {command: place for place, command in enumerate(planned)}
+    print(f"{args.kind}: {len(planned) - len(waiting)} rows found, {len(waiting)} to run", file=sys.stderr)
+    bar = tqdm(desc=args.kind, total=len(waiting), unit="run", disable=None if waiting else True)
+    with bar, contextlib.closing(ended_runs(waiting, path, args.jobs, suites)) as ended:
+        for run, code in ended:
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
             take_into_rows(run, code, path, order, suites, keep)
+            bar.update()
     return read_rows(path)
 
 

@@ -115,7 +115,7 @@ class Comparison(NamedTuple):
         others, cells = arms_of(self.rows)[0], []
         for arm in arms:
             found = [other.rows for other in others if self.with_that(arm.flags, other.flags)]
-            old = found[-1] if found and found[-1] != arm.rows else []
+            old = found[-1] if found and found[-1][0] is not arm.rows[0] else []
             cells.append(better_cell(arm.rows, errors, old, self.errors, suite))
         return cells
 

@@ -57,7 +57,7 @@ def test_probe_ignores_test_objects_and_feeds_the_encoder_as_the_model_does(boxe
     model = GraspModel(PRESETS["tiny"]).eval()
     with torch.no_grad():
         tokens = model.encode(torch.from_numpy(data.clouds))[0].numpy()
-    assert np.array_equal(encoders.encode_scenes(model.encoder, data.clouds, "cpu"), tokens)
+    assert np.array_equal(encoders.encode_scenes(model.encoder, data.clouds), tokens)
     result = encoders.probe(model.encoder, data, split, shots=(2, 3), counts=(3,))
     assert 0 <= result["probe_2"] <= 1 and result["categories_2"] == 2
     assert result["shape_3"] <= 1

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import math
 import os
 import signal
 import subprocess
@@ -202,11 +201,10 @@ def test_a_run_that_another_process_has_comes_last(box_root, tmp_path, monkeypat
     expected = sweep.main(argv)
     (first,) = (path for path in (tmp_path / "runs").glob("*.log") if "_k-1_" in path.name)
     rows.unlink()
-    (first.with_suffix("") / "result.json").unlink()  # as if it were under way
     locking, meanwhile = threading.Event(), []
 
     def have_the_first_run():
-        with locked(first.with_suffix("") / ".lock") as mine:
+        with locked(first) as mine:
             assert mine
             locking.set()
             deadline = time.monotonic() + 60
@@ -220,7 +218,7 @@ def test_a_run_that_another_process_has_comes_last(box_root, tmp_path, monkeypat
     again = sweep.main(argv)
     other.join()
     assert meanwhile == [expected[1]["command"]]  # the free one first
-    assert f"another process has {first.with_suffix('')}" in capsys.readouterr().err
+    assert "other processes have the last 1 runs" in capsys.readouterr().err
     assert [row | TIMED for row in again] == [row | TIMED for row in expected]
 
 
@@ -256,22 +254,23 @@ def test_encoders_and_their_cards(box_root, tmp_path):
         return sweep.main(["encoders", str(path), *flags])
 
     rows = run("0,1")
-    assert [row["file"] for row in rows] == ["random", str(path)]
-    assert [row["command"] for row in rows] == ["", "python pretrain_jepa.py --out mine.pt"]
-    runs = read_rows(tmp_path / "table" / "runs.csv")
-    values = [float(run["top_logit_rmse"]) for run in runs if "mine.pt" in run["command"]]
-    mine = rows[1]
-    assert len(runs) == 4 and float(mine["rmse_1"]) == pytest.approx(sum(values) / 2) and mine["seconds"] == "7"
-    assert float(mine["rmse_1_sd"]) == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
-    assert mine["probe_2"] and mine["seeds"] == "0 1"
-    assert run("0,1") == rows and run("1") == rows
+    starts = [flags_of(row)["--jepa-ckpt"] for row in rows]
+    assert len(rows) == 4 and starts[2:] == [str(path)] * 2 and "random" in starts[0]
+    random, mine = read_rows(tmp_path / "table" / "probe.csv")
+    assert [random["file"], random["command"]] == ["random", ""]
+    assert [mine["file"], mine["command"]] == [str(path), "python pretrain_jepa.py --out mine.pt"]
+    assert mine["probe_2"] and mine["seconds"] == "7" and mine["encoder"] == rows[-1]["encoder"]
+    assert f"--jepa-ckpt {path}` | 2 |" in text_of(tmp_path) and f"| {path} | {float(mine['probe_2']):.4f}" in text_of(
+        tmp_path
+    )
+    assert run("0,1") == run("1") == rows
 
 
 @pytest.mark.slow
 def test_benchmark_has_its_baselines(box_root, tmp_path):
     argv = arguments(box_root, tmp_path, "--budget", "1", kind="benchmark")
     rows, text = sweep.main(argv), text_of(tmp_path)
-    assert "(training mean, budget 1)" in text and "(nearest training grasp) `" in text and "Linear probe" in text
+    assert "(training mean, budget 1)" in text and "(nearest training grasp) `" in text and "Linear probes" in text
     assert len(rows) == 6  # pose only, attention and hand with K of 5 and 1, nearest grasp
     assert sweep.main(argv) == rows
 

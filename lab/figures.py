@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from files.writing import atomic
 from lab import published
-from lab.rows import RATE_FLAGS, TRAINING, differences, flags_of, read_rows
+from lab.rows import RATE_FLAGS, TRAINING, differences, read_rows
 from lab.table1 import at_papers_rates
-from lab.tables import BOTH_PACKS, arms_of, values_of
+from lab.tables import BOTH_PACKS, SUITES, arms_of, values_of
 
 LOOKS = (  # column, label, marker and its size, colour; the smaller one shows on the larger where both are equal
     ("top_logit_rmse", "top-logit RMSE", "o", 8, "C0"),
@@ -39,25 +39,18 @@ class Panel(NamedTuple):
 
 
 # ---------------------------------------------------------------- the two kinds
-def draw_places(panels, places, path, title="", apart=0.0):
-    """Panels side by side, a line for each place: mean ± SD (n - 1) of every series, and its values if they are many.
-
-    apart: by how much of a line two series are shifted; without, the smaller marker shows on the larger.
-    """
+def draw_places(panels, places, path, title=""):
+    """Panels side by side, a line for each place: mean ± SD (n - 1) of every series, and its values if they are many."""
     width, height = 5 + 4 * len(panels), 2.2 + 0.4 * len(places)
     figure, (row,) = new_figure(1, len(panels), width, height, sharey=True)
     for axes, panel in zip(row, panels):
-        for i, series in enumerate(panel.series):
-            shift = apart * (i - (len(panel.series) - 1) / 2)
-            shown = [(places.index(place) + shift, values) for place, values in series.values.items() if values]
-            if not shown:
-                continue
-            at, values = zip(*shown)
-            for y, some in shown:
+        for series in panel.series:
+            color = series.style["color"]
+            at, means, deviations = spread({places.index(place): some for place, some in series.values.items()})
+            axes.errorbar(means, at, xerr=deviations, capsize=3, linestyle="", **series.style)
+            for place, some in series.values.items():
                 if len(some) > 5:
-                    axes.plot(some, [y] * len(some), ".", color=series.style.get("color"), alpha=0.4)
-            axes.errorbar(list(map(statistics.mean, values)), at, xerr=list(map(deviation, values)), capsize=3,
-                          linestyle="", **series.style)  # fmt: skip
+                    axes.plot(some, [places.index(place)] * len(some), ".", color=color, alpha=0.4)
         for mean in panel.means:
             axes.axvline(mean, **MEAN_STYLE)
         axes.set_xlabel(panel.label)
@@ -81,10 +74,8 @@ def draw_lines(rows_of_panels, label, path, title="", ticks=()):
         if panel is None:
             continue
         for series in panel.series:
-            numbers = sorted(number for number, values in series.values.items() if values)
-            values = [series.values[number] for number in numbers]
-            errors = list(map(deviation, values)) if any(len(some) > 1 for some in values) else None
-            axes.errorbar(numbers, list(map(statistics.mean, values)), yerr=errors, capsize=3, **series.style)
+            numbers, means, deviations = spread(series.values)
+            axes.errorbar(numbers, means, yerr=deviations, capsize=3, **series.style)
         axes.set(xlabel=label, ylabel=panel.label, title=panel.title)
         axes.grid(alpha=0.3)
         axes.tick_params(labelbottom=True, labelleft=True)
@@ -103,8 +94,12 @@ def new_figure(rows, columns, width, height, **shared):
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
-def deviation(values):
-    return statistics.stdev(values) if len(values) > 1 else 0
+def spread(values):
+    """Number -> values: those numbers that have any, ascending, means there, and SD (n - 1) or None if all are single."""
+    found = sorted((number, some) for number, some in values.items() if some)
+    deviations = [statistics.stdev(some) if len(some) > 1 else 0 for _, some in found]
+    means = [statistics.mean(some) for _, some in found]
+    return [number for number, _ in found], means, deviations if any(deviations) else None
 
 
 def save(figure, path, title):
@@ -143,15 +138,6 @@ def draw_grid(rows, args):
 
 
 # ---------------------------------------------------------------- Table I
-TABLE1 = {  # file -> column -> its label
-    "efficiency.png": {
-        "top_logit_rmse": "val top-logit RMSE (rad)",
-        "test_top_logit_rmse": "test top-logit RMSE (rad)",
-    },
-    "coverage_gap.png": {"test_coverage_15": "test coverage@15°", "test_selection_gap": "test selection gap (rad)"},
-}
-
-
 def style_of(arm):
     """How one arm of table1 is drawn."""
     init, *rates = (arm.flags[flag] for flag in ("--init", *RATE_FLAGS))
@@ -164,60 +150,54 @@ def style_of(arm):
 
 
 def draw_table1(rows, args):
-    """Metrics against the budget, a row of panels per pack; and every run's validation curve."""
-    arms, title = [arm for arm in arms_of(rows)[0] if arm.flags["--pack"] != BOTH_PACKS], "\n".join(differences(rows))
-    packs = sorted({arm.flags["--pack"] for arm in arms})
-    budgets = sorted({float(arm.flags["--budget"]) for arm in arms})
-    of_pack = [[arm for arm in arms if arm.flags["--pack"] == pack] for pack in packs]
-    for name, columns in TABLE1.items():
-        panels = [[budget_panel(some, *column) for column in columns.items()] for some in of_pack]
-        ticks = [100 * budget for budget in budgets]
-        draw_lines(panels, "share of the training objects (%)", args.out / name, title, ticks)
-    curves = {}  # command -> step -> [RMSE]
+    """RMSE on val and test against the budget, a row of panels per pack; and every run's validation curve."""
+    packs, curves, title = {}, {}, "\n".join(differences(rows))  # pack -> budget -> arms; command -> step -> [RMSE]
+    for arm in arms_of(rows)[0]:
+        if arm.flags["--pack"] != BOTH_PACKS:
+            packs.setdefault(arm.flags["--pack"], {}).setdefault(float(arm.flags["--budget"]), []).append(arm)
     for row in read_rows(args.out / "curves.csv"):
         curves.setdefault(row["command"], {})[int(row["step"])] = [float(row["val_top_logit_rmse"])]
+    budgets = sorted(set().union(*packs.values()))
+    panels = [[budget_panel(pack, packs[pack], suite) for suite in ("val", "test")] for pack in sorted(packs)]
+    ticks = [100 * budget for budget in budgets]
+    draw_lines(panels, "share of the training objects (%)", args.out / "efficiency.png", title, ticks)
     panels = [
-        [curve_panel([arm for arm in some if float(arm.flags["--budget"]) == budget], curves) for budget in budgets]
-        for some in of_pack
+        [curve_panel(pack, budget, packs[pack].get(budget, []), curves) for budget in budgets] for pack in sorted(packs)
     ]
     draw_lines(panels, "step", args.out / "curves.png", title)
 
 
-def budget_panel(arms, column, label):
-    """A metric against the budget, a line for each start and rates."""
+def budget_panel(pack, budgets, suite):
+    """RMSE against the budget, a line for each start and rates; budgets: budget -> arms."""
     lines = {}
-    for arm in arms:
-        style = style_of(arm) | {"marker": "o", "markersize": 4}
-        line = lines.setdefault(style["label"], Series({}, style))
-        line.values[100 * float(arm.flags["--budget"])] = values_of(arm.rows, column)
-    return Panel(
-        list(lines.values()), label, f"{label.split()[0]}, pack {arms[0].flags['--pack']}: mean and SD over seeds"
-    )
+    for budget, arms in budgets.items():
+        for arm in arms:
+            style = style_of(arm) | {"marker": "o", "markersize": 4}
+            values = lines.setdefault(style["label"], Series({}, style)).values
+            values[100 * budget] = values_of(arm.rows, SUITES[suite] + "top_logit_rmse")
+    return Panel(list(lines.values()), f"{suite} top-logit RMSE (rad)", f"{suite}, pack {pack}: mean and SD over seeds")
 
 
-def curve_panel(arms, curves):
+def curve_panel(pack, budget, arms, curves):
     """Validation RMSE against the step, a line per run: has it flattened?"""
-    series = [
-        Series(curves[row["command"]], style_of(arm) | {"linewidth": 0.9})
-        for arm in arms for row in arm.rows if row["command"] in curves
-    ]  # fmt: skip
-    title = f"pack {arms[0].flags['--pack']}, {100 * float(arms[0].flags['--budget']):g} %" if arms else ""
-    return Panel(series, "val top-logit RMSE (rad)", title) if series else None
+    series = []
+    for arm in arms:
+        style = style_of(arm) | {"linewidth": 0.9}
+        series += [Series(curves[row["command"]], style) for row in arm.rows if row["command"] in curves]
+    return Panel(series, "val top-logit RMSE (rad)", f"pack {pack}, {100 * budget:g} %") if series else None
 
 
 # ---------------------------------------------------------------- the published protocol
 def draw_published(rows, args):
     """Relative improvements of every draw, by budget: scratch against itself, jepa over scratch, and Table I."""
-    looks = {"scratch again": ("scratch against itself, other seed", "0.5"), "jepa": ("jepa over scratch", "C0")}
-    names = {
-        budget: f"{100 * float(budget):g} %, {count} objects validate" for budget, count in published.VALIDATED.items()
-    }
-    series = []
-    for arm, (label, color) in looks.items():
-        found = {names[budget]: values for budget, values in published.improvements(rows, arm).items()}
-        series.append(Series(found, {"marker": "o", "color": color, "label": label}))
-    drawn = {flags_of(row)["--budget"] for row in rows}
-    paper = {name: [published.PAPER[budget]] for budget, name in names.items() if budget in drawn}
-    series.append(Series(paper, {"marker": "*", "markersize": 14, "color": "C3", "label": "paper, 25,000 steps"}))
-    panel = Panel(series, "relative improvement (%): every draw, mean and SD")
-    draw_places([panel], list(paper), args.out / "figure.png", "\n".join(differences(rows)), apart=0.2)
+    found, paper = {}, {}
+    for arm, name in published.COMPARED.items():
+        for budget, values in published.improvements(rows, arm).items():
+            place = f"{100 * float(budget):g} %, {published.VALIDATED[budget]} objects validate: {name}"
+            found[place] = values
+            if arm == "jepa":
+                paper[place] = [published.PAPER[budget]]
+    draws = Series(found, {"marker": "o", "color": "C0", "label": "draws here, mean and SD"})
+    table1 = Series(paper, {"marker": "*", "markersize": 14, "color": "C3", "label": "paper, 25,000 steps"})
+    panel = Panel([draws, table1], "relative improvement (%)")
+    draw_places([panel], sorted(found), args.out / "figure.png", "\n".join(differences(rows)))

@@ -29,6 +29,7 @@ DRAWS = 20
 VALIDATED = {"0.01": 2, "0.1": 15, "0.25": 36}  # objects that validate there, by budget
 PAPER = {"0.01": 7.7, "0.1": 9.6, "0.25": 25.9}  # %, Table I
 ARMS = {"scratch": ("scratch", 0), "scratch again": ("scratch", 1), "jepa": ("jepa", 0)}  # --init, what --seed adds
+COMPARED = {"scratch again": "scratch against itself, other seed", "jepa": "jepa over scratch"}  # arm over scratch
 PUBLISHED_STEPS, BATCH, WARMUP_EPOCHS = 25_000, 64, 10
 FLAGS = {
     "--steps": "1000", "--lr-backbone": "1.5e-5", "--lr-head": "1.5e-3", "--objects-per-batch": "16",
@@ -103,15 +104,15 @@ def remove(out, run):
 
 
 # ---------------------------------------------------------------- what it says
-def improvements(rows, of, over="scratch"):
-    """Budget -> relative improvements in % of one arm over another, one per draw that has both."""
+def improvements(rows, of):
+    """Budget -> relative improvements in % of one arm over scratch, one per draw that has both."""
     values, found = {}, {}
     for row in rows:
         if row["top_logit_rmse"]:
             values[place_of(row)] = float(row["top_logit_rmse"])
     for budget, draw, arm in values:
-        if arm == of and (budget, draw, over) in values:
-            better = 100 * (1 - values[budget, draw, of] / values[budget, draw, over])
+        if arm == of and (budget, draw, "scratch") in values:
+            better = 100 * (1 - values[budget, draw, of] / values[budget, draw, "scratch"])
             found.setdefault(budget, []).append(better)
     return dict(sorted(found.items()))
 
@@ -134,8 +135,8 @@ def published_text(rows, args):
     """Markdown: improvements over the draws."""
     header = ["comparison", "budget", "draws", "mean %", "SD", "middle 95 %", "extremes", "paper's Table I, %"]
     lines = []
-    for name, of in (("scratch against itself, other seed", "scratch again"), ("jepa over scratch", "jepa")):
-        for budget, values in improvements(rows, of).items():
+    for arm, name in COMPARED.items():
+        for budget, values in improvements(rows, arm).items():
             if len(values) > 1:
                 lines.append([name, budget, len(values), *spread_cells(values), PAPER[budget]])
     return "## Relative improvement over the draws\n\n" + markdown(header, lines)

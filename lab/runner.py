@@ -29,7 +29,7 @@ from data import load_dataset
 from files.checkpoints import load_encoder, save_checkpoint, shipped_encoder
 from files.reading import read_bytes
 from files.writing import locked, read_json, stable_seed
-from lab.rows import COSTS, DEFAULTS, METRICS, OF_VAL, TRAINING, as_words, command_of, read_rows, write_rows
+from lab.rows import COSTS, METRICS, OF_VAL, TRAINING, as_words, command_of, read_rows, write_rows
 from loop.flags import SIZE_FIELDS
 from model import PRESETS, PointEncoder
 from splits import make_split

@@ -288,7 +288,7 @@ def test_table1_and_made_again_from_its_files(box_root, tmp_path):
     assert any(chosen.items() - {("--budget", "0.1")} <= set(found) for found in flags)  # its rates are among the arms'
     assert {row["command"] for row in read_rows(out / "curves.csv")} == {row["command"] for row in rows}
     assert not list(tmp_path.glob("runs/*/predictions.npz"))
-    names, text = ["table.md", "efficiency.png", "coverage_gap.png", "curves.png"], text_of(tmp_path)
+    names, text = ["table.md", "efficiency.png", "curves.png"], text_of(tmp_path)
     assert "better than scratch, %" in text and "better than table" not in text
     for name in names:
         (out / name).unlink()

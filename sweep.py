@@ -42,7 +42,7 @@ from lab.published import published_text, run_published
 from lab.rows import DEFAULTS, notes, read_rows
 from lab.runner import plan_runs, run_all
 from lab.table1 import TRIALS, run_table1, table1_text
-from lab.tables import columns_table, arms_table, short_table
+from lab.tables import arms_table, short_table
 from loop.machine import set_precision, set_up_torch
 from loop.runs import NOT_SETTINGS
 from model import POOLS
@@ -74,7 +74,7 @@ QUICK = {
 def run_grid(names, given, args):
     """Train what a sweep's grid has; -> rows."""
     grid = GRIDS[args.kind] | (QUICK[args.kind] if args.quick else {})
-    return run_all(plan_runs([grid], given, args.seeds, args), args.out / "rows.csv", args)
+    return run_all(plan_runs(grid, given, args.seeds, args), args.out / "rows.csv", args)
 
 
 class Sweep(NamedTuple):

@@ -30,7 +30,7 @@ from files.checkpoints import load_encoder, shipped_encoder
 from files.config import changed
 from files.writing import stable_seed
 from lab.rows import as_words, command_of, read_rows, split_command, write_rows
-from lab.runner import SMOKE, choose, expand, random_encoder, refuse_flags
+from lab.runner import SMOKE, check_same_network, choose, expand, random_encoder, refuse_flags
 from lab.tables import markdown, mean_cell, values_of
 from lab.views import DENSE, single_views
 from loop.flags import HEAD_FIELDS
@@ -79,9 +79,7 @@ class Assay:
             return calibrate(encoder, torch.from_numpy(self.data[kind].clouds[in_pool]))
         if arm != "jepa":
             return load_encoder(self.train_oracle(kind, arm) / "best.pt")
-        missing = kind == "view" and not VIEWS.exists()
-        refuse(missing, f"{VIEWS}: is not there; run: python -m lab.views --out {VIEWS}")
-        return load_encoder(VIEWS if kind == "view" else shipped_encoder("small"))
+        return load_encoder(pretrained(kind))
 
     def train_oracle(self, kind, arm):
         """Folder of the finished run whose encoder an oracle's is."""
@@ -130,6 +128,13 @@ class Assay:
         return row | {"seconds": round(time.perf_counter() - started), "dataset": data.fingerprint}
 
 
+def pretrained(kind):
+    """File of the encoder that was pretrained on one kind of input."""
+    missing = kind == "view" and not VIEWS.exists()
+    refuse(missing, f"{VIEWS}: is not there; run: python -m lab.views --out {VIEWS}")
+    return VIEWS if kind == "view" else shipped_encoder("small")
+
+
 @torch.no_grad()
 def encode_all(model, clouds):
     """`Encoded` clouds (C, N, 3); where there are tokens the encoder's last norm is changed to standardise them."""
@@ -171,6 +176,8 @@ def run_assay(names, given, args):
     grid, shared = {flag: given.get(flag, values) for flag, values in GRID.items()}, args.own | given
     shared = {flag: value for flag, value in shared.items() if flag not in GRID} | (SMOKE if args.smoke else {})
     path, arms, assay = args.out / "rows.csv", choose(names, dict.fromkeys(ARMS, ()), "assay"), None
+    for kind in grid["--input"].split(",") if "jepa" in arms and not args.smoke else ():
+        check_same_network(shared, pretrained(kind))
     rows = {row["command"]: row for row in read_rows(path)}
     for own, seed, arm in itertools.product(expand(grid, args.smoke), args.seeds, arms):
         name = command_of(own | shared | {"--seeds": seed}, f"python sweep.py assay {arm}")

@@ -9,9 +9,10 @@ from evaluate import constant_predictions, summarize
 from files.checkpoints import load_encoder
 from lab.encoders import keep_probes
 from lab.rows import METRICS, command_of, read_rows, write_rows
-from lab.runner import data_flags, encoder_file, open_data, plan_runs, random_encoder, run_all
+from lab.runner import encoder_file, open_data, plan_runs, random_encoder, run_all
 from model import LENGTH, PRESETS
 
+DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
 GRIDS = [
     {"--budget": "0.1,1", "--pool": "none"},
     {"--budget": "0.1,1", "--init": "jepa", "--pool": "attention,hand", "--k": "5,1"},
@@ -56,10 +57,10 @@ def nearest_row(command, flags, points):
 def run_benchmark(names, given, args):
     """Train the pose alone and the paper's model, then add what needs no training; -> rows."""
     path = args.out / "rows.csv"
-    planned = plan_runs(GRIDS, given, args.seeds, args)
+    planned = [flags for grid in GRIDS for flags in plan_runs(grid, given, args.seeds, args)]
     rows = {row["command"]: row for row in run_all(planned, path, args)}
     for flags in planned:
-        of_data = data_flags(flags)
+        of_data = {flag: flags[flag] for flag in DATA_FLAGS if flag in flags}
         command = command_of(of_data, "nearest training grasp")
         if command not in rows:
             rows[command] = nearest_row(command, of_data, PRESETS[flags.get("--preset", "small")].points)

@@ -13,7 +13,7 @@ from cli.errors import refuse
 from files.checkpoints import load_encoder
 from files.writing import read_json, stable_seed
 from lab.rows import read_rows, write_rows
-from lab.runner import data_flags, file_tag, open_data, plan_runs, random_encoder, run_all
+from lab.runner import file_tag, open_data, plan_runs, random_encoder, run_all
 from lab.tables import arms_table, columns_table
 from model import from_z_up, normalize_clouds
 
@@ -142,7 +142,7 @@ def keep_probes(files, flags, out):
         own = {"file": name, "encoder": file_tag(file)}
         if not any(own.items() <= row.items() for row in rows):
             encoder = load_encoder(file)
-            data, split = open_data(data_flags(flags), encoder.config.points)
+            data, split = open_data(flags, encoder.config.points)
             rows.append(own | probe(encoder, data, split) | pretraining_columns(file))
             write_rows(path, rows)
 
@@ -152,7 +152,7 @@ def run_encoders(files, given, args):
     refuse(not files, "encoders: name at least one pretrained encoder, FILE.pt")
     random, planned = str(random_encoder(load_encoder(files[0]).config, args.runs)), []
     for file in (random, *files):
-        planned += plan_runs([{"--budget": "0.1", "--init": "jepa"}], given | {"--jepa-ckpt": file}, args.seeds, args)
+        planned += plan_runs({"--budget": "0.1", "--init": "jepa"}, given | {"--jepa-ckpt": file}, args.seeds, args)
     for flags in planned:
         flags.pop("--preset", None)  # the file's own
     rows = run_all(planned, args.out / "rows.csv", args)
@@ -167,4 +167,4 @@ def probed_text(rows, args):
         "\nLinear probes of frozen features on val, for the category from 2, 5 and 20 objects of each: accuracy; for "
     )
     title += "widths of the shape from 15 and 120: explained variance\n\n"
-    return arms_table(rows) + (title + columns_table(probes, hidden=["encoder"]) if probes else "")
+    return arms_table(rows) + (title + columns_table(probes) if probes else "")

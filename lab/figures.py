@@ -10,16 +10,17 @@ from lab.rows import RATE_FLAGS, TRAINING, differences, read_rows
 from lab.table1 import at_papers_rates
 from lab.tables import BOTH_PACKS, SUITES, arms_of, values_of
 
-LOOKS = (  # column, label, marker and its size, colour; the smaller one shows on the larger where both are equal
-    ("top_logit_rmse", "top-logit RMSE", "o", 8, "C0"),
-    ("best_of_k_rmse", "best-of-K RMSE", "s", 4, "C2"),
-)
-HOLD_LOOKS = (  # the same of the second panel
-    ("holds", "top logit holds", "o", 8, "C0"),
-    ("holds_best_of_k", "best of K holds", "s", 4, "C2"),
-    ("holds_average", "average of K holds", "D", 4, "C3"),
-)
-MEAN_STYLE = {"color": "0.5", "linestyle": ":", "label": "training mean"}
+LOOKS = {  # label of a panel -> column, label, marker and its size, colour; the smaller one shows on the larger
+    "RMSE on val (rad)": (
+        ("top_logit_rmse", "top-logit RMSE", "o", 8, "C0"),
+        ("best_of_k_rmse", "best-of-K RMSE", "s", 4, "C2"),
+    ),
+    "share of val grasps that hold once closed": (
+        ("holds", "top logit holds", "o", 8, "C0"),
+        ("holds_best_of_k", "best of K holds", "s", 4, "C2"),
+        ("holds_average", "average of K holds", "D", 4, "C3"),
+    ),
+}
 
 
 class Series(NamedTuple):
@@ -40,7 +41,7 @@ class Panel(NamedTuple):
 
 # ---------------------------------------------------------------- the two kinds
 def draw_places(panels, places, path, title=""):
-    """Panels side by side, a line for each place: mean ± SD (n - 1) of every series, and its values if they are many."""
+    """Panels side by side, a line for each place: mean ± SD (n - 1) of each series, and values if many."""
     width, height = 5 + 4 * len(panels), 2.2 + 0.4 * len(places)
     figure, (row,) = new_figure(1, len(panels), width, height, sharey=True)
     for axes, panel in zip(row, panels):
@@ -52,7 +53,7 @@ def draw_places(panels, places, path, title=""):
                 if len(some) > 5:
                     axes.plot(some, [places.index(place)] * len(some), ".", color=color, alpha=0.4)
         for mean in panel.means:
-            axes.axvline(mean, **MEAN_STYLE)
+            axes.axvline(mean, color="0.5", linestyle=":", label="training mean")
         axes.set_xlabel(panel.label)
         axes.grid(axis="x", alpha=0.3)
     for axes in row[1:]:  # of shares
@@ -95,7 +96,7 @@ def new_figure(rows, columns, width, height, **shared):
 
 
 def spread(values):
-    """Number -> values: those numbers that have any, ascending, means there, and SD (n - 1) or None if all are single."""
+    """Numbers that have values, ascending, the means there, and SD (n - 1), or None where all are single."""
     found = sorted((number, some) for number, some in values.items() if some)
     deviations = [statistics.stdev(some) if len(some) > 1 else 0 for _, some in found]
     means = [statistics.mean(some) for _, some in found]
@@ -119,22 +120,20 @@ def save(figure, path, title):
 # ---------------------------------------------------------------- any grid
 def draw_grid(rows, args):
     """Top-logit and best-of-K RMSE, and where rows have them the shares of grasps that hold, into OUT/figure.png."""
-    panels = [(LOOKS, "RMSE on val (rad)")]
-    if values_of(rows, "holds"):
-        panels.append((HOLD_LOOKS, "share of val grasps that hold once closed"))
     groups = {}  # "init jepa, loss wta" -> rows
     for arm in arms_of(rows)[0]:
         start = f"({arm.start}) " * (arm.start != TRAINING)
         groups[start + ", ".join(f"{flag[2:]} {value}" for flag, value in arm.own.items())] = arm.rows
     means = sorted({round(mean, 4) for mean in values_of(rows, "training_mean")})
-    found = []
-    for looks, label in panels:
+    panels = []
+    for label, looks in LOOKS.items():
         series = []
         for column, name, marker, size, color in looks:
             values = {place: values_of(group, column) for place, group in groups.items()}
             series.append(Series(values, {"label": name, "marker": marker, "markersize": size, "color": color}))
-        found.append(Panel(series, label, means=() if found else means))
-    draw_places(found, list(groups), args.out / "figure.png", "\n".join(differences(rows)))
+        if not panels or values_of(rows, looks[0][0]):
+            panels.append(Panel(series, label, means=() if panels else means))
+    draw_places(panels, list(groups), args.out / "figure.png", "\n".join(differences(rows)))
 
 
 # ---------------------------------------------------------------- Table I

@@ -22,7 +22,7 @@ def run_future(names, given, args):
     planned = []
     for flags in choose(names and ["default", *names], VARIANTS, "future").values():
         for init in ("random" if "--lora" in flags else "scratch", "jepa"):
-            planned += plan_runs([SHARED | flags | {"--init": init}], given, args.seeds, args)
+            planned += plan_runs(SHARED | flags | {"--init": init}, given, args.seeds, args)
     return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, SUITES, [keep_errors])
 
 

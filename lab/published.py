@@ -93,7 +93,7 @@ def run_published(names, given, args):
     planned = []
     for draw, budget, (init, more) in itertools.product(range(draws), budgets, ARMS.values()):
         own = {"--budget": budget, "--init": init}
-        for flags in plan_runs([FLAGS], given | own, [str(draw + more)], args):
+        for flags in plan_runs(FLAGS, given | own, [str(draw + more)], args):
             planned.append(flags | {"--draw": str(draw)})
     return run_all(planned, args.out / "rows.csv", args, keep=[remove], kind=PublishedRun)
 
@@ -106,15 +106,12 @@ def remove(out, run):
 # ---------------------------------------------------------------- what it says
 def improvements(rows, of):
     """Budget -> relative improvements in % of one arm over scratch, one per draw that has both."""
-    values, found = {}, {}
-    for row in rows:
-        if row["top_logit_rmse"]:
-            values[place_of(row)] = float(row["top_logit_rmse"])
-    for budget, draw, arm in values:
+    values = {place_of(row): float(row["top_logit_rmse"]) for row in rows if row["top_logit_rmse"]}
+    found = {budget: [] for budget in sorted({place_of(row)[0] for row in rows})}
+    for (budget, draw, arm), value in values.items():
         if arm == of and (budget, draw, "scratch") in values:
-            better = 100 * (1 - values[budget, draw, of] / values[budget, draw, "scratch"])
-            found.setdefault(budget, []).append(better)
-    return dict(sorted(found.items()))
+            found[budget].append(100 * (1 - value / values[budget, draw, "scratch"]))
+    return found
 
 
 def place_of(row):

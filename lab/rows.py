@@ -23,7 +23,7 @@ COSTS = ("parameters_trained", "ms_per_step")  # of a run
 OF_VAL = ("nll", "free", "holds", "holds_best_of_k", "holds_average", "grasps_closed")  # empty where a run has none
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
 PUBLISHED = "python sweep.py published"  # and of one that is trained on a split of another kind
-DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--budget", "--k", "--steps")}
+DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in ("--data", "--steps")}
 RATE_FLAGS = ("--lr-backbone", "--lr-head")
 EQUAL_RESULTS = ("--device", "--cache-dir", "--save-every")  # flags that one mean may mix; `notes` tell the device
 CONVERGED = 8000  # steps, after which curves are nearly flat
@@ -59,11 +59,6 @@ def seed_of(row):
     return split_command(row["command"])[1]["--seed"]
 
 
-def is_training(row):
-    """Whether a row is of a training."""
-    return split_command(row["command"])[0] in (TRAINING, PUBLISHED)
-
-
 # ---------------------------------------------------------------- files
 def read_rows(path):
     """The rows of a CSV file that a sweep wrote; [] where there is none."""
@@ -83,12 +78,6 @@ def write_rows(path, rows):
 
 
 # ---------------------------------------------------------------- what rows have in common
-def counted(values):
-    """ "bf16 (4 rows), fp32 (1 row)": each value and how often it occurs."""
-    counts = sorted(collections.Counter(values).items())
-    return ", ".join(f"{value} ({count} row{'s' * (count > 1)})" for value, count in counts)
-
-
 def notes(rows):
     """What a table of these rows must say of them: sentences on their commit, short trainings, and differences."""
     commits = sorted({row["commit"] for row in rows if row.get("commit")})
@@ -100,21 +89,22 @@ def notes(rows):
 
 
 def finished_trainings(rows):
-    return [row for row in rows if is_training(row) and not row.get("failed")]
+    trainings = [row for row in rows if split_command(row["command"])[0] in (TRAINING, PUBLISHED)]
+    return [row for row in trainings if not row.get("failed")]
 
 
 def differences(rows):
     """A sentence for each property in which rows differ that makes their numbers hard to compare; [] for none."""
     runs = finished_trainings(rows)
-    values = {
-        "number of closed hands": [row["grasps_closed"] for row in runs if row.get("grasps_closed")],
-        "dataset": [row["dataset"] for row in rows if row.get("dataset")],
-        "precision": [row["precision"] for row in runs if row.get("precision")],
-        "device": [row["device"] for row in runs if row.get("device")],
-        "number of threads": [row["threads"] for row in runs if row.get("device") == "cpu" and row.get("threads")],
-        "number of steps": [flags_of(row).get("--steps", DEFAULTS["--steps"]) for row in runs],
-    }
-    return [f"Rows differ in their {what}: {counted(of)}." for what, of in values.items() if len(set(of)) > 1]
+    columns = {"number of closed hands": "grasps_closed"} | {name: name for name in ("dataset", "precision", "device")}
+    values = {what: [row[column] for row in runs if row.get(column)] for what, column in columns.items()}
+    values["number of threads"] = [row["threads"] for row in runs if row.get("device") == "cpu" and row.get("threads")]
+    values["number of steps"] = [flags_of(row).get("--steps", DEFAULTS["--steps"]) for row in runs]
+    sentences = []
+    for what, counts in ((what, sorted(collections.Counter(of).items())) for what, of in values.items()):
+        counted = ", ".join(f"{value} ({count} row{'s' * (count > 1)})" for value, count in counts)
+        sentences += [f"Rows differ in their {what}: {counted}."] * (len(counts) > 1)
+    return sentences
 
 
 def best_rates(trials, place_of):

@@ -35,7 +35,6 @@ from model import PRESETS, PointEncoder
 from splits import make_split
 
 SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--threads": "1"}
-DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
 NETWORK = (  # fields of ModelConfig that two runs share whose initialisations are compared
     *SIZE_FIELDS, "points", "patches", "patch_size", "group", "radius", "normalize", "scale",
 )  # fmt: skip
@@ -62,20 +61,18 @@ def expand(axes, smoke=False):
     return [dict(zip(axes, choice)) for choice in itertools.product(*choices)]
 
 
-def plan_runs(grids, given, seeds, args):
-    """Flags of every run of some grids (dicts of flag -> values): given flags beat the grid's own, seeds come last.
+def plan_runs(grid, given, seeds, args):
+    """Flags of every run of a grid (flag -> values): given flags beat the grid's own, seeds come last.
 
     `args.own` are the flags that the sweep gives all of its runs.
     """
-    smoke = SMOKE if args.smoke else {}
-    planned = []
-    for grid in grids:
-        for flags in expand(smoke | args.own | grid | given | smoke, args.smoke):
-            if args.smoke and flags.get("--init") in ("jepa", "shuffled"):
-                flags.setdefault("--jepa-ckpt", str(random_encoder(PRESETS["tiny"], args.runs)))
-            if flags.get("--init") not in train.STORED and (path := flags.pop("--jepa-ckpt", None)):
-                check_same_network(flags, path)
-            planned += [flags | {"--seed": seed} for seed in seeds]
+    smoke, planned = SMOKE if args.smoke else {}, []
+    for flags in expand(smoke | args.own | grid | given | smoke, args.smoke):
+        if args.smoke and flags.get("--init") in ("jepa", "shuffled"):
+            flags.setdefault("--jepa-ckpt", str(random_encoder(PRESETS["tiny"], args.runs)))
+        if flags.get("--init") not in train.STORED and (path := flags.pop("--jepa-ckpt", None)):
+            check_same_network(flags, path)
+        planned += [flags | {"--seed": seed} for seed in seeds]
     return planned
 
 
@@ -132,11 +129,6 @@ def encoder_tag(flags):
     if flags.get("--init") not in train.STORED or not train.sees_tokens(flags.get("--pool", "attention")):
         return ""
     return file_tag(encoder_file(flags))
-
-
-def data_flags(flags):
-    """Those of a run's flags that its data and split depend on."""
-    return {flag: flags[flag] for flag in DATA_FLAGS if flag in flags}
 
 
 def open_data(flags, points=None):
@@ -207,16 +199,6 @@ def with_origins(planned, args, kind=PlannedRun):
     return found
 
 
-def check_origins(run, row, path):
-    """A row that was found must start from what is there now, or results of two things would stand in one table."""
-    for what, new in {"encoder": run.encoder, "dataset": run.dataset}.items():
-        refuse(
-            row[what] != new,
-            f"{path}: '{run.command}' was run with another {what} ({row[what]}) than the one that is there now "
-            f"({new}); give another --out, or move the file away",
-        )
-
-
 # ---------------------------------------------------------------- rows
 def finished_row(run, suites):
     """The row of a finished run: its command, metrics with intervals, the baseline, time, device, origins."""
@@ -239,15 +221,12 @@ def finished_row(run, suites):
 
 def failed_row(run, code):
     """The row of a run that diverged; any other failure is a `UserError` that names its log."""
-    last = last_line(run.log).removeprefix("error: ")
+    *_, last = ["nothing in it", *run.log.read_text(encoding="utf-8").strip().splitlines()]
+    last = last.removeprefix("error: ")
     refuse("is not finite" not in last, f"{run.log}: a run ended with code {code}: {last}")
     row = {"command": run.command} | dict.fromkeys(METRICS, "")
     failed = "diverged: " + last.partition("; ")[0]
     return row | {"encoder": run.encoder, "dataset": run.dataset, "failed": failed}
-
-
-def last_line(log):
-    return (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing in it"])[-1]
 
 
 def take_into_rows(run, code, path, order, suites, keep):
@@ -354,8 +333,11 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
     of_old = any(row.get("commit") for row in rows.values())
     refuse(of_old, f"{path}: its rows are of another commit, so none are added; give another --out")
     planned = with_origins(planned, args, kind)
-    for command in planned.keys() & rows.keys():
-        check_origins(planned[command], rows[command], path)
+    for command, run in planned.items():
+        for what in ("encoder", "dataset") if command in rows else ():
+            was, new = rows[command][what], getattr(run, what)
+            mend = "give another --out, or move the file away"
+            refuse(was != new, f"{path}: '{command}' was run with another {what} ({was}, now {new}); {mend}")
     waiting = [run for command, run in planned.items() if command not in rows]
     order = {command: place for place, command in enumerate(planned)}
     print(f"{args.kind}: {len(planned) - len(waiting)} rows found, {len(waiting)} to run", file=sys.stderr)

@@ -4,6 +4,7 @@ Learning rates are the paper's and the best of an initialisation's own trials, w
 Every run's best step on val is evaluated once on the test suites.
 """
 
+import itertools
 from pathlib import Path
 
 from cli.errors import refuse
@@ -23,8 +24,12 @@ BUDGETS = {"A": "0.01,0.1,0.25,1", "B": "0.1,0.25,1"}  # by pack
 # ---------------------------------------------------------------- runs
 def run_table1(names, given, args):
     """Run trials of rates, then all arms on every suite; -> rows."""
-    planned = plan_table1(given, rates_of_table1(given, args), args)
-    return run_all(planned, args.out / "rows.csv", args, SUITES, [keep_curve, keep_errors])
+    rates, planned = rates_of_table1(given, args), []
+    for pack, init in itertools.product(given.get("--pack", "A,B").split(","), rates):
+        for chosen in rates[init]:
+            own = given | {"--pack": pack, "--init": init} | chosen
+            planned += plan_runs({"--budget": BUDGETS.get(pack, "1")}, own, args.seeds, args)
+    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, SUITES, [keep_curve, keep_errors])
 
 
 def rates_of_table1(given, args):
@@ -40,21 +45,10 @@ def rates_of_table1(given, args):
         return {init: [fixed] for init in inits}
     shared = {flag: value for flag, value in given.items() if flag not in ("--budget", "--pack")}
     path = Path(args.rates) / "rows.csv" if args.rates else args.out / "trials.csv"
-    trials = run_first(plan_runs([TRIALS], shared, args.seeds[:1], args), path, args)
+    trials = run_first(plan_runs(TRIALS, shared, args.seeds[:1], args), path, args)
     best = best_rates(trials, lambda flags: flags["--init"])
     choices = {init: [PAPER_RATES, best.get(init, PAPER_RATES)] for init in inits}
     return {init: pairs[: 1 + (pairs[0] != pairs[1])] for init, pairs in choices.items()}
-
-
-def plan_table1(given, rates, args):
-    """The runs at `rates` (init -> choices), all of a seed before the next; --init and --pack choose among them."""
-    planned = []
-    for pack in given.get("--pack", "A,B").split(","):
-        for init in given.get("--init", "jepa,scratch").split(","):
-            for chosen in rates[init]:
-                own = given | {"--pack": pack, "--init": init} | chosen
-                planned += plan_runs([{"--budget": BUDGETS.get(pack, "1")}], own, args.seeds, args)
-    return seed_by_seed(planned, args)
 
 
 def keep_curve(out, run):

@@ -173,7 +173,6 @@ def short_table(rows):
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def columns_table(rows, hidden=()):
-    """Markdown: all columns of rows as they are, but for the hidden ones."""
-    shown = [name for name in rows[0] if name not in hidden]
-    return markdown(shown, [[rounded(row[name]) for name in shown] for row in rows])
+def columns_table(rows):
+    """Markdown: all columns of rows as they are."""
+    return markdown(rows[0], [map(rounded, row.values()) for row in rows])

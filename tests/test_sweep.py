@@ -120,6 +120,12 @@ def test_scratch_is_compared_with_an_encoder_of_its_own_network(box_root, tmp_pa
     assert "points 128, not 64" in fails(sweep.main, argv, capsys)
 
 
+def test_an_assay_reads_out_networks_of_one_kind(box_root, tmp_path, capsys):
+    """Its pretrained encoder ships: 512 points."""
+    argv = ["assay", "jepa", "--input", "full", "--points", "256", *arguments(box_root, tmp_path)[2:]]
+    assert "points 512, not 256" in fails(sweep.main, argv, capsys)
+
+
 def test_rows_of_other_origins_are_not_gone_on_with(box_root, tmp_path, capsys):
     """Another encoder under the same name, or another commit's code: the table stays, no run is added."""
     argv = arguments(box_root, tmp_path, "--init", "jepa,scratch")
@@ -316,11 +322,11 @@ def test_controls(box_root, tmp_path, capsys):
     rows = sweep.main(argv)
     assert len(rows) == 5 * 2 * 2
     trials = read_rows(tmp_path / "table" / "trials.csv")
-    assert len(trials) == 2 * (2 * 2 + 3 * 4)  # budgets; rates of heads, and of backbones where those train
-    scratch = [row for row in trials if "--init scratch" in row["command"] and flags_of(row)["--budget"] == "1"]
+    assert len(trials) == 2 * 2 + 3 * 4  # rates of heads, and of backbones where those train
+    scratch = [row for row in trials if "--init scratch" in row["command"]]
     best = flags_of(min(scratch, key=lambda row: float(row["top_logit_rmse"])))
-    arm = [flags_of(row) for row in rows if "--init scratch" in row["command"] and flags_of(row)["--budget"] == "1"]
-    assert {flags["--k"] for flags in arm} == {"1", "5"}
+    arm = [flags_of(row) for row in rows if "--init scratch" in row["command"]]
+    assert {(flags["--budget"], flags["--k"]) for flags in arm} == {("0.5", "1"), ("0.5", "5"), ("1", "1"), ("1", "5")}
     assert all(flags[name] == best[name] for flags in arm for name in ("--lr-backbone", "--lr-head"))
     assert all(row["test_top_logit_rmse"] and row["encoder"] for row in rows if "--jepa-ckpt" in row["command"])
     text = text_of(tmp_path)

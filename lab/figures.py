@@ -121,7 +121,7 @@ def save(figure, path, title):
 def draw_grid(rows, args):
     """Top-logit and best-of-K RMSE, and where rows have them the shares of grasps that hold, into OUT/figure.png."""
     groups = {}  # "init jepa, loss wta" -> rows
-    for arm in arms_of(rows)[0]:
+    for arm in arms_of(rows):
         start = f"({arm.start}) " * (arm.start != TRAINING)
         groups[start + ", ".join(f"{flag[2:]} {value}" for flag, value in arm.own.items())] = arm.rows
     means = sorted({round(mean, 4) for mean in values_of(rows, "training_mean")})
@@ -151,7 +151,7 @@ def style_of(arm):
 def draw_table1(rows, args):
     """RMSE on val and test against the budget, a row of panels per pack; and every run's validation curve."""
     packs, curves, title = {}, {}, "\n".join(differences(rows))  # pack -> budget -> arms; command -> step -> [RMSE]
-    for arm in arms_of(rows)[0]:
+    for arm in arms_of(rows):
         if arm.flags["--pack"] != BOTH_PACKS:
             packs.setdefault(arm.flags["--pack"], {}).setdefault(float(arm.flags["--budget"]), []).append(arm)
     for row in read_rows(args.out / "curves.csv"):

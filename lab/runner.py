@@ -151,7 +151,7 @@ class PlannedRun:
     flags: dict
     runs: str
     encoder: str = ""  # its tag
-    dataset: str = ""  # fingerprint of what lies under --data; "" where that is not there, and nothing needs it
+    dataset: str = ""  # fingerprint of what lies under --data
     closed: int = evaluate.CLOSED  # grasps of val, to see what share holds
 
     @property

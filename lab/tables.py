@@ -9,6 +9,8 @@ from lab.by_object import better_cell
 from lab.rows import EQUAL_RESULTS, METRICS, OF_VAL, TRAINING, flags_of, split_command
 
 SUITES = {"val": "", "test": "test_", "test_grasp": "test_grasp_", "test_category": "test_category_"}  # of columns
+COLUMNS = {"selection_gap": "gap", "coverage_15": "coverage@15°", "seconds": "s per run"}  # of every table, if any
+COLUMNS |= {name: name.replace("_", " ") for name in OF_VAL if name != "grasps_closed"}
 BOTH_PACKS = "A and B"
 DIGITS = {"rmse": 4, "gap": 4, "seconds": 0}  # of columns whose names end so; of others 3
 
@@ -74,23 +76,24 @@ def settings_of(row):
 
 
 def arms_of(rows):
-    """The arms of some rows, at the end those of both packs as one; and the flags that all share."""
-    groups, of_packs = {}, {}  # (start of a command, its flags in any order) -> rows; the same without --pack -> groups
+    """The arms of some rows in their order; after those that differ in the pack alone both of them as one."""
+    by_pack = {}  # (start of a command, its flags but --pack in any order) -> pack -> rows
     for row in rows:
-        key = split_command(row["command"])[0], frozenset(settings_of(row).items())
-        groups.setdefault(key, []).append(row)
-    for (start, items), group in groups.items():
-        rest = frozenset(item for item in items if item[0] != "--pack")
-        of_packs.setdefault((start, rest), []).append(group)
-    for (start, rest), both in of_packs.items():
-        if len(both) > 1:
-            groups[start, rest | {("--pack", BOTH_PACKS)}] = list(itertools.chain(*both))
-    trained = [items for start, items in groups if start == TRAINING]
-    shared, arms = set.intersection(*map(set, trained)) if len(trained) > 1 else set(), []
-    for (start, items), group in groups.items():
-        flags = {flag: dict(items)[flag] for flag in settings_of(group[0])}  # in the order of its first command
-        arms.append(Arm(start, flags, dict(item for item in flags.items() if item not in shared), group))
-    return arms, {flag: value for flag, value in settings_of(rows[0]).items() if (flag, value) in shared}
+        start, flags = split_command(row["command"])[0], settings_of(row)
+        pack = flags.pop("--pack", None)
+        by_pack.setdefault((start, frozenset(flags.items())), {}).setdefault(pack, []).append(row)
+    groups = []  # start of a command, its flags, rows
+    for (start, _), packs in by_pack.items():
+        groups += [(start, settings_of(group[0]), group) for group in packs.values()]
+        if len(packs) > 1:
+            both = list(itertools.chain(*packs.values()))
+            groups.append((start, settings_of(both[0]) | {"--pack": BOTH_PACKS}, both))
+    trained = [set(flags.items()) for start, flags, _ in groups if start == TRAINING]
+    shared, arms = set.intersection(*trained) if len(trained) > 1 else set(), []
+    for start, flags, group in groups:
+        own = {flag: value for flag, value in flags.items() if (flag, value) not in shared}
+        arms.append(Arm(start, flags, own, group))
+    return arms
 
 
 def as_text(flags):
@@ -112,7 +115,7 @@ class Comparison(NamedTuple):
 
     def cells(self, arms, errors, suite):
         """A cell for each arm; "" where there is nothing to compare it with, or it is that."""
-        others, cells = arms_of(self.rows)[0], []
+        others, cells = arms_of(self.rows), []
         for arm in arms:
             found = [other.rows for other in others if self.with_that(arm.flags, other.flags)]
             old = found[-1] if found and found[-1][0] is not arm.rows[0] else []
@@ -132,27 +135,27 @@ def mean_lines(rows):
 
 def suite_table(rows, suite, errors, comparisons):
     """Markdown: one line per arm, mean ± SD (n − 1) over its runs; of the columns those that have values."""
-    arms, prefix = arms_of(rows)[0], SUITES[suite]
-    columns = {name: name.replace("_", " ") for name in ("selection_gap", "coverage_15", "seconds", *OF_VAL[:-1])}
-    columns |= {"selection_gap": "gap", "coverage_15": "coverage@15°", "seconds": "s per run"}
-    columns = {prefix + name: title for name, title in columns.items() if values_of(rows, prefix + name)}
+    arms, prefix = arms_of(rows), SUITES[suite]
+    columns = {prefix + name: title for name, title in COLUMNS.items() if values_of(rows, prefix + name)}
     better = {comparison.title: comparison.cells(arms, errors, suite) for comparison in comparisons}
     better = {title: cells for title, cells in better.items() if any(cells)}
     header = ["flags of train.py", "seeds", "top-logit RMSE (rad)", "95 % over objects, first seed", "best-of-K"]
     header += [*columns.values(), *better]
     lines = [line + [""] * (len(header) - len(line)) for line in mean_lines(rows)] if suite == "val" else []
     for i, arm in enumerate(arms):
-        group = arm.rows
-        low, high = (group[0].get(f"{prefix}{end}_95") for end in ("low", "high"))
+        low, high = (arm.rows[0].get(f"{prefix}{end}_95") for end in ("low", "high"))
         interval = f"{float(low):.3f} to {float(high):.3f}" if low else ""
-        rmse, *cells = (mean_cell(group, column) for column in (*(prefix + name for name in METRICS[:2]), *columns))
-        lines.append([arm.name, count_runs(group), rmse, interval, *cells, *(found[i] for found in better.values())])
+        rmse, best = (mean_cell(arm.rows, prefix + name) for name in METRICS[:2])
+        cells = [mean_cell(arm.rows, name) for name in columns]
+        gains = [found[i] for found in better.values()]
+        lines.append([arm.name, count_runs(arm.rows), rmse, interval, best, *cells, *gains])
     return markdown(header, lines)
 
 
 def arms_table(rows, errors=None, comparisons=()):
     """Markdown: a table of the arms for each suite that rows have values of; errors: `read_errors` of these rows."""
-    shared = as_text(arms_of(rows)[1])
+    first = arms_of(rows)[0]
+    shared = as_text({flag: value for flag, value in first.flags.items() if flag not in first.own})
     sections = [f"All runs: `{shared}`\n"] * bool(shared)
     suites = [suite for suite, prefix in SUITES.items() if values_of(rows, prefix + METRICS[0])]
     for suite in suites:
@@ -166,7 +169,7 @@ def short_table(rows):
     columns |= {"holds": "holds"}
     lines = [["", "seeds", *columns.values()]]
     lines += [[name.strip("()"), "", mean, "", "", ""] for name, _, mean, *_ in mean_lines(rows)]
-    for arm in arms_of(rows)[0]:
+    for arm in arms_of(rows):
         cells = [mean_cell(arm.rows, column) for column in columns]
         lines.append([arm.name.replace("`", "")[:28], str(len(arm.rows)), *cells])
     widths = [max(map(len, column)) for column in zip(*lines)]

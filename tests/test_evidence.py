@@ -173,7 +173,7 @@ def test_what_differs_in_any_flag_is_an_arm_of_its_own(table1_files):
 
     def arms(*changes):
         more = [{"command": command.replace(*change)} for change in changes]
-        return [len(arm.rows) for arm in tables.arms_of([rows[1], *more])[0]]
+        return [len(arm.rows) for arm in tables.arms_of([rows[1], *more])]
 
     assert arms(("--seed 0", "--seed 7"), ("--seed", "--device cpu --seed")) == [3]
     assert arms(("--seed", "--steps 9 --seed")) == arms(("--seed", "--jepa-ckpt x.pt --seed")) == [1, 1]

@@ -266,9 +266,8 @@ def test_encoders_and_their_cards(box_root, tmp_path):
     assert [random["file"], random["command"]] == ["random", ""]
     assert [mine["file"], mine["command"]] == [str(path), "python pretrain_jepa.py --out mine.pt"]
     assert mine["probe_2"] and mine["seconds"] == "7" and mine["encoder"] == rows[-1]["encoder"]
-    assert f"--jepa-ckpt {path}` | 2 |" in text_of(tmp_path) and f"| {path} | {float(mine['probe_2']):.4f}" in text_of(
-        tmp_path
-    )
+    text = text_of(tmp_path)
+    assert f"--jepa-ckpt {path}` | 2 |" in text and f"| {path} | {mine['encoder']} |" in text
     assert run("0,1") == run("1") == rows
 
 

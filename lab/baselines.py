@@ -10,7 +10,7 @@ from files.checkpoints import load_encoder
 from lab.encoders import keep_probes
 from lab.rows import METRICS, command_of, read_rows, write_rows
 from lab.runner import encoder_file, open_data, plan_runs, random_encoder, run_all
-from model import LENGTH, PRESETS
+from model import LENGTH
 
 DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
 GRIDS = [
@@ -41,9 +41,9 @@ def nearest_predictions(data, train_rows, rows, chunk=64):
     return constant_predictions(data, data.joints[chosen], rows)
 
 
-def nearest_row(command, flags, points):
-    """The row of the nearest training grasp on the data that these flags name."""
-    data, split = open_data(flags, points)
+def nearest_row(command, flags):
+    """The row of the nearest training grasp on the data of a run with these flags."""
+    data, split = open_data(flags)
     train_rows, val_rows = split.rows["train"], split.rows["val"]
     nearest = summarize(nearest_predictions(data, train_rows, val_rows))
     mean = summarize(constant_predictions(data, data.joints[train_rows].mean(0), val_rows))
@@ -63,7 +63,7 @@ def run_benchmark(names, given, args):
         of_data = {flag: flags[flag] for flag in DATA_FLAGS if flag in flags}
         command = command_of(of_data, "nearest training grasp")
         if command not in rows:
-            rows[command] = nearest_row(command, of_data, PRESETS[flags.get("--preset", "small")].points)
+            rows[command] = nearest_row(command, flags)
             write_rows(path, list(rows.values()))
     file = encoder_file(planned[-1])
     encoders = {"random": random_encoder(load_encoder(file).config, args.runs), Path(file).name: file}

@@ -1,7 +1,6 @@
 """Errors by object, which a sweep keeps of every run in OUT/objects.npz, and intervals over objects and seeds."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -68,13 +67,6 @@ def read_errors(out):
 
 
 # ---------------------------------------------------------------- intervals
-class ArmErrors(NamedTuple):
-    """What the runs of one arm were off by on one suite."""
-
-    grasps: np.ndarray  # (O,) of each object
-    squared: np.ndarray  # (S, O) sums of squared errors by seed, rad²
-
-
 def errors_by_seed(errors, rows, suite):
     """Seed -> objects, their grasps and sums of squared errors, of the seeds whose runs of all packs are in `errors`.
 
@@ -93,29 +85,20 @@ def errors_by_seed(errors, rows, suite):
     return found
 
 
-def paired(new, old):
-    """The `ArmErrors` of two arms from their `errors_by_seed`, of the seeds that both have.
+def rmse(squared, grasps, without=None):
+    """RMSE in rad of squared errors (S, O), summed over the grasps (O,) of each object, by seed.
 
-    None where there is no such seed, or where they were scored on different objects.
+    Or (n,) of what remains without each of the seeds (`without` = 0) or objects (1).
     """
-    seeds = sorted(new.keys() & old.keys())
-    objects = [arm[seed][0] for arm in (new, old) for seed in seeds]
-    if not seeds or not all(np.array_equal(ids, objects[0]) for ids in objects):
-        return None
-    return [ArmErrors(arm[seeds[0]][1], np.stack([arm[seed][2] for seed in seeds])) for arm in (new, old)]
-
-
-def rmse(arm, without=None):
-    """RMSE of an arm in rad; or (n,) of what remains without each of its seeds (`without` = 0) or objects (1)."""
-    squared, grasps = arm.squared, np.broadcast_to(arm.grasps, arm.squared.shape)
+    grasps = np.broadcast_to(grasps, squared.shape)
     if without is None:
         return math.sqrt(squared.sum() / grasps.sum())
     squared, grasps = (array.sum() - array.sum(1 - without) for array in (squared, grasps))
     return np.sqrt(squared / grasps)
 
 
-def improvement(new, old):
-    """By how many % `new` lowers the RMSE of `old`, both an `ArmErrors`, and its 95 % interval: three floats.
+def improvement(new, old, grasps):
+    """By how many % `new` lowers the RMSE of `old`, both as in `rmse`, and its 95 % interval: three floats.
 
     The variance is that over objects, which both arms share, plus that over the seeds of each, by leaving one out
     (jackknife: Tukey 1958). Three seeds tell their scatter badly, so Student's t has the degrees of freedom of this
@@ -125,26 +108,32 @@ def improvement(new, old):
     def percent(new, old):
         return 100 * (1 - new / old)
 
-    left = [percent(rmse(new, 1), rmse(old, 1))] if len(new.grasps) > 1 else []
-    left += [percent(rmse(new, 0), rmse(old))] if len(new.squared) > 1 else []
-    left += [percent(rmse(new), rmse(old, 0))] if len(old.squared) > 1 else []
+    both = rmse(new, grasps), rmse(old, grasps)
+    left = [percent(rmse(new, grasps, 1), rmse(old, grasps, 1))] if len(grasps) > 1 else []
+    left += [percent(rmse(new, grasps, 0), both[1])] if len(new) > 1 else []
+    left += [percent(both[0], rmse(old, grasps, 0))] if len(old) > 1 else []
     free = np.array([len(values) - 1 for values in left])
     variances = free * list(map(np.var, left))
-    value, total = percent(rmse(new), rmse(old)), variances.sum()
+    value, total = percent(*both), variances.sum()
     half = student.ppf(0.975, total**2 / (variances**2 / free).sum()) * math.sqrt(total) if total else 0.0
     return value, value - half, value + half
 
 
 def better_cell(rows, errors, other_rows, other_errors, suite):
-    """By how many % an arm is better than another, "7.1 (5.2 to 9.0)"; "" if not comparable.
+    """By how many % an arm is better than another, of the seeds that both have: "7.1 (5.2 to 9.0)".
 
-    Without the interval for under 8 objects.
+    Without the interval for under 8 objects; "" where no seed is in both, or other grasps were scored.
     """
-    pair = paired(errors_by_seed(errors, rows, suite), errors_by_seed(other_errors, other_rows, suite))
-    if not pair:
+    arms = errors_by_seed(errors, rows, suite), errors_by_seed(other_errors, other_rows, suite)
+    seeds = sorted(arms[0].keys() & arms[1].keys())
+    found = [arm[seed] for arm in arms for seed in seeds]
+    alike = all(np.array_equal(found[0][i], other[i]) for other in found for i in (0, 1))  # objects, and their grasps
+    if not seeds or not alike:
         return ""
-    gain, low, high = improvement(*pair)
-    return f"{gain:z.1f}" + f" ({end_of(low)} to {end_of(high)})" * (len(pair[0].grasps) >= MIN_OBJECTS)
+    new, old = (np.stack([arm[seed][2] for seed in seeds]) for arm in arms)
+    grasps = found[0][1]
+    gain, low, high = improvement(new, old, grasps)
+    return f"{gain:z.1f}" + f" ({end_of(low)} to {end_of(high)})" * (len(grasps) >= MIN_OBJECTS)
 
 
 def end_of(value):

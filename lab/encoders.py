@@ -20,14 +20,13 @@ from model import from_z_up, normalize_clouds
 
 # ---------------------------------------------------------------- features
 @torch.no_grad()
-def encode_scenes(encoder, clouds, chunk=64):
+def encode_scenes(encoder, clouds):
     """Tokens (C, G, D) float32 of clouds (C, N, 3) m, prepared as `GraspModel.encode` does; twice the same."""
     encoder.eval()
     tokens = []
-    for first in range(0, len(clouds), chunk):
-        part = torch.from_numpy(clouds[first : first + chunk])
-        part = from_z_up(normalize_clouds(part, encoder.config)[0], encoder.config.up)
-        tokens.append(encoder(part)[0])
+    for part in torch.from_numpy(clouds).split(64):
+        units, _, _ = normalize_clouds(part, encoder.config)
+        tokens.append(encoder(from_z_up(units, encoder.config.up))[0])
     return torch.cat(tokens).numpy()
 
 

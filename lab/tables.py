@@ -126,10 +126,8 @@ class Comparison(NamedTuple):
 # ---------------------------------------------------------------- tables of arms
 def mean_lines(rows):
     """Lines for the training mean, one per budget: what a constant prediction is off by."""
-    means = set()
-    for row in rows:
-        if row.get("training_mean"):
-            means.add((flags_of(row).get("--budget", "1"), f"{float(row['training_mean']):.4f}"))
+    found = [row for row in rows if row.get("training_mean")]
+    means = {(flags_of(row).get("--budget", "1"), f"{float(row['training_mean']):.4f}") for row in found}
     return [[f"(training mean, budget {budget})", "", mean, "", mean, "0.0000"] for budget, mean in sorted(means)]
 
 

@@ -32,11 +32,6 @@ def test_errors_by_object_against_a_loop():
         assert count == len(rows) and value == pytest.approx(naive[rows].mean(), abs=1e-6)
 
 
-def arm(grasps, by_object_and_seed):
-    """`ArmErrors` of mean squared errors (S, O)."""
-    return by_object.ArmErrors(grasps, grasps * by_object_and_seed)
-
-
 def test_an_interval_against_a_loop():
     """Without each object, without each seed of one arm and of the other: three variances, Student's t."""
     rng, grasps = np.random.default_rng(0), np.random.default_rng(1).integers(1, 50, 20)
@@ -57,13 +52,14 @@ def test_an_interval_against_a_loop():
         total = sum(variance for variance, _ in parts)
         return stats.t.ppf(0.975, total**2 / sum(v**2 / free for v, free in parts)) * math.sqrt(total)
 
-    gain, low, high = by_object.improvement(arm(grasps, new), arm(grasps, old))
+    new_sums, old_sums = grasps * new, grasps * old
+    gain, low, high = by_object.improvement(new_sums, old_sums, grasps)
     assert gain == pytest.approx(percent(new, old))
     assert [high - gain, gain - low] == pytest.approx([half(*left)] * 2)
-    single = by_object.improvement(arm(grasps, new[:1]), arm(grasps, old[:1]))  # over objects alone
+    single = by_object.improvement(new_sums[:1], old_sums[:1], grasps)  # over objects alone
     alone = [percent(new[:1], old[:1], np.arange(20) != i) for i in range(20)]
     assert single[2] - single[0] == pytest.approx(half(alone))
-    assert by_object.improvement(arm(grasps, old), arm(grasps, old))[0] == 0
+    assert by_object.improvement(old_sums, old_sums, grasps)[0] == 0
     assert [by_object.end_of(value) for value in (-2.34, -0.04, 0.04, 0.06)] == ["-2.3", "-0.04", "0.04", "0.1"]
 
 
@@ -78,8 +74,8 @@ def test_an_interval_of_95_percent_holds_the_truth_so_often(seeds, scatter):
         arms = []
         for level, over_seeds in zip((0.99, 1), scatter):
             by_seed = np.exp(2 * rng.normal(0, over_seeds, (seeds, 1)) + rng.normal(0, 0.04, (seeds, 143)))
-            arms.append(arm(grasps, 0.27**2 * level**2 * hard * np.exp(rng.normal(0, 0.05, 143)) * by_seed))
-        _, low, high = by_object.improvement(*arms)
+            arms.append(grasps * 0.27**2 * level**2 * hard * np.exp(rng.normal(0, 0.05, 143)) * by_seed)
+        _, low, high = by_object.improvement(*arms, grasps)
         hits += low < 1 < high
     assert 0.93 <= hits / 1000 <= 0.97
 

@@ -125,7 +125,7 @@ def candidates(rng, points, normals, field, counts, hand):
     counts["start"] += int((~free).sum())
     counts["contacts"] += int((free & ~grasping).sum())
     matrix, joints, gaps = matrix[grasping], joints[grasping], gaps[grasping]
-    local = kinematics.finger_spheres(joints, hand)[0].astype(np.float32)  # (n, F, P, 3)
+    local = kinematics.finger_spheres(joints, hand).astype(np.float32)  # (n, F, P, 3)
     centers = kinematics.transform(matrix, local)
     good = np.ones(len(joints), dtype=bool)
     checks = {

@@ -122,7 +122,7 @@ def pre_shapes(hand):
     places = list(itertools.product(*(np.linspace(low[joint], high[joint], PLACES) for joint in own)))
     half = np.tile(np.where(flexes, (back + shut) / 2, rest), (len(places), 1))
     half[:, own] = places
-    tips = finger_spheres(np.radians(half), hand)[0][:, :, -1]  # (n, F, 3)
+    tips = finger_spheres(np.radians(half), hand)[:, :, -1]  # (n, F, 3)
     rest[own] = places[np.linalg.norm(tips[:, 0] - tips[:, 1:].mean(1), axis=1).argmin()]
 
     shapes = {}

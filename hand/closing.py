@@ -24,20 +24,20 @@ class DistanceField:
     def __init__(self, points, threads=1):
         self.center = points.mean(0)  # (3,) m: what torques are about
         self.cell = cell = max(CELL, float(np.cbrt(np.prod(np.ptp(points, axis=0) + 2 * FIELD_REACH) / MAX_CELLS)))
-        self.low = points.min(0) - FIELD_REACH - cell
-        self.shape = shape = np.ceil((points.max(0) + FIELD_REACH + cell - self.low) / cell).astype(int) + 1
-        self.low32, self.last = self.low.astype(np.float32)[:, None], (shape - 1.001).astype(np.float32)[:, None]
+        low = points.min(0) - FIELD_REACH - cell
+        self.shape = shape = np.ceil((points.max(0) + FIELD_REACH + cell - low) / cell).astype(int) + 1
+        self.low, self.last = low.astype(np.float32)[:, None], (shape - 1.001).astype(np.float32)[:, None]
         self.strides = (int(shape[1] * shape[2]), int(shape[2]), 1)
         corners = list(itertools.product((0, 1), repeat=3)) @ np.array(self.strides)
         self.corners = corners[:, None]  # (8, 1): how far a cell's corners lie behind its first
         empty = np.ones(shape, dtype=bool)
-        empty[tuple(np.rint((points - self.low) / cell).astype(int).T)] = False
+        empty[tuple(np.rint((points - low) / cell).astype(int).T)] = False
         # far away, a lower bound is enough: samples were moved by at most half a cell's diagonal
         distance = distance_transform_edt(empty, sampling=cell) - cell * np.sqrt(0.75)
         near = np.nonzero(distance < 0.02 + 2 * (cell - CELL))  # more than the largest sphere's radius
         # the exact distance, where it matters; many samples are near a cell, so that large leaves are faster
         tree = cKDTree(points, leafsize=64, balanced_tree=False, compact_nodes=False)
-        distance[near] = tree.query(np.stack(near, -1) * cell + self.low, workers=threads)[0]
+        distance[near] = tree.query(np.stack(near, -1) * cell + low, workers=threads)[0]
         self.values = np.minimum(distance, FIELD_REACH).astype(np.float32).ravel()
 
     def __call__(self, points):
@@ -46,7 +46,7 @@ class DistanceField:
 
     def at(self, points):
         """The same at points (3, n), which is how it is computed: (n,)."""
-        at = np.clip((points - self.low32) * np.float32(1 / self.cell), 0, self.last)  # in cells
+        at = np.clip((points - self.low) * np.float32(1 / self.cell), 0, self.last)  # in cells
         whole = at.astype(np.int32)
         corner = whole[0] * self.strides[0] + whole[1] * self.strides[1] + whole[2]
         value = self.values.take(corner + self.corners)  # (8, n)

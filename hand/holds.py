@@ -80,7 +80,7 @@ def grasp_outcomes(field, poses, joints, hand=BENCHMARK):
     closed, gaps = closed.T, gaps.transpose(2, 0, 1)  # (m, J), (m, F, P)
     links = link_gaps(gaps, hand)[0] < CONTACT  # (m, F, L)
     touching = links.any(2)
-    local = kinematics.finger_spheres(closed, hand)[0].astype(np.float32)  # (m, F, P, 3)
+    local = kinematics.finger_spheres(closed, hand).astype(np.float32)  # (m, F, P, 3)
     centers = kinematics.transform(matrix, local)
     grasping = touching[:, 0] & touching[:, 1:].any(1) & (links.sum((1, 2)) >= 3)
     grasping &= gaps.min((1, 2)) > -FREE_DEPTH

@@ -62,14 +62,14 @@ def frames_of(row):
 
 
 def test_published_points_at_rest():
-    middle = kinematics.finger_spheres(np.zeros((1, 12)))[0][0, [2, 0], 4:6]  # on the second links of middle and thumb
+    middle = kinematics.finger_spheres(np.zeros((1, 12)))[0, [2, 0], 4:6]  # on the second links of middle and thumb
     third = (middle[:, 1] + (middle[:, 1] - middle[:, 0]) * 12 / 18) @ HAND_FROM_PALM[:3, :3] / 0.85e-3  # palm mm
     np.testing.assert_allclose(third, ((0, 274.85, 0), (-184.9, 26.5, 19.85)), atol=0.06)
 
 
 def test_spheres_sit_on_their_links(joints):
-    centers, radii = kinematics.finger_spheres(joints)
-    assert centers.shape == (40, 4, 8, 3) and radii.shape == (4, 8)
+    centers = kinematics.finger_spheres(joints)
+    assert centers.shape == (40, 4, 8, 3)
     frames = np.array([frames_of(row) for row in joints])
     along = [(1, 0, -82), (1, 0, -60), (1, 0, -38), (1, 0, -16), (2, 0, -30), (2, 0, -12), (3, 2, 6), (3, 2, 20)]
     for sphere, (row, axis, offset) in enumerate(along):
@@ -78,12 +78,12 @@ def test_spheres_sit_on_their_links(joints):
 
 
 def test_a_joint_moves_only_what_lies_beyond_it(joints):
-    step, base = 1e-6, kinematics.finger_spheres(joints)[0]
+    step, base = 1e-6, kinematics.finger_spheres(joints)
     bases = BENCHMARK.fingers.spheres[:, 0, :3]  # (4, 3) m
     for joint in range(12):
         moved = joints.copy()
         moved[:, joint] += step
-        speed = np.linalg.norm(kinematics.finger_spheres(moved)[0] - base, axis=-1) / step  # m per rad
+        speed = np.linalg.norm(kinematics.finger_spheres(moved) - base, axis=-1) / step  # m per rad
         finger, kind = divmod(joint, 3)
         assert np.allclose(np.delete(speed, finger, axis=1), 0)
         if kind == 2:
@@ -109,5 +109,5 @@ def test_drawing_is_the_hand_in_the_objects_frame(joints):
     pose = np.array([0.1, -0.2, 0.3, 0, 0, 1, 0])  # half a turn about z
     centers, radii = kinematics.hand_drawing(pose, joints[0])
     assert centers.shape == (59, 3) and radii.shape == (59,)
-    local = np.concatenate((BENCHMARK.palm_centers, kinematics.finger_spheres(joints[:1])[0].reshape(-1, 3)))
+    local = np.concatenate((BENCHMARK.palm_centers, kinematics.finger_spheres(joints[:1]).reshape(-1, 3)))
     np.testing.assert_allclose(centers, local * (-1, -1, 1) + pose[:3], atol=1e-12)

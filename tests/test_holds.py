@@ -137,7 +137,7 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     start, middle = np.zeros((12, 3), dtype=np.float32), slice(6, 9)
 
     def lowest(q):  # gap (3,) m of the spheres over the table
-        centers = kinematics.transform(frames, kinematics.finger_spheres(q.T)[0][:, 2])
+        centers = kinematics.transform(frames, kinematics.finger_spheres(q.T)[:, 2])
         over = centers[..., 1] < -0.08  # the table begins there
         return np.where(over, centers[..., 2] - BENCHMARK.fingers.radii[2], np.inf).min(1)
 

@@ -26,7 +26,7 @@ def test_its_hand_is_the_benchmarks_and_holds_but_not_when_it_is_open_or_inside(
     sheet = vertices[:3] + (0.5, 0, 0)
     model = build_model(np.concatenate((vertices, sheet)), np.concatenate((faces, [len(vertices) + np.arange(3)])))
     assert model.nmesh == 2 and model.body_mass[-1] == pytest.approx(200 * 0.05 * 0.05 * 0.15, rel=0.1)
-    model, fingers = build_model(*BOX), finger_spheres(joints[None])[0].reshape(-1, 3)
+    model, fingers = build_model(*BOX), finger_spheres(joints[None]).reshape(-1, 3)
     data = mujoco.MjData(model)
     data.qpos[model.actuator_trnid[:, 0]] = joints
     data.qpos[model.eq_obj1id] = model.eq_data[:, 1] * data.qpos[model.eq_obj2id]

@@ -45,11 +45,22 @@ def ridge(features, targets):
     return lambda others: (others - mean) @ weights + offset
 
 
-def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10):
-    """Accuracy of a linear probe trained on `shots` objects per category, and the number of categories.
+def predictions_from_few(features, targets, objects, groups, pool, test, count, tag, draws=10):
+    """Yield predictions (n, T) of probes for the `test` scenes, each trained on `count` drawn objects of every group.
 
-    features (C, F), synsets and objects (C,) names, pool and val (C,) bool, all per scene. A draw takes `shots` of
-    the pool's objects per category, with all their scenes; accuracy is over val scenes, averaged over the draws.
+    features (C, F), targets (C, T), objects (C,) names, pool and test (C,) bool, all per scene; groups: lists of
+    names. An object trains with all its scenes in the pool.
+    """
+    for draw in range(draws):
+        rng = np.random.default_rng(stable_seed(tag, 0, count, draw))
+        chosen = np.concatenate([rng.choice(names, count, replace=False) for names in groups])
+        train = pool & np.isin(objects, chosen)
+        yield ridge(features[train], targets[train])(features[test])
+
+
+def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10):
+    """Mean accuracy of linear probes trained on `shots` objects per category, and the number of categories.
+
     Categories with fewer pool objects are left out, of val too; nan where fewer than two are left.
     """
     names = {s: np.unique(objects[pool & (synsets == s)]) for s in np.unique(synsets[pool])}
@@ -58,14 +69,19 @@ def few_shot_accuracy(features, synsets, objects, pool, val, shots, draws=10):
     if len(kept) < 2 or not test.any():
         return math.nan, len(kept)
     labels = np.searchsorted(kept, synsets).clip(max=len(kept) - 1)
-    accuracies = []
-    for draw in range(draws):
-        rng = np.random.default_rng(stable_seed("probe", 0, shots, draw))
-        chosen = np.concatenate([rng.choice(names[s], shots, replace=False) for s in kept])
-        train = pool & np.isin(objects, chosen)
-        predict = ridge(features[train], np.eye(len(kept))[labels[train]])
-        accuracies.append((predict(features[test]).argmax(1) == labels[test]).mean())
-    return float(np.mean(accuracies)), len(kept)
+    groups, one_hot = [names[s] for s in kept], np.eye(len(kept))[labels]
+    found = predictions_from_few(features, one_hot, objects, groups, pool, test, shots, "probe", draws)
+    return float(np.mean([(scores.argmax(1) == labels[test]).mean() for scores in found])), len(kept)
+
+
+def few_object_fit(features, targets, objects, pool, val, count):
+    """Share of the variance of targets (C, T) over val that linear probes of `count` objects explain, or nan."""
+    names = np.unique(objects[pool])
+    if len(names) < count:
+        return math.nan
+    found = predictions_from_few(features, targets, objects, [names], pool, val, count, "probe-shape")
+    errors = [((fit - targets[val]) ** 2).mean(0) for fit in found]
+    return float(np.mean(1 - np.array(errors) / targets[val].var(0)))
 
 
 def slab_widths(clouds, slabs=4):
@@ -86,23 +102,7 @@ def slab_widths(clouds, slabs=4):
     return np.maximum(np.concatenate(widths, 1), 0) / radius
 
 
-def few_object_fit(features, targets, objects, pool, val, count, draws=10):
-    """Share of the variance of targets (C, T) over val scenes that a linear probe of `count` objects explains, or nan.
-
-    Arguments as in `few_shot_accuracy`; the mean over targets and draws.
-    """
-    names, shares = np.unique(objects[pool]), []
-    if len(names) < count:
-        return math.nan
-    for draw in range(draws):
-        rng = np.random.default_rng(stable_seed("probe-shape", 0, count, draw))
-        train = pool & np.isin(objects, rng.choice(names, count, replace=False))
-        errors = ridge(features[train], targets[train])(features[val]) - targets[val]
-        shares.append(1 - (errors**2).mean(0) / targets[val].var(0))
-    return float(np.mean(shares))
-
-
-def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10):
+def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120)):
     """Linear probes for category and shape on mean + max pooled frozen features.
 
     Trained on objects of the split's whole pool, standardised with the pool's statistics, evaluated on val, never on
@@ -117,11 +117,11 @@ def probe(encoder, data, split, shots=(2, 5, 20), counts=(15, 120), draws=10):
     features = (pooled - pooled[pool].mean(0)) / (pooled[pool].std(0) + 1e-9)
     result = {}
     for n in shots:
-        accuracy, categories = few_shot_accuracy(features, synsets, objects, pool, val, n, draws)
+        accuracy, categories = few_shot_accuracy(features, synsets, objects, pool, val, n)
         result |= {f"probe_{n}": accuracy, f"categories_{n}": categories}
     widths = slab_widths(data.clouds)
     for n in counts:
-        result[f"shape_{n}"] = few_object_fit(features, widths, objects, pool, val, n, draws)
+        result[f"shape_{n}"] = few_object_fit(features, widths, objects, pool, val, n)
     return result
 
 
@@ -162,8 +162,5 @@ def run_encoders(files, given, args):
 def probed_text(rows, args):
     """Markdown: all rows, and the probes in OUT/probe.csv."""
     probes = read_rows(args.out / "probe.csv")
-    title = (
-        "\nLinear probes of frozen features on val, for the category from 2, 5 and 20 objects of each: accuracy; for "
-    )
-    title += "widths of the shape from 15 and 120: explained variance\n\n"
+    title = "\nLinear probes on val: the category from so many objects of each, widths of the shape from so many:\n\n"
     return arms_table(rows) + (title + columns_table(probes) if probes else "")

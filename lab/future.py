@@ -1,6 +1,5 @@
 """Does any of it pay? The paper's Section VI as variants.py has it, each variant against the default."""
 
-from cli.errors import refuse
 from lab.by_object import keep_errors, read_errors
 from lab.runner import choose, plan_runs, refuse_flags, run_all, seed_by_seed
 from lab.tables import SUITES, Comparison, alike, arms_table
@@ -18,7 +17,6 @@ def run_future(names, given, args):
     they leave them as they are.
     """
     refuse_flags(given, (*VARIED, "--init", "--jepa-ckpt", "--preset"), "future")
-    refuse("," in given.get("--precision", ""), "future: one --precision at a time")
     planned = []
     for flags in choose(names and ["default", *names], VARIANTS, "future").values():
         for init in ("random" if "--lora" in flags else "scratch", "jepa"):

@@ -221,8 +221,7 @@ def finished_row(run, suites):
 
 def failed_row(run, code):
     """The row of a run that diverged; any other failure is a `UserError` that names its log."""
-    *_, last = ["nothing in it", *run.log.read_text(encoding="utf-8").strip().splitlines()]
-    last = last.removeprefix("error: ")
+    last = run.log.read_text(encoding="utf-8").strip().rpartition("\n")[-1].removeprefix("error: ")
     refuse("is not finite" not in last, f"{run.log}: a run ended with code {code}: {last}")
     row = {"command": run.command} | dict.fromkeys(METRICS, "")
     failed = "diverged: " + last.partition("; ")[0]

@@ -149,7 +149,7 @@ def test_errors(box_root, tmp_path, capsys):
         ("grid --init jepa --jepa-ckpt none.pt", "none.pt"), ("grid --quick", "--quick"), ("grid --tables", "no rows"),
         ("table1 --lr-head 1e-3", "--lr-head"), ("encoders", "FILE.pt"), ("controls posed", "no posed"),
         ("controls --pool hand", "--pool"), ("controls --init jepa", "--init"), ("future loras", "no loras"),
-        ("future --lora 16", "--lora"), ("future --precision fp32,tf32", "--precision"),
+        ("future --lora 16", "--lora"),
         ("published --pack B", "--pack"), ("published --k 1,5", "one value"), ("published --seeds 5", "--seeds"),
     ):  # fmt: skip
         kind, *more = words.split()

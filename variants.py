@@ -128,9 +128,11 @@ def warn_of_probes(data, rows):
 
 def put_hand(model, source):
     """Let a `GraspModel` know its hand, a source of hand/described.py or None for the benchmark: probes stand there."""
-    model.hand = source
-    if source and hasattr(model.pool, "probes"):
-        model.pool.probes = probes_of(source["work_box"]).to(model.pool.probes.device)
+    model.hand, probes = source, probes_of(source["work_box"]) if source else PROBES
+    if probes.shape != PROBES.shape or not probes.isfinite().all():
+        raise ValueError(f"its work_box is {source['work_box']}")
+    if hasattr(model.pool, "probes"):
+        model.pool.probes = probes.to(model.pool.probes.device)
 
 
 class SurfacePool(nn.Module):

@@ -277,7 +277,10 @@ def load_run(folder, which="best"):
     weights = merged(content["model"])  # last.pt may hold adapters
     model = load_strictly(build(GraspModel, content.get("config"), path), weights, path)
     model.joint_names, model.joint_range = content.get("joint_names"), content.get("joint_range")
-    put_hand(model, content.get("hand"))
+    try:
+        put_hand(model, content.get("hand"))
+    except Exception as error:  # whatever it is that stands for a hand
+        raise UserError(f"{path}: holds no description of a hand ({error!r}); fetch or make it again") from None
     check_joint_names(model.joint_names or [], path)
     return model
 

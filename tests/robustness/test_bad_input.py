@@ -247,6 +247,13 @@ def spoilt_checkpoints(good):
     ):  # fmt: skip
         yield f"weights are {what}", good | {weights: value}
     if weights == "model":
+        for hand in (
+            [1],
+            "a hand",
+            {"links": []},
+            *({"work_box": box} for box in (None, [[0, 1]], [[0, math.nan]] * 3)),
+        ):
+            yield f"hand is {hand}", good | {"hand": hand}
         yield "a joint that clears the terminal", good | {"joint_names": [f"\x1b[{i}J" for i in range(12)]}
     yield "config is missing", {k: v for k, v in good.items() if k != "config"}
     yield "config is a list", good | {"config": [1]}
@@ -286,7 +293,7 @@ SAID = {  # of checkpoints, beside the file's name
     "weights are too many": "leftover keys: x", "weights are one too few": "missing keys: ",
     "weights are of another shape": "shapes contradict", "config says width 64": "shapes contradict",
     "config says colour 1": "unknown fields: colour", "config says group other": "group must be one of",
-    "config says patches 1000": "patches must",
+    "config says patches 1000": "patches must", "hand is [1]": "no description of a hand",
 }  # fmt: skip
 ALONE = ("config", "missing", "a dangling", "a joint")  # a run has its own settings; without last.pt it starts anew
 READERS = [  # a file, who reads it, with which words, and which of the above are fine there

@@ -40,51 +40,38 @@ def parse_args(argv):
     flag = parser.add_argument
     flag("--out", metavar="DIR", help="root to make or to resume; with --card, where its files go")
     flag("--objects", type=number(int, 1, 100000), help=f"procedural objects (default: {SETTINGS['objects']})")
-    flag(
-        "--grasps", type=number(int, 1, 100000),
-        help=f"grasps per object with a score of {MIN_SCORE} or more, over its scenes (default: {SETTINGS['grasps']})",
-    )  # fmt: skip
-    flag(
-        "--scenes", type=number(int, 1, 100),
-        help=f"scenes per object: scale, pose, yaw (default: {SETTINGS['scenes']})",
-    )  # fmt: skip
+    kept = f"grasps per object with a score of {MIN_SCORE} or more, over its scenes (default: {SETTINGS['grasps']})"
+    flag("--grasps", type=number(int, 1, 100000), help=kept)
+    scenes = f"scenes per object: scale, pose, yaw (default: {SETTINGS['scenes']})"
+    flag("--scenes", type=number(int, 1, 100), help=scenes)
     flag("--seed", type=number(int, 0), default=0, help="seed of objects and grasps")
     flag("--workers", type=number(int, 1, 256), help="processes (default: one per core); the result does not change")
     flag("--meshes", metavar="DIR", help="use this folder's meshes, category = sub-folder, not procedural objects")
     flag("--up", choices=("z", "y"), default="z", help="the axis that points up in --meshes")
-    flag(
-        "--rescale", action="store_true",
-        help=f"scale meshes whose longest side is not {LENGTHS[0]}-{LENGTHS[1]} m or whose middle side is over "
-        f"{MAX_MIDDLE} m",
-    )  # fmt: skip
-    flag(
-        "--mesh-scale", type=number(float, above=0), default=1.0,
-        help="multiply all --meshes by this, to have them in metres: 0.001 where they are in millimetres",
-    )  # fmt: skip
-    flag(
-        "--import", nargs=2, dest="imported", metavar=("dexgraspnet", "DIR"),
-        help="bring grasps that others published into our layout: DIR holds their dataset/ and meshdata/",
-    )  # fmt: skip
+    unfit = f"whose longest side is not {LENGTHS[0]}-{LENGTHS[1]} m or whose middle side is over {MAX_MIDDLE} m"
+    flag("--rescale", action="store_true", help=f"scale meshes {unfit}")
+    scale = "multiply all --meshes by this, to have them in metres: 0.001 where they are in millimetres"
+    flag("--mesh-scale", type=number(float, above=0), default=1.0, help=scale)
+    public = "bring grasps that others published into our layout: DIR holds their dataset/ and meshdata/"
+    flag("--import", nargs=2, dest="imported", metavar=("dexgraspnet", "DIR"), help=public)
     flag("--hand", metavar="FILE", help="grasps of this hand, as python -m hand describes it; or that of --import")
     flag("--card", metavar="ROOT", help="describe this dataset in figures and pictures in place of making one")
     flag("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
-    asked = args.objects or args.grasps or args.scenes or args.seed
+    counts, (kind, _) = args.objects or args.grasps or args.scenes, args.imported or ("dexgraspnet", None)
     made = args.meshes or args.imported or args.card or args.hand
-    refuse(not args.out and (asked or made), "--out DIR is needed (see --help)")
-    refuse(args.meshes and args.objects, "--objects counts procedural objects and does not go with --meshes")
     about_meshes = args.rescale or args.up != "z" or args.mesh_scale != 1
-    refuse(
-        about_meshes and not args.meshes,
-        "--mesh-scale, --up and --rescale go with --meshes; add that or leave them out",
-    )
-    if args.imported:
-        kind, _ = args.imported
-        refuse(kind != "dexgraspnet", f"--import {kind}: the only format that is read is dexgraspnet")
-        refuse(
-            args.meshes or args.objects or args.grasps or args.scenes,
-            "--import takes what there is: --meshes, --objects, --grasps and --scenes do not go with it",
-        )
+    rules = {
+        "--out DIR is needed (see --help)": not args.out and (counts or args.seed or made),
+        "--objects counts procedural objects and does not go with --meshes": args.meshes and args.objects,
+        "--mesh-scale, --up and --rescale go with --meshes; add that or leave them out":
+            about_meshes and not args.meshes,
+        f"--import {kind}: the only format that is read is dexgraspnet": kind != "dexgraspnet",
+        "--import takes what there is: --meshes, --objects, --grasps and --scenes do not go with it":
+            args.imported and (args.meshes or counts),
+    }  # fmt: skip
+    for rule, broken in rules.items():
+        refuse(broken, rule)
     return args
 
 

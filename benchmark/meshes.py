@@ -102,12 +102,10 @@ def usable_mesh(path, settings):
     if settings["rescale"]:
         return scale_to_hand(vertices, longest), faces
     if not usable_size(middle, longest):
+        sides = f"longest side {longest:.3g} m, middle side {middle:.3g} m in {path}"
+        usable = f"usable is {LENGTHS[0]} to {LENGTHS[1]} m and up to {MAX_MIDDLE} m"
         factor = mending_factor(middle, longest) * settings.get("mesh-scale", 1)
-        raise UserError(
-            f"longest side {longest:.3g} m, middle side {middle:.3g} m in {path}; usable is {LENGTHS[0]} to "
-            f"{LENGTHS[1]} m and up to {MAX_MIDDLE} m; --mesh-scale {factor:g} (it is for all meshes) or --rescale "
-            "mends it"
-        )
+        raise UserError(f"{sides}; {usable}; --mesh-scale {factor:g} (it is for all meshes) or --rescale mends it")
     return settle(vertices), faces
 
 

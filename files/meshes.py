@@ -18,17 +18,8 @@ import numpy as np
 from cli.errors import UserError, refuse
 
 # ---------------------------------------------------------------- text
+# Encodings in use differ in comments and names only, which nobody reads: text is bytes here.
 PADDING = b"\0\x1a \t"  # what DOS and others put after the end of a text
-
-
-def decoded(content):
-    """Text as bytes that hold plain ASCII digits and keywords: no byte-order mark, UTF-16 made UTF-8.
-
-    All other encodings in use differ in comments and names only, which nobody reads.
-    """
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        content = content.decode("utf-16", errors="replace").encode()
-    return content.removeprefix(codecs.BOM_UTF8)
 
 
 # Microsoft's C spelt what is no number 1.#IND
@@ -111,7 +102,7 @@ def read_obj(content):
 
     An OBJ says nowhere how much it holds: one that is cut between two lines cannot be told from a whole one.
     """
-    text, places, corners, sizes, seen, begun = decoded(content), [], [], [], [], []
+    text, places, corners, sizes, seen, begun = content.removeprefix(codecs.BOM_UTF8), [], [], [], [], []
     for row in rows(text):
         if begun:
             row, begun = begun + row, []
@@ -144,7 +135,7 @@ def read_obj(content):
 # ---------------------------------------------------------------- OFF
 def read_off(content):
     """OFF: a line per vertex and per face, whatever colours, normals or textures follow on it; a header or none."""
-    text = decoded(content)
+    text = content.removeprefix(codecs.BOM_UTF8)
     lines = list(rows(text))
     start = re.fullmatch(rb"(?:(?:ST)?C?N?OFF)?(\d*)", lines[0][0], re.IGNORECASE) if lines else None
     binary = lines[:1] and lines[0][1:2] == [b"BINARY"]
@@ -179,7 +170,7 @@ def read_stl(content):
     if is_over(content, 84 + BINARY_FACET.itemsize * count):
         vertices = np.frombuffer(content, BINARY_FACET, count, 84)["corners"].reshape(-1, 3).astype(np.float64)
         return vertices, np.full(count, 3), np.arange(3 * count)
-    text = decoded(content).lower()
+    text = content.removeprefix(codecs.BOM_UTF8).lower()
     if not text.lstrip().startswith(b"solid"):
         raise UserError(f"its header says {count} triangles, its {len(content)} bytes do not; export it again")
     ends, fields = [], []
@@ -218,7 +209,7 @@ class Element(NamedTuple):
 
 def read_ply(content):
     """PLY: text or binary, elements in any order, polygons of any size."""
-    elements, order, body = ply_header(decoded(content))
+    elements, order, body = ply_header(content.removeprefix(codecs.BOM_UTF8))
     text = body if order is None else b"\n"
     if order is None:  # read as if it were binary with doubles alone
         body, order = numbers(text.rstrip(b"\0\x1a").split()).tobytes(), "="

@@ -28,6 +28,8 @@ FOREIGN = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch that with: git lfs pull",
     b"<": "is a web page or XML, not what its name says; download it again",
     b"\0\5\x16\7": "is what macOS keeps about another file; remove it",
+    b"\xff\xfe": "is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16; save it as UTF-8",
 }
 
 

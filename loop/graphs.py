@@ -1,7 +1,6 @@
 """A training step as CUDA graphs: one call launches its thousand small kernels, which by themselves wait for Python."""
 
 import collections
-import contextlib
 import gc
 
 import torch
@@ -59,24 +58,15 @@ class Graphs:
             gc.collect()
         held = [x.clone() for x in inputs]
         graph = torch.cuda.CUDAGraph()
+        gc.disable()  # to free another graph, or a kernel, would spoil the capture
         try:
-            with without_collection(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 outputs = self.step(*held)
         except RuntimeError as error:
             cause = error.__context__ or error  # the end of a spoilt capture fails too, and says nothing of why
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
             raise UserError(f"this step cannot be captured as a CUDA graph ({cause}); give --no-graph") from error
-        return graph, held, outputs
-
-
-@contextlib.contextmanager
-def without_collection():
-    """No garbage collection inside the block: to free another graph, or a kernel, would spoil a capture."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
+        finally:
             gc.enable()
+        return graph, held, outputs

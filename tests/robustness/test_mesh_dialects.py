@@ -148,8 +148,7 @@ ENDS = {  # what any text may be written in
     "CR LF": lambda text: text.replace("\n", "\r\n"), "CR": lambda text: text.replace("\n", "\r"),
     "no end of the last line": lambda text: text[:-1], "zeros at the end": lambda text: text + "\0" * 20,
     "a DOS mark at the end": lambda text: text.replace("\n", "\r\n") + "\x1a",
-    "a byte-order mark": lambda text: text.encode("utf-8-sig"), "UTF-16": lambda text: text.encode("utf-16"),
-    "UTF-16, big endian": lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+    "a byte-order mark": lambda text: text.encode("utf-8-sig"),
 }  # fmt: skip
 SPACES = {  # in what follows a header
     "tabs": lambda text: text.replace(" ", "\t"), "two spaces": lambda text: text.replace(" ", "  "),
@@ -187,6 +186,8 @@ def text_dialects():
         for name, number in {} if mark else NUMBERS.items():
             yield f"{suffix}: numbers with {name}", write(number=number)
         yield f"{suffix}: no zero before the point", head + mark + body.replace(" 0.", " .")
+        yield f"{suffix}: UTF-16", write().encode("utf-16"), "is UTF-16"
+        yield f"{suffix}: UTF-16, big endian", b"\xfe\xff" + write().encode("utf-16-be"), "is UTF-16"
         yield f"{suffix}: decimal commas", head + mark + body.replace(".", ","), "three finite numbers"
     for place, write in NAMED.items():
         for encoding, word in WORDS.items() if not place.endswith("ply") else [("latin-1", "Bügel")]:

@@ -7,23 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 NEEDED = {"torch": (2, 6), "numpy": (1, 26), "scipy": (1, 11), "trimesh": (4, 6, 1), "tqdm": (4, 64)}
 
 
-def versions():
-    """What is installed of `NEEDED`: name -> version, "" where it is missing."""
-    found = {}
-    for name in NEEDED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = ""
-    return found
-
-
 def lacking():
     """What is wrong with the libraries, as a sentence; "" where nothing is."""
     wrong = []
-    for name, found in versions().items():
-        if not found:
+    for name, least in NEEDED.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
             wrong.append(f"{name} is not installed")
-        elif tuple(map(int, re.findall(r"\d+", found)[:3])) < NEEDED[name]:
-            wrong.append(f"{name} {found} is older than {'.'.join(map(str, NEEDED[name]))}")
+            continue
+        if tuple(map(int, re.findall(r"\d+", found)[:3])) < least:
+            wrong.append(f"{name} {found} is older than {'.'.join(map(str, least))}")
     return f"{', '.join(wrong)}; pip install -r requirements.txt" if wrong else ""

@@ -23,9 +23,8 @@ from tqdm import tqdm
 from benchmark.clouds import add_cloud_flags, load_clouds
 from cli.errors import command, refuse
 from cli.flags import Parser, number
-from files.checkpoints import save_checkpoint
+from files.checkpoints import save_checkpoint, save_predictor
 from files.config import CHOICES, LEAST_PATCHES, changed
-from files.predictor import save_predictor
 from files.writing import check_writable, stable_seed, write_csv, write_json
 from loop.fast import exact_products, speed_up
 from loop.flags import add_encoder_flags, add_machine_flags, given_flags

@@ -22,9 +22,8 @@ from cli.errors import command, refuse
 from cli.flags import Parser, number
 from data import read_cloud, sample_surface
 from evaluate import open_run
-from files.checkpoints import check_run, load_run, shipped_encoder
+from files.checkpoints import check_run, load_run, load_with_predictor, shipped_encoder
 from files.predictions import check_predictions
-from files.predictor import load_with_predictor
 from files.reading import read_mesh
 from files.writing import read_json, stable_seed
 from hand.described import NO_HAND

@@ -88,11 +88,9 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     """
     from scipy.stats import spearmanr  # slow to import, and needed here only
 
-    refuse(
-        recorded(root).get("settings", {}).get("shipped"),
-        f"{root}: ships without the grasps that were rejected, which the card looks at, too; take a root that "
-        "synthesize.py --out made",
-    )
+    without = f"{root}: ships without the grasps that were rejected, which the card looks at, too"
+    shipped = recorded(root).get("settings", {}).get("shipped")
+    refuse(shipped, f"{without}; take a root that synthesize.py --out made")
     scenes = read_grasps(root)
     rows = [(*scene, row) for scene in scenes for row in range(len(scene[2]))]
     rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]

@@ -116,7 +116,7 @@ def unpickle(content):
     read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     _, _, kind = read_header(file)
     refuse(not kind.hasobject, "holds plain numbers where an array of dicts is expected")
-    return InertUnpickler(file).load().values
+    return InertUnpickler(file).load().state[-1]  # an array's is its version, shape, type, order and content
 
 
 class InertUnpickler(pickle.Unpickler):
@@ -124,7 +124,7 @@ class InertUnpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         stand_ins = {
-            "numpy.ndarray": StoredArray, "numpy.dtype": StoredType, "multiarray._reconstruct": StoredArray,
+            "numpy.ndarray": Stored, "numpy.dtype": Stored, "multiarray._reconstruct": Stored,
             "multiarray.scalar": stored_number, "_codecs.encode": str.encode,
         }  # fmt: skip
         known = f"{module}.{name}".removeprefix("numpy.core.").removeprefix("numpy._core.")
@@ -133,28 +133,18 @@ class InertUnpickler(pickle.Unpickler):
         return stand_ins[known]
 
 
-class StoredArray:
-    """Stands for a numpy array while it is unpickled: keeps the list of its objects."""
+class Stored:
+    """Stands for a numpy array or dtype while it is unpickled: what made it, and its state."""
 
-    def __init__(self, *args):
-        self.values = None
-
-    def __setstate__(self, state):
-        self.values = state[-1]
-
-
-class StoredType:
-    """Stands for a numpy dtype while it is unpickled: its code, say f8, and its byte order."""
-
-    def __init__(self, code, *args):
-        self.code, self.order = code, "|"
+    def __init__(self, *made):
+        self.made, self.state = made, (None, "|")
 
     def __setstate__(self, state):
-        self.order = state[1]
+        self.state = state
 
 
 def stored_number(kind, content):
-    """A number as numpy pickles it, its `StoredType` and its bytes."""
-    if not re.fullmatch("[fiu][1248]", kind.code):
-        raise UserError(f"holds a value of numpy's type '{kind.code}', which is no number")
-    return np.frombuffer(content, np.dtype(kind.order + kind.code)).item()
+    """A number as numpy pickles it: its dtype, a `Stored` of a code, say f8, and a byte order; its bytes."""
+    if not re.fullmatch("[fiu][1248]", kind.made[0]):
+        raise UserError(f"holds a value of numpy's type '{kind.made[0]}', which is no number")
+    return np.frombuffer(content, np.dtype(kind.state[1] + kind.made[0])).item()

@@ -12,11 +12,9 @@ def ensure_root(path, quiet=False):
     """The dataset root `path`; the default root is made on first use, or finished where that was interrupted."""
     root, default = Path(path), Path(path).as_posix() == DEFAULT_ROOT
     content, unfinished = recorded(root), (root / LOG).exists()
-    refuse(
-        default and content.get("settings", SETTINGS) != SETTINGS,
-        f"{root}: was made with settings of its own, but numbers that this project tells are of the benchmark as it "
-        "ships; give it another name, or remove it and run: python synthesize.py",
-    )
+    own = f"{root}: was made with settings of its own, numbers told here are of the benchmark as it ships"
+    other = default and content.get("settings", SETTINGS) != SETTINGS
+    refuse(other, f"{own}; give it another name, or remove it and run: python synthesize.py")
     if content.get("complete") or root.exists() and not unfinished and any(root.iterdir()):
         return root  # ours, or data of somebody's own
     if default:

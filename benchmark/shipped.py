@@ -111,11 +111,8 @@ def unpack_object(root, file, name):
             shape = shape or shape_of(name, shipped["settings"]["seed"], shipped["redrawn"].get(name))
             write_shipped(root, shipped, number, *shape)
             read = read_if_right(root, scene, shipped["digest"][number])
-        refuse(
-            not read,
-            f"{root}/{scene}: is not what {file.name} says it must be; restore that with: git checkout benchmark; "
-            f"if it is as it was, tell us of this numpy, {np.__version__}",
-        )
+        other = f"{root}/{scene}: is not what {file.name} says it must be; restore that with: git checkout benchmark"
+        refuse(not read, f"{other}; if it is as it was, tell us of this numpy, {np.__version__}")
         found.append(read)
     return found
 

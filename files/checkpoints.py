@@ -8,7 +8,9 @@ Skip this file when you read for the method. It also reads the file that Point-J
 format, other names, other layouts) without Lightning.
 """
 
+import copy
 import dataclasses
+import hashlib
 import io
 import pickle
 import sys
@@ -303,20 +305,50 @@ def load_jepa(path):
     return jepa_from(read_checkpoint(path), path)
 
 
-def encoder_weights(content, path):
-    """The encoder's tensors in what `read_checkpoint` made of a run's checkpoint."""
-    check_tensors(content["model"], path)
-    weights = merged(content["model"])
-    inside = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
-    refuse(not inside, f"{path}: its run had no encoder; give one with --pool attention or another that has")
-    return {name.removeprefix("encoder."): tensor for name, tensor in inside.items()}
-
-
 def load_encoder(path):
     """The PointEncoder of an encoder, pretraining or run's checkpoint or of the official file, in eval mode."""
     content = read_checkpoint(path)
     kind = kind_of(content, path)
     if kind in ("jepa", "official"):
         return jepa_from(content, path).encoder
-    weights = content["encoder"] if kind == "encoder" else encoder_weights(content, path)
+    weights = content.get("encoder")
+    if kind == "run":
+        check_tensors(content["model"], path)
+        parts = [(name.partition("."), tensor) for name, tensor in merged(content["model"]).items()]
+        weights = {name: tensor for (part, _, name), tensor in parts if part == "encoder"}
+        refuse(not weights, f"{path}: its run had no encoder; give one with --pool attention or another that has")
     return load_strictly(build(PointEncoder, content.get("config"), path), weights, path)
+
+
+# ---------------------------------------------------------------- ENCODER_predictor.pt beside ENCODER.pt, for the walk
+def predictor_path(encoder_path):
+    """Where the predictor that an encoder was pretrained with is kept."""
+    return Path(encoder_path).with_name(f"{Path(encoder_path).stem}_predictor.pt")
+
+
+def file_hash(path):
+    """SHA-256 of a file in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def save_predictor(jepa, encoder_path):
+    """Keep the predictor of a PointJEPA beside the encoder that it was trained for."""
+    content = {"predictor": jepa.predictor.state_dict(), "encoder_sha256": file_hash(encoder_path)}
+    save_checkpoint(predictor_path(encoder_path), content)
+
+
+def load_with_predictor(path):
+    """The encoder of a checkpoint, and its PointJEPA; None where no predictor was kept, in the file or beside it."""
+    content = read_checkpoint(path)
+    if kind_of(content, path) in ("jepa", "official"):
+        jepa = jepa_from(content, path)
+        return jepa.encoder, jepa
+    encoder, beside = load_encoder(path), predictor_path(path)
+    if not beside.exists():
+        return encoder, None
+    content = read_checkpoint(beside, "predictor", "encoder_sha256")
+    refuse(content["encoder_sha256"] != file_hash(path), f"{beside}: the predictor of another encoder; remove it")
+    jepa = PointJEPA(encoder.config)
+    jepa.encoder, jepa.target = encoder, copy.deepcopy(encoder.transformer)  # what the moving average has come to
+    load_strictly(jepa.predictor, content["predictor"], beside)
+    return encoder, jepa.eval()

@@ -17,7 +17,6 @@ MAY_IMPORT = {
     "files": "files cli",
     "files.config": "controls variants model cli",
     "files.checkpoints": "controls variants model loop.fast files cli",
-    "files.predictor": "model files cli",
     "model": "",
     "variants": "loop.fast model cli",
     "controls": "variants model cli",

@@ -11,8 +11,7 @@ from conftest import fails, write_box
 
 import pretrain_jepa
 import walkthrough
-from files.checkpoints import load_run, run_content, save_checkpoint
-from files.predictor import load_with_predictor, predictor_path
+from files.checkpoints import load_run, load_with_predictor, predictor_path, run_content, save_checkpoint
 from model import PRESETS, GraspModel, PointEncoder, PointJEPA, from_z_up, normalize_clouds
 from pictures import draw, panels
 

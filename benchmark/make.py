@@ -4,6 +4,7 @@ The same settings give the same files for any number of worker processes.
 """
 
 import collections
+import contextlib
 import functools
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from benchmark import dexgraspnet
 from benchmark.grasps import REASONS, synthesize
 from benchmark.meshes import mesh_objects, named_objects, usable_mesh
-from benchmark.progress import check_root, fill, finish, give_up, recorded
+from benchmark.progress import LOG, check_root, fill, finish, recorded
 from benchmark.shapes import CATEGORIES, draw_pose, pose_scene, procedural_mesh
 from cli.errors import UserError, refuse
 from files.categories import CATEGORY_NAMES
@@ -164,7 +165,9 @@ def generate(root, settings, workers, quiet=False, hand=BENCHMARK):
     records = fill(root, settings, sources, make, workers, quiet)
     unusable = {record["object"]: record["unusable"] for record in records if "unusable" in record}
     if len(unusable) == len(records):
-        give_up(root)
+        (root / LOG).unlink()  # so that the same command tries again
+        with contextlib.suppress(OSError):  # something else lies there
+            root.rmdir()
         print_unusable(unusable)
         raise UserError(f"{root}: not made, since none of its objects ({len(unusable)}) can be used; see their list")
     totals = sum((collections.Counter(record.get("counts")) for record in records), collections.Counter())

@@ -96,10 +96,3 @@ def finish(root, settings, **content):
     write_json(root / "dataset.json", head | content)
     (root / LOG).unlink(missing_ok=True)  # another process that made the same root may have been faster
     return head | content
-
-
-def give_up(root):
-    """Leave nothing of a root in which nothing could be made, so that the same command tries again."""
-    (root / LOG).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # something else lies there
-        root.rmdir()

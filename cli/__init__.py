@@ -21,15 +21,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
 def end_with_one_line(kind, error, trace):
     """Ctrl-C while libraries are still loading, before any `command` hears it, ends as it does in one.
 
-    What a library that is missing or too old has led to, is said of the library.
+    So does a library that is missing, or so old that it lacks what is imported.
     """
     if kind is KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130)
-    from cli.libraries import lacking  # here: it takes time to load, and is seldom asked
-
-    if wrong := lacking():
-        print(f"error: {wrong}", file=sys.stderr)
+    if issubclass(kind, ImportError):
+        print(f"error: {error}; pip install -r requirements.txt", file=sys.stderr)
         raise SystemExit(2)
     sys.__excepthook__(kind, error, trace)
 

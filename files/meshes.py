@@ -34,18 +34,17 @@ def rows(text):
 
 def numbers(fields):
     """Fields of a text file as float64, nan for what is no number."""
+
+    def number(field):
+        try:
+            return float(field)
+        except ValueError:
+            return np.nan
+
     try:
         return np.array([*map(float, fields)], dtype=np.float64)
     except ValueError:
         return np.array([*map(number, fields)])
-
-
-def number(field):
-    """A field of a text file as a float."""
-    try:
-        return float(field)
-    except ValueError:
-        return np.nan
 
 
 def whole_numbers(fields):
@@ -113,7 +112,7 @@ def read_obj(content):
         elif row[-1].endswith(b"\\"):  # the next line goes on with this one
             begun = [*row[:-1], *row[-1].removesuffix(b"\\").split()]
         elif key == b"v":
-            if len(row) == 5 and number(row[4]) != 1:
+            if len(row) == 5 and float(row[4]) != 1:
                 raise UserError(f"vertex {len(places) // 3} has weight {quoted(row[4])}; export it with weights of 1")
             places += row[1:4] if len(row) > 3 else [*row, b"", b"", b""][1:4]  # empty where one is missing
         else:
@@ -138,8 +137,7 @@ def read_off(content):
     text = content.removeprefix(codecs.BOM_UTF8)
     lines = list(rows(text))
     start = re.fullmatch(rb"(?:(?:ST)?C?N?OFF)?(\d*)", lines[0][0], re.IGNORECASE) if lines else None
-    binary = lines[:1] and lines[0][1:2] == [b"BINARY"]
-    refuse(not start or binary, "does not begin as a text OFF file of points in space does; export it again")
+    refuse(not start, "does not begin as a text OFF file of points in space does; export it again")
     # the counts may follow on the header's line, or even without a space in between
     lines[0] = [count for count in (start[1], *lines[0][1:]) if count]
     counts, *lines = lines if lines[0] else lines[1:] or [[]]

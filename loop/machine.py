@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import sys
-import warnings
 
 import torch
 
@@ -18,7 +17,7 @@ def set_up_torch(device="auto", threads=None):
         torch.set_num_threads(threads)
     keep_freed_memory()
     torch.set_flush_denormal(True)  # tiny Adam moments otherwise slow CPU arithmetic down many times
-    has_cuda = device != "cpu" and cuda_works()
+    has_cuda = device != "cpu" and torch.cuda.is_available()
     refuse(device == "cuda" and not has_cuda, "--device cuda: no CUDA device here; use --device cpu or auto")
     found = torch.device("cuda" if has_cuda else "cpu")
     # of a GPU's fused forms of attention one stays: cuDNN's plans anew for every length of a sequence, which in
@@ -27,17 +26,6 @@ def set_up_torch(device="auto", threads=None):
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.enable_flash_sdp(found.type == "cpu")
     return found
-
-
-def cuda_works():
-    """Whether there is a GPU to compute on; what PyTorch says against one, as of a driver too old for it, is said."""
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        works = torch.cuda.is_available()
-    for warning in found * (not works):
-        reason = str(warning.message).splitlines()[0].split(". ")[0]
-        print(f"warning: the GPU is not used: {reason}; computing on the CPU", file=sys.stderr)
-    return works
 
 
 def set_precision(precision, device, fastest="tf32"):

@@ -1,7 +1,6 @@
 """loop/: the machine, the pace of a loop, what a curve says."""
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -97,16 +96,3 @@ def test_a_network_that_was_best_at_the_mean_is_short_and_a_loss_that_rises_is_n
     (said,) = report.remarks(curve_of(away, [0.32] * 10))  # K = 1, or no hypothesis that learnt anything
     assert said.startswith("Overfitted")
     assert report.remarks(curve_of(away, near, loss=[1.0] * 10)) == []
-
-
-def test_a_gpu_that_cannot_be_used_is_said_in_a_line(monkeypatch, capsys):
-    def too_old():
-        old = "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040)."
-        warnings.warn(f"{old} Please update your GPU driver.", stacklevel=1)
-        return False
-
-    monkeypatch.setattr(torch.cuda, "is_available", too_old)
-    assert machine.set_up_torch("auto").type == "cpu"
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "too old (found version 11040); computing on the CPU" in said
-    assert machine.set_up_torch("cpu").type == "cpu" and capsys.readouterr().err == ""

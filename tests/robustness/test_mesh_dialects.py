@@ -212,15 +212,13 @@ def obj_dialects():
     for word in ("g half", "usemtl red", "s 1", "g", "mtllib none.mtl"):
         yield f"'{word}' among the faces", "".join([*lines[:30], word + "\n", *lines[30:]])
     yield "lines, points, parameters and unknown words", obj(head="vp 0.5\nlod 2\nhello world\n") + "l 1 2\np 3\n"
-    yield "a free-form surface", obj() + "cstype bspline\nsurf 0 1 0 1 1 2 3\n", "'surf'"
     for start in ("f 8 ", "v 0.115 "):
         yield f"'{start}' goes on", obj().replace(start, start + "\\\n").replace("\n", "\r\n")
+    yield "a free-form surface", obj() + "cstype bspline\nsurf 0 1 0 1 1 2 3\n", "'surf'"
     yield "a backslash at the end", obj() + "f 1 2 \\", "cut short"
-    for more, count, cause in (
-        (" 0.5 0.5 0.5", 5, None), (" 1.0", 16, None), (" 2.0", 16, "vertex 0 has weight 2.0"),
-    ):  # fmt: skip
-        more_vertices = vertices.replace("\n", more + "\n", count)
-        yield f"colours or weights{more} of {count} vertices", more_vertices + faces, cause
+    yield "weights of 2", vertices.replace("\n", " 2.0\n") + faces, "vertex 0 has weight 2.0"
+    for more, count in ((" 0.5 0.5 0.5", 5), (" 1.0", 16)):
+        yield f"colours or weights{more} of {count} vertices", vertices.replace("\n", more + "\n", count) + faces
     yield "a corner at what is no number", vertices.replace(" 0.010", " 1.#IND", 1) + faces, "three finite numbers"
     yield "points alone", vertices, "has no faces; export it with triangles, or save its points as an .npy cloud"
     yield "commas between numbers", obj().replace(" ", ", ").replace("v,", "v").replace("f,", "f"), ""
@@ -252,7 +250,7 @@ def off_dialects():
     for colour in ("255 0 0", "255 0 0 255", "0.5 0.5 0.5", "7", "1.0 0 0 0.5"):
         yield f"faces coloured {colour}", off(MIXED, colour=colour)
     yield "four dimensions", off(head="4OFF\n{} {} 0\n", more="1"), "does not begin"
-    yield "binary", b"OFF BINARY\n" + bytes(400), "does not begin"
+    yield "binary", b"OFF BINARY\n" + bytes(400), "vertices and faces are missing"
     yield "no counts", "OFF\n", "missing"
     yield "counted from 1", off([tuple(i + 1 for i in face) for face in TRIANGLES]), "vertex 16 of 16"
     yield "a face of two corners", off([*TRIANGLES, (0, 1)]), "2 corners"

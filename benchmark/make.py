@@ -27,9 +27,8 @@ CELLS = 100_000  # per m: the vertices of procedural meshes lie on a grid of 10 
 MARGIN = 1e-10  # m: much more than what processors differ by (1e-15), much less than the grid
 NUDGE = 1e-9  # m
 
+
 # ---------------------------------------------------------------- a scene's files
-
-
 def on_grid(vertices, nudge=None):
     """Vertices (V, 3) float64 m rounded to the grid, and how many NUDGEs they were moved by before: 0 for most meshes.
 
@@ -58,8 +57,6 @@ def write_scene(folder, mesh, arrays):
 
 
 # ---------------------------------------------------------------- one object
-
-
 def make_object(root, settings, source, hand=BENCHMARK):
     """Write all scenes of one object, source (synset, name, path or None); returns what the log keeps of it."""
     synset, name, path = source
@@ -132,8 +129,6 @@ def grasps_in_scenes(vertices, faces, settings, rng, hand, own=False):
 
 
 # ---------------------------------------------------------------- a whole root
-
-
 def procedural_objects(count):
     """[(synset, object name)] of so many objects: the categories' shares by largest remainder."""
     weights = {synset: weight for synset, (*_, weight) in CATEGORIES.items()}

@@ -16,8 +16,6 @@ from files.folders import files_under
 from files.names import duplicate_groups
 from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, read_mesh
 
-DEVICE = r"(?i)^(con|prn|aux|nul|com\d|lpt\d)$"  # names that no folder can have on Windows
-
 
 def mesh_objects(folder, out):
     """{(category, object name): path} of the mesh files in a folder, less those in `out`, as `named_objects`."""
@@ -64,7 +62,6 @@ def named_objects(found):
     named, owners = {}, {}
     for names, path in found:
         fit = [re.sub(r"[^\w-]+", "_", name).strip("_") or "_" for name in names]
-        fit = [re.sub(DEVICE, r"\1_", name) for name in fit]
         category, plain = fit[0] if len(fit) > 1 else "unsorted", "_".join(fit[1:] or fit)
         name, count = plain, 1
         if owners.get(f"{category}/{name}".lower()) == names:

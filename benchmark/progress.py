@@ -6,6 +6,7 @@ import json
 from tqdm import tqdm
 
 from cli.errors import UserError, refuse
+from cli.flags import as_flags
 from cli.processes import map_in_processes
 from files.writing import atomic, read_json, write_json
 
@@ -33,22 +34,17 @@ def recorded(root):
 
 def command_line(root, settings):
     """The command that makes a root."""
-    of_version_1 = settings.get("preset") and not settings["meshes"]
-    if settings.get("shipped") or of_version_1:
+    if settings.get("shipped"):
         return "python synthesize.py"
-    flags = [
-        f" --{key}" if value is True else f" --{key} {value}"
-        for key, value in settings.items()
-        if value is not None and value is not False and key not in ("preset", "hand_sha256")
-    ]
-    return f"python synthesize.py --out {root}" + "".join(flags)
+    flags = as_flags({key: value for key, value in settings.items() if key != "hand_sha256"})
+    return " ".join(["python synthesize.py --out", str(root), *flags])
 
 
 def check_root(root, settings):
     """Stop where something else lies at `root` than what these settings make, wholly or in part."""
     old = recorded(root).get("settings", settings)
-    changes = [f"{key} {old.get(key)} there, {settings.get(key)} here" for key in old | settings]
-    changes = [change for change, key in zip(changes, old | settings) if old.get(key) != settings.get(key)]
+    changed = [key for key in old | settings if old.get(key) != settings.get(key)]
+    changes = [f"{key} {old.get(key)} there, {settings.get(key)} here" for key in changed]
     refuse(changes, f"{root}: was made with other settings ({', '.join(changes)}); name another --out or remove it")
     # in this order: another process that makes the same root writes its log first and removes it last
     foreign = root.exists() and any(root.iterdir()) and not (root / LOG).exists()

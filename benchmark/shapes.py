@@ -15,9 +15,8 @@ from data import sample_surface
 from files.writing import stable_seed
 from hand.solids import ball, block, dense, lathe, rod, spline, tube
 
+
 # ---------------------------------------------------------------- what several categories share
-
-
 def solid(curve, bottom, top):
     """Profile of a body with this outside (P, 2), from the axis at the bottom to the axis at the top (z)."""
     return np.concatenate(([[0, bottom]], curve, [[0, top]]))
@@ -52,8 +51,6 @@ def squareness(rng, chance=0.4):
 
 
 # ---------------------------------------------------------------- categories: rng, rng.uniform -> parts, z up, m
-
-
 def mug(rng, u):
     r, h, wall = u(0.03, 0.05), u(0.06, 0.13), u(0.003, 0.006)
     outer = spline((r * u(0.7, 1.05), 0), (r * u(0.9, 1.2), h * u(0.25, 0.6)), (r * u(0.85, 1.15), h))

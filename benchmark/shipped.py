@@ -89,8 +89,6 @@ def shape_of(name, seed, state=None):
 
 
 # ---------------------------------------------------------------- unpacking
-
-
 @functools.cache
 def opened(file):
     """The file's arrays, its index decoded, and `first`: where each scene's grasps begin."""
@@ -152,8 +150,6 @@ def unpack(root, workers, quiet=False, file=FILE):
 
 
 # ---------------------------------------------------------------- packing
-
-
 def pack(root, file=FILE):
     """Write the file from a complete root of procedural objects; raises `UserError` where it is none."""
     root, content = Path(root), recorded(Path(root))

@@ -339,10 +339,8 @@ def check_glb(gltf):
         "holds triangle strips or fans, which are not read here; export it with plain triangles": strips,
         "holds its numbers in another file, which is not opened; export it as one file":
             any("uri" in buffer for buffer in gltf.get("buffers", [])),
-        "holds sparse accessors or none, which are not read here; export it without":
-            any("sparse" in accessor or "bufferView" not in accessor for accessor in accessors),
-        "holds normalized accessors, which are not read here; export it without":
-            any(accessor.get("normalized") for accessor in accessors),
+        "holds normalized or sparse accessors or none, which are not read here; export it without":
+            any("sparse" in a or a.get("normalized") or "bufferView" not in a for a in accessors),
     }  # fmt: skip
     for reason, given in reasons.items():
         refuse(given, reason)

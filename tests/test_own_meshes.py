@@ -44,7 +44,6 @@ def objects_of(root):
 
 
 NAMES = [  # file and the object that it becomes, whatever the order of those that differ by a number
-    ("con/NUL.obj", "con_/NUL_"), ("console/lpt10.obj", "console/lpt10"),
     ("cups/my cup.obj", "cups/my_cup"), ("cups/my(cup).obj", "cups/my_cup"), ("cups/MY_CUP.obj", "cups/MY_CUP"),
     ("cups/my/cup.obj", "cups/my_cup"), ("my_cup.obj", "unsorted/my_cup"), ("cups/my_cup_2.obj", "cups/my_cup_2"),
     ("cups/(.obj", "cups/_"), ("cups/tin.obj", "cups/tin"), ("cups/tin.stl", "cups/tin_stl"),

@@ -6,7 +6,6 @@ import json
 from tqdm import tqdm
 
 from cli.errors import UserError, refuse
-from cli.flags import as_flags
 from cli.processes import map_in_processes
 from files.writing import atomic, read_json, write_json
 
@@ -36,7 +35,8 @@ def command_line(root, settings):
     """The command that makes a root."""
     if settings.get("shipped"):
         return "python synthesize.py"
-    flags = as_flags({key: value for key, value in settings.items() if key != "hand_sha256"})
+    given = {key: value for key, value in settings.items() if key != "hand_sha256" and value is not None}
+    flags = [f"--{key}" if value is True else f"--{key} {value}" for key, value in given.items() if value is not False]
     return " ".join(["python synthesize.py --out", str(root), *flags])
 
 

@@ -54,7 +54,7 @@ def test_workers_and_resuming_change_no_byte(made_root, tmp_path, capsys):
     shutil.rmtree(killed / "03593526")
     (killed / "02880940/bowl_0000/0/recording.npz").unlink()
     assert "with other settings" in fails(synthesize.main, ["--out", killed, "--objects", 5], capsys)
-    with pytest.raises(UserError, match="is unfinished; make it with: .* --objects=4 --grasps=8 --scenes=2 --seed=0"):
+    with pytest.raises(UserError, match="is unfinished; make it with: .* --objects 4 --grasps 8 --scenes 2 --seed 0"):
         roots.ensure_root(killed)
     run("--out", killed, *FLAGS, "--workers", 2)
     assert (killed / "dataset.json").exists()
@@ -117,5 +117,5 @@ def test_roots_that_must_be_made_again(tmp_path, monkeypatch):
         message = refused(claim(Path(name), version=1, **ONE))
         assert f"{name}: {made}; remove it and run: python synthesize.py" in message
     message = refused(claim(Path("mine"), version=1, **ONE | {"objects": None, "meshes": "m", "grasps": 5}))
-    assert "remove it and run: python synthesize.py --out mine --seed=0 --meshes=m --grasps=5" in message
+    assert "remove it and run: python synthesize.py --out mine --seed 0 --meshes m --grasps 5" in message
     assert "settings of its own" in refused(claim(Path("data/synthetic"), **SETTINGS | {"seed": 1}))

@@ -19,7 +19,6 @@ METRICS = (
     "top_logit_rmse", "best_of_k_rmse", "selection_gap", "coverage_15", "selector_accuracy", "top_coverage_15",
     "diversity",
 )  # fmt: skip
-COSTS = ("parameters_trained", "ms_per_step")  # of a run
 OF_VAL = ("nll", "free", "holds", "holds_best_of_k", "holds_average", "grasps_closed")  # empty where a run has none
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
 PUBLISHED = "python sweep.py published"  # and of one that is trained on a split of another kind

@@ -29,7 +29,7 @@ from data import load_dataset
 from files.checkpoints import load_encoder, save_checkpoint, shipped_encoder
 from files.reading import read_bytes
 from files.writing import locked, read_json, stable_seed
-from lab.rows import COSTS, METRICS, OF_VAL, TRAINING, as_words, command_of, read_rows, write_rows
+from lab.rows import METRICS, OF_VAL, TRAINING, as_words, command_of, read_rows, write_rows
 from loop.flags import SIZE_FIELDS
 from model import PRESETS, PointEncoder
 from splits import make_split
@@ -213,7 +213,6 @@ def finished_row(run, suites):
         row |= {prefix + name: summary[name] for name in METRICS}
         row |= {prefix + "low_95": low, prefix + "high_95": high}
     row |= {name: result["suites"]["val"].get(name, "") for name in OF_VAL}
-    row |= {name: result.get(name, "") for name in COSTS}
     row["training_mean"] = result["training_mean"]["top_logit_rmse"]
     row |= {name: result[name] for name in ("best_step", "train_objects", "seconds", "device", "threads")}
     return row | {"precision": result["precision"], "encoder": run.encoder, "dataset": run.dataset, "failed": ""}
@@ -297,7 +296,7 @@ def take_run(waiting, path):
 
 def ended_runs(waiting, path, jobs, suites):
     """Run `jobs` at a time, one alone in this process, and yield (run, exit code) as they end; closing stops them."""
-    running = {}  # process -> run, its lock
+    running, told = {}, 0  # running: process -> run, its lock
     try:
         while waiting or running:
             run, lock = take_run(waiting, path) if len(running) < jobs else (None, None)
@@ -313,7 +312,9 @@ def ended_runs(waiting, path, jobs, suites):
                     with lock:
                         yield run, process.exitcode
             elif waiting:
-                print(f"other processes have the last {len(waiting)} runs; waiting for their rows", file=sys.stderr)
+                if len(waiting) != told:
+                    print(f"waiting for runs that other processes have: {len(waiting)}", file=sys.stderr)
+                told = len(waiting)
                 time.sleep(PAUSE)
     finally:
         for process in running:

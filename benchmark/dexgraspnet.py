@@ -37,15 +37,12 @@ def find_objects(folder):
     """[((category, object name), path of its grasps)] of a DexGraspNet folder."""
     dataset = Path(folder) / "dataset"
     paths = files_under(dataset, ".npy") if dataset.is_dir() else []
-    found = [((category_of(path.stem), path.stem), path) for path in paths]
+    found = []
+    for path in paths:
+        category = re.match(r"(?:core|sem)-(\w+)-", path.stem)  # core-mug-857… is a mug, sem-Bottle-437… a Bottle
+        found.append(((category[1] if category else "unsorted", path.stem), path))
     refuse(not found, f"{dataset}: no .npy files in it; give the folder that holds dataset/ and meshdata/")
     return found
-
-
-def category_of(name):
-    """The category that an object's name begins with: core-mug-857… is a mug, sem-Bottle-437… a Bottle."""
-    match = re.match(r"(?:core|sem)-(\w+)-", name)
-    return match[1] if match else "unsorted"  # ddg-… and mujoco-… name single objects
 
 
 def read_object(path):

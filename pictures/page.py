@@ -47,8 +47,10 @@ def describe(entry, hand):
             drawn["holds"] = bool(its_holds)
         if hand:
             grasp = np.concatenate((entry.pose, angles))
-            balls = zip(*hand_balls(grasp, contact_gaps(field, grasp, hand) if field else None, hand))
-            drawn["balls"] = [[*np.round((*at, size), 5).tolist(), as_hex(colour)] for at, size, colour in balls]
+            centers, radii, colours = hand_balls(grasp, contact_gaps(field, grasp, hand) if field else None, hand)
+            places = np.column_stack((centers, radii)).round(5).tolist()
+            hexes = ["#" + bytes(colour.tolist()).hex() for colour in (255 * colours).round().astype(int)]
+            drawn["balls"] = [[*place, colour] for place, colour in zip(places, hexes)]
         hands.append(drawn)
     recorded = None if entry.recorded is None else hands.pop()
     for drawn, angles, chance in zip(hands, entry.hypotheses, entry.chances):
@@ -59,7 +61,3 @@ def describe(entry, hand):
         "title": entry.title, "axes": wrist_axes(entry.pose).round(5).tolist(), "recorded": recorded,
         "hypotheses": sorted(hands, key=lambda drawn: -drawn["chance"]),
     }  # fmt: skip
-
-
-def as_hex(colour):
-    return "#" + "".join(f"{round(255 * share):02x}" for share in colour)

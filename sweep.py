@@ -41,7 +41,7 @@ from lab.future import future_text, run_future
 from lab.published import published_text, run_published
 from lab.rows import DEFAULTS, notes, read_rows
 from lab.runner import plan_runs, run_all
-from lab.table1 import TRIALS, run_table1, table1_text
+from lab.table1 import TRIALS, keep_curve, run_table1, table1_text
 from lab.tables import arms_table, short_table
 from loop.machine import set_precision, set_up_torch
 from loop.runs import NOT_SETTINGS
@@ -74,7 +74,7 @@ QUICK = {
 def run_grid(names, given, args):
     """Train what a sweep's grid has; -> rows."""
     grid = GRIDS[args.kind] | (QUICK[args.kind] if args.quick else {})
-    return run_all(plan_runs(grid, given, args.seeds, args), args.out / "rows.csv", args)
+    return run_all(plan_runs(grid, given, args.seeds, args), args.out / "rows.csv", args, keep=[keep_curve])
 
 
 class Sweep(NamedTuple):
@@ -94,7 +94,7 @@ SWEEPS = {kind: Sweep() for kind in GRIDS} | {
     "published": Sweep(run_published, published_text, figures.draw_published),
     "assay": Sweep(run_assay, assay_text, lambda rows, args: None, names="ARM"),
     "benchmark": Sweep(run_benchmark, probed_text, seeds="0,1"),
-    "encoders": Sweep(run_encoders, probed_text, seeds="0,1", names="FILE"),
+    "encoders": Sweep(run_encoders, probed_text, lambda rows, args: None, seeds="0,1", names="FILE"),
 }
 
 

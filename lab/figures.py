@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 from files.writing import atomic
 from lab import published
-from lab.rows import RATE_FLAGS, TRAINING, differences, read_rows
+from lab.rows import DEFAULTS, RATE_FLAGS, TRAINING, differences, read_rows
 from lab.table1 import at_papers_rates
 from lab.tables import BOTH_PACKS, SUITES, arms_of, values_of
 
 LOOKS = {  # label of a panel -> column, label, marker and its size, colour; the smaller one shows on the larger
     "RMSE on val (rad)": (
-        ("top_logit_rmse", "top-logit RMSE", "o", 8, "C0"),
-        ("best_of_k_rmse", "best-of-K RMSE", "s", 4, "C2"),
+        ("top_logit_rmse", "top logit", "o", 8, "C0"),
+        ("best_of_k_rmse", "best of K", "s", 4, "C2"),
     ),
     "share of val grasps that hold once closed": (
-        ("holds", "top logit holds", "o", 8, "C0"),
-        ("holds_best_of_k", "best of K holds", "s", 4, "C2"),
-        ("holds_average", "average of K holds", "D", 4, "C3"),
+        ("holds", "top logit", "o", 8, "C0"),
+        ("holds_best_of_k", "best of K", "s", 4, "C2"),
+        ("holds_average", "average of K", "D", 4, "C3"),
     ),
 }
 
@@ -69,7 +69,7 @@ def draw_lines(rows_of_panels, label, path, title="", ticks=()):
     ticks: of a logarithmic axis of numbers, sorted; none: a plain axis.
     """
     shape = len(rows_of_panels), len(rows_of_panels[0])
-    figure, all_axes = new_figure(*shape, 1 + 5 * shape[1], 1 + 3.5 * shape[0], sharex=True, sharey="col")
+    figure, all_axes = new_figure(*shape, 1 + 5 * shape[1], 1 + 3.5 * shape[0], sharex=True, sharey=True)
     for axes, panel in zip(all_axes.flat, (panel for row in rows_of_panels for panel in row)):
         axes.set_visible(panel is not None)
         if panel is None:
@@ -119,11 +119,8 @@ def save(figure, path, title):
 
 # ---------------------------------------------------------------- any grid
 def draw_grid(rows, args):
-    """Top-logit and best-of-K RMSE, and where rows have them the shares of grasps that hold, into OUT/figure.png."""
-    groups = {}  # "init jepa, loss wta" -> rows
-    for arm in arms_of(rows):
-        start = f"({arm.start}) " * (arm.start != TRAINING)
-        groups[start + ", ".join(f"{flag[2:]} {value}" for flag, value in arm.own.items())] = arm.rows
+    """RMSE, and where rows have them the shares of grasps that hold, into OUT/figure.png; curves into curves.png."""
+    groups, title = {words_of(arm): arm.rows for arm in arms_of(rows)}, "\n".join(differences(rows))
     means = sorted({round(mean, 4) for mean in values_of(rows, "training_mean")})
     panels = []
     for label, looks in LOOKS.items():
@@ -133,11 +130,44 @@ def draw_grid(rows, args):
             series.append(Series(values, {"label": name, "marker": marker, "markersize": size, "color": color}))
         if not panels or values_of(rows, looks[0][0]):
             panels.append(Panel(series, label, means=() if panels else means))
-    draw_places(panels, list(groups), args.out / "figure.png", "\n".join(differences(rows)))
+    draw_places(panels, list(groups), args.out / "figure.png", title)
+    draw_curves(rows, args.out, title, lambda arm, number: {"label": words_of(arm), "color": f"C{number}"})
+
+
+def words_of(arm):
+    """An arm in a figure: "init jepa, loss wta"."""
+    start = f"({arm.start}) " * (arm.start != TRAINING)
+    return start + ", ".join(f"{flag[2:]} {value}" for flag, value in arm.own.items())
+
+
+# ---------------------------------------------------------------- curves
+def draw_curves(rows, out, title, style_of):
+    """Validation RMSE against the step, a line per run, into OUT/curves.png: has it flattened?
+
+    A panel for each pack and budget; style_of(arm, its number): how its lines are drawn.
+    """
+    curves, panels = {}, {}  # command -> step -> [RMSE]; pack, budget -> series
+    for row in read_rows(out / "curves.csv"):
+        curves.setdefault(row["command"], {})[int(row["step"])] = [float(row["val_top_logit_rmse"])]
+    for number, arm in enumerate(arms_of(rows)):
+        pack, budget = (arm.flags.get(flag, DEFAULTS[flag]) for flag in ("--pack", "--budget"))
+        style = style_of(arm, number) | {"linewidth": 0.9}
+        series = [Series(curves[row["command"]], style) for row in arm.rows if row["command"] in curves]
+        if series and pack != BOTH_PACKS:
+            panels.setdefault((pack, float(budget)), []).extend(series)
+    packs, budgets = (sorted({place[i] for place in panels}) for i in (0, 1))
+    found = [[curve_panel(panels, pack, budget) for budget in budgets] for pack in packs]
+    if found:
+        draw_lines(found, "step", out / "curves.png", title)
+
+
+def curve_panel(panels, pack, budget):
+    series, title = panels.get((pack, budget)), f"pack {pack}, {100 * budget:g} %"
+    return Panel(series, "val top-logit RMSE (rad)", title) if series else None
 
 
 # ---------------------------------------------------------------- Table I
-def style_of(arm):
+def style_of(arm, number=0):
     """How one arm of table1 is drawn."""
     init, *rates = (arm.flags[flag] for flag in ("--init", *RATE_FLAGS))
     label = f"{init}, {' and '.join(rates)}"
@@ -150,20 +180,15 @@ def style_of(arm):
 
 def draw_table1(rows, args):
     """RMSE on val and test against the budget, a row of panels per pack; and every run's validation curve."""
-    packs, curves, title = {}, {}, "\n".join(differences(rows))  # pack -> budget -> arms; command -> step -> [RMSE]
+    packs, title = {}, "\n".join(differences(rows))  # pack -> budget -> arms
     for arm in arms_of(rows):
         if arm.flags["--pack"] != BOTH_PACKS:
             packs.setdefault(arm.flags["--pack"], {}).setdefault(float(arm.flags["--budget"]), []).append(arm)
-    for row in read_rows(args.out / "curves.csv"):
-        curves.setdefault(row["command"], {})[int(row["step"])] = [float(row["val_top_logit_rmse"])]
     budgets = sorted(set().union(*packs.values()))
     panels = [[budget_panel(pack, packs[pack], suite) for suite in ("val", "test")] for pack in sorted(packs)]
     ticks = [100 * budget for budget in budgets]
     draw_lines(panels, "share of the training objects (%)", args.out / "efficiency.png", title, ticks)
-    panels = [
-        [curve_panel(pack, budget, packs[pack].get(budget, []), curves) for budget in budgets] for pack in sorted(packs)
-    ]
-    draw_lines(panels, "step", args.out / "curves.png", title)
+    draw_curves(rows, args.out, title, style_of)
 
 
 def budget_panel(pack, budgets, suite):
@@ -175,15 +200,6 @@ def budget_panel(pack, budgets, suite):
             values = lines.setdefault(style["label"], Series({}, style)).values
             values[100 * budget] = values_of(arm.rows, SUITES[suite] + "top_logit_rmse")
     return Panel(list(lines.values()), f"{suite} top-logit RMSE (rad)", f"{suite}, pack {pack}: mean and SD over seeds")
-
-
-def curve_panel(pack, budget, arms, curves):
-    """Validation RMSE against the step, a line per run: has it flattened?"""
-    series = []
-    for arm in arms:
-        style = style_of(arm) | {"linewidth": 0.9}
-        series += [Series(curves[row["command"]], style) for row in arm.rows if row["command"] in curves]
-    return Panel(series, "val top-logit RMSE (rad)", f"pack {pack}, {100 * budget:g} %") if series else None
 
 
 # ---------------------------------------------------------------- the published protocol

@@ -48,7 +48,7 @@ def text_of(tmp_path):
 def test_planned_runs(words, runs, monkeypatch):
     """Each kind asks for so many different runs, all on its own data and by one thread."""
     planned = []
-    monkeypatch.setattr(sweep, "run_all", lambda flags, *_: planned.extend(flags))
+    monkeypatch.setattr(sweep, "run_all", lambda flags, *_, keep: planned.extend(flags))
     args, _, given = sweep.parse(words.split())
     sweep.SWEEPS[args.kind].run([], given, args)
     assert len(planned) == runs == len({tuple(flags.items()) for flags in planned})
@@ -89,9 +89,13 @@ def test_a_grid_goes_on_where_it_stopped(box_root, tmp_path, capsys):
     assert f"{(first + second) / 2:.4f} ± {abs(first - second) / 2**0.5:.4f}" in text
     assert "Trainings of 2 steps: **unconverged**." in text
     assert sweep.main([*argv, "0,1"]) == rows
-    (tmp_path / "table" / "table.md").unlink()
+    curves = {row["command"] for row in read_rows(tmp_path / "table" / "curves.csv")}
+    assert curves == {row["command"] for row in rows}
+    for name in ("table.md", "curves.png"):
+        (tmp_path / "table" / name).unlink()
     sweep.main([*argv, "0,1", "--tables", "--runs", str(tmp_path / "none")])
     assert text_of(tmp_path) == text and not (tmp_path / "none").exists()
+    assert (tmp_path / "table" / "curves.png").exists()
 
 
 def test_a_diverged_run_keeps_its_row(box_root, tmp_path):

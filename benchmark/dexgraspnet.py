@@ -92,9 +92,13 @@ def numbers_of(entry, names, name):
 # ---------------------------------------------------------------- a pickle, read without running what it names
 def read_entries(path):
     """The dicts in an .npy file of pickled ones; whatever code the file names, none is run."""
-    content = read_bytes(path)
+    file = io.BytesIO(read_bytes(path))
     try:
-        entries = unpickle(content)
+        major, _ = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        _, _, kind = read_header(file)
+        refuse(not kind.hasobject, "holds plain numbers where an array of dicts is expected")
+        entries = InertUnpickler(file).load().state[-1]  # of version, shape, type, order and content
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception:  # what broken bytes make of the unpickling
@@ -104,16 +108,6 @@ def read_entries(path):
         named = isinstance(entry, dict) and isinstance(entry.get("qpos"), dict)
         refuse(not named, f"{path}: entry {i}: has no 'qpos' that names the joints; is it DexGraspNet's?")
     return entries
-
-
-def unpickle(content):
-    """What the bytes of an .npy file of objects hold: for an array of dicts, the list of these dicts."""
-    file = io.BytesIO(content)
-    major, _ = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    _, _, kind = read_header(file)
-    refuse(not kind.hasobject, "holds plain numbers where an array of dicts is expected")
-    return InertUnpickler(file).load().state[-1]  # an array's is its version, shape, type, order and content
 
 
 class InertUnpickler(pickle.Unpickler):

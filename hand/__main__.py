@@ -86,6 +86,7 @@ def solid_spheres(link, largest):
             sides[2:] = xml_numbers(shape, "length", 1, name, f"{sides[2]}")  # a sphere has none
         else:
             continue
+        refuse((sides <= 0).any(), f"{name}: a {shape.tag} has no size; mend it in the URDF")
         radius = min(sides.min() / 2, largest)
         rows = (np.linspace(-end, end, 1 + int(np.ceil(end / (0.8 * radius)))) for end in sides / 2 - radius)
         found += placed([[*center, radius] for center in itertools.product(*rows)], frame).tolist()
@@ -144,10 +145,12 @@ def draft(text, palm):
     joints, elements = read_urdf(text)
     parents = [joint.parent for joint in joints.values()]
     palm = palm or max(elements, key=parents.count)
+    refuse(palm not in elements, f"has no link '{palm}'; give another --palm")
     links = at_rest(joints, palm, np.eye(4))
     fingers = find_fingers(links)
     lengths = [np.linalg.norm(np.diff(finger.points, axis=0), axis=1).sum() for finger in fingers[1:]]
     size = round(float(np.median(lengths)) / FINGER, 3)
+    refuse(size > 10, f"has fingers {size * FINGER:.3g} m long; a URDF is in metres, scale it")
     wrist = find_wrist(palm, fingers[1:])
     spheres, guessed = find_spheres(fingers, palm, links, elements, size)
     closing = {joint.name: 1 for finger in fingers for joint in finger.flexes}

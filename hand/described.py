@@ -32,6 +32,7 @@ from files.writing import read_json
 
 MODES = ("power", "pinch", "sphere")
 MAX_RADIUS = 0.02  # m, of a sphere on a finger: a distance field is exact so far from the surface
+LOOP = "which makes a loop; only trees can be described"
 NO_HAND = "no hand is known with these joints; name it once: python data.py ROOT --hand FILE.json"
 
 
@@ -104,6 +105,16 @@ def xml_numbers(element, key, count, name, default=""):
     return values
 
 
+def numbers(values, what, *shape):
+    """Finite numbers of a JSON as an array of this shape."""
+    try:
+        found = np.array(values, dtype=float).reshape(shape)
+    except (TypeError, ValueError):
+        found = np.array(np.nan)
+    refuse(not np.isfinite(found).all(), f"{what} lacks a number, or has one too many; mend it")
+    return found
+
+
 def frame_of(origin, name):
     """<origin xyz= rpy=> as (4, 4)."""
     matrix = np.eye(4)
@@ -130,8 +141,10 @@ def read_joint(element):
     elif kind == "revolute":
         limits = tuple(xml_numbers(element.find("limit"), key, 1, what, "0").item() for key in ("lower", "upper"))
         refuse(limits[0] >= limits[1], f"{what} has no room to turn; mend its <limit lower= upper=>")
-    links = (element.find(end).get("link") for end in ("parent", "child"))
-    return Joint(name, *links, frame, axis, limits, follows)
+        refuse(limits[1] - limits[0] > 4 * np.pi, f"{what} turns more than twice; its <limit> must be in radians")
+    ends = [element.find(end + "[@link]") for end in ("parent", "child")]
+    refuse(None in ends, f"{what} lacks its <parent link=> or its <child link=>; mend it in the URDF")
+    return Joint(name, *(end.get("link") for end in ends), frame, axis, limits, follows)
 
 
 def read_urdf(text):
@@ -143,11 +156,20 @@ def read_urdf(text):
     xacro = any("xacro" in str(element.tag) for element in root.iter())
     refuse(xacro, "is a xacro, of which a URDF is made; run: xacro FILE > hand.urdf")
     refuse(root.tag != "robot", f"begins with <{root.tag}>, a URDF with <robot>; give another file")
-    joints = {joint.name: joint for joint in map(read_joint, root.findall("joint"))}
-    children = [joint.child for joint in joints.values()]
-    twice = {link for link in children if children.count(link) > 1}
-    refuse(twice, f"link '{' '.join(twice)}' hangs on several joints, which makes a loop; only trees can be described")
-    return joints, {link.get("name"): link for link in root.findall("link")}
+    found, elements = list(map(read_joint, root.findall("joint"))), root.findall("link")
+    joints, elements = {joint.name: joint for joint in found}, {link.get("name"): link for link in elements}
+    above = {}  # link -> the one that it hangs on
+    for joint in found:
+        refuse(joints[joint.name] is not joint, f"two joints are named '{joint.name}'; rename one")
+        refuse(joint.child in above, f"link '{joint.child}' hangs on several joints, {LOOP}")
+        missing = " and ".join({joint.parent, joint.child} - elements.keys())
+        refuse(missing, f"joint '{joint.name}' names the link {missing}, which the URDF lacks; mend it")
+        above[joint.child] = joint.parent
+        link = joint.parent
+        while link in above:
+            link = above[link]
+            refuse(link == joint.parent, f"link '{link}' hangs on itself, {LOOP}")
+    return joints, elements
 
 
 def at_rest(joints, link, frame, path=()):
@@ -164,19 +186,19 @@ def at_rest(joints, link, frame, path=()):
 
 def placed(spheres, frame):
     """Spheres [[x, y, z, radius], ...] of a frame (4, 4), (n, 4), where that is given in."""
-    spheres = np.array(spheres, dtype=float).reshape(-1, 4)
+    spheres = np.reshape(spheres, (-1, 4))
     return np.hstack((spheres[:, :3] @ frame[:3, :3].T + frame[:3, 3], spheres[:, 3:]))
 
 
 # ---------------------------------------------------------------- the hand
 def palm_frame(wrist):
     """From the palm link's frame to the hand's (4, 4): its z is the palm's normal, its y where the fingers point."""
-    z, y = (np.array(wrist[key], dtype=float) for key in ("palm_normal", "finger_direction"))
+    z, y = (numbers(wrist[key], key, 3) for key in ("palm_normal", "finger_direction"))
     x, matrix = np.cross(y, z), np.eye(4)
     refuse(np.linalg.norm(x) < 1e-3, "palm_normal and finger_direction are parallel or zero")
     z, x = z / np.linalg.norm(z), x / np.linalg.norm(x)
     matrix[:3, :3] = x, np.cross(z, x), z
-    matrix[:3, 3] = -matrix[:3, :3] @ np.array(wrist.get("position", (0, 0, 0)), dtype=float)
+    matrix[:3, 3] = -matrix[:3, :3] @ numbers(wrist.get("position", (0, 0, 0)), "position", 3)
     return matrix
 
 
@@ -194,8 +216,9 @@ def naming(name):
 
 def build_hand(source):
     """The `Hand` of a source as `read_source` returns it."""
-    joints, _ = read_urdf(source["urdf"])
+    joints, elements = read_urdf(source["urdf"])
     names, palm, tips = list(source["joints"].values()), source["wrist"]["link"], source["fingers"].values()
+    refuse(palm not in elements, f"wrist: the URDF has no link '{palm}'; name another one")
     links = at_rest(joints, palm, palm_frame(source["wrist"]))
     for link in (*source["spheres"], *tips):
         refuse(link not in links, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
@@ -205,9 +228,10 @@ def build_hand(source):
     spheres = []  # the joints that turn it, and each (4,) in the hand's frame
     for link in sorted(source["spheres"], key=lambda link: len(links[link][1])):  # from the palm on
         frame, path = links[link]
-        found = placed(source["spheres"][link], frame)
-        wrong = path and not ((found[:, 3] > 0) & (found[:, 3] <= MAX_RADIUS)).all()
-        refuse(wrong, f"a sphere on {link} has no radius up to {MAX_RADIUS} m; mend it")
+        found = placed(numbers(source["spheres"][link], f"spheres on {link}: one", -1, 4), frame)
+        refuse((found[:, 3] <= 0).any(), f"a sphere on {link} has no radius over 0 m; mend it")
+        wide = path and (found[:, 3] > MAX_RADIUS).any()
+        refuse(wide, f"a sphere on {link} has a radius over {MAX_RADIUS} m; mend it")
         spheres += [(path, sphere) for sphere in found]
     on_palm = np.array([sphere for path, sphere in spheres if not path])  # (p, 4)
     refuse(not len(on_palm), f"no spheres on the palm, link '{palm}'; add some")
@@ -218,20 +242,28 @@ def build_hand(source):
     shapes = [source["pre_shapes"][mode][key] for key in ("start", "closing") for mode in modes]  # {joint: number}
     unknown = " ".join(sorted(set().union(*shapes) - set(names)))
     refuse(unknown, f"pre_shapes name the joint '{unknown}', which 'joints' lacks")
-    shapes = np.array([[shape.get(joint, 0) for joint in names] for shape in shapes], dtype=float)
+    shapes = numbers([[shape.get(joint, 0) for joint in names] for shape in shapes], "pre_shapes: one", -1, len(names))
     start, speed = np.split(shapes, 2)  # (modes, J)
+    limits = np.array([joints[joint].limits for joint in names])
+    low, high = np.degrees(limits).T
+    beyond = " ".join(np.array(names)[((start < low - 0.1) | (start > high + 0.1)).any(0) & start.any(0)])
+    refuse(beyond, f"pre_shapes start beyond the limits of joint '{beyond}'; mend them")
     closing = fingers.levers.max(1) * np.abs(speed).sum(0)  # (F, J) how far each joint takes a finger
     twice = " ".join(np.array(names)[(closing > 0).sum(0) > 1])
     refuse(twice, f"joint '{twice}' closes two fingers; each must close by joints of its own")
     idle = " ".join(tip for tip, its_closing in zip(tips, closing) if not its_closing.any())
     refuse(idle, f"no joint of its own closes the finger with the tip '{idle}'; name one in 'closing'")
+    size = numbers(source.get("size", 1), "size", 1).item()
+    refuse(size <= 0, "size must be over 0; mend it")
+    boxes = {box: numbers(source[box], box, 3, 2) for box in ("grasp_center", "work_box")}
+    for box, (low, high) in ((box, values.T) for box, values in boxes.items()):
+        refuse((low > high).any(), f"{box}: a low end lies over its high end; swap them")
     return Hand(
-        joint_names=tuple(source["joints"]), limits=np.array([joints[joint].limits for joint in names]),
+        joint_names=tuple(source["joints"]), limits=limits,
         finger_names=tuple(source["fingers"]), fingers=fingers, flexors=closing.argmax(1), links=on_links,
         palm_centers=on_palm[:, :3], palm_radii=on_palm[:, 3],
         modes=tuple(modes), start=np.radians(start), speed=speed,
-        **{box: np.array(source[box], dtype=float).reshape(3, 2) for box in ("grasp_center", "work_box")},
-        size=float(source.get("size", 1)), source=source,
+        **boxes, size=size, source=source,
     )  # fmt: skip
 
 
@@ -265,6 +297,8 @@ def build_fingers(tips, spheres, links, names):
 
 def read_source(path):
     """A hand's JSON with the text of its URDF in place of that file's name."""
+    drafted = f"{path}: is the URDF; run python -m hand {path} --out FILE.json, and give that file"
+    refuse(Path(path).suffix.lower() == ".urdf", drafted)
     source = read_json(path)
     with naming(path):
         urdf = Path(path).parent / source["urdf"]
@@ -278,7 +312,9 @@ def hand_for(joint_names, source=None, name="hand"):
         return BENCHMARK if tuple(joint_names or ()) == BENCHMARK.joint_names else None
     with naming(name):
         mine = source["joints"]
-        order = list(mine) if joint_names in (None, numbered_joints(len(mine))) else joint_names
+        numbered = numbered_joints(len(mine))
+        unnamed = joint_names is None or (joint_names == numbered and {*mine} != {*numbered})
+        order = list(mine) if unnamed else joint_names
         more = " ".join(sorted(set(mine) ^ set(order)))
         refuse(more, f"hand and recordings differ in the joints {more}; 'joints' in the hand's JSON names them")
         return build_hand(source | {"joints": {joint: mine[joint] for joint in order}})

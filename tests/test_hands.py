@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 from conftest import fails, write_root
-from hands import allegro, joint, leap, shadow
+from hands import allegro, box, joint, leap, shadow
 from scipy.spatial.transform import Rotation
 from test_dexgraspnet import JOINTS, bring, entries_of, write_object
 
@@ -168,6 +168,14 @@ def test_recordings_of_others(drafted, tmp_path, capsys):
     assert "is not empty and not a root of synthesize.py" in said
 
 
+def test_names_with_numbers_are_names(drafted):
+    """The Allegro's joints are called joint_0 and so on, as those of recordings are that name none."""
+    source = read_source(drafted / "my.json")
+    mine, numbered = list(source["joints"]), [f"joint_{i}" for i in range(len(source["joints"]))]
+    named = {*mine} == {*numbered}
+    assert hand_for(numbered, source).joint_names == tuple(numbered if named else mine)
+
+
 def test_imported_grasps_with_their_hand(tmp_path):
     """The names of recordings stand for joints of the URDF in `joints` alone; wrists are turned into our frame."""
     text = "<robot name='three'> <link name='palm'/>"
@@ -201,7 +209,13 @@ WRONG = {  # of the LEAP hand's text: what stands in place of what, and what is 
     "no number": ("upper='2.042'", "upper='far'", "joint '3': upper must be 1 numbers, not 'far'"),
     "limits swapped": ("lower='-0.366'", "lower='3'", "joint '3' has no room to turn"),
     "no axis": ("axis xyz='0 -1 0'", "axis xyz='0 0 0'", "joint '12': its axis is zero"),
-    "no link": ("<link name='finger2_tip'>", "<link name='x'>", "lacks 'finger2_tip'"),
+    "no link": ("<link name='finger2_tip'>", "<link name='x'>", "names the link finger2_tip, which the URDF lacks"),
+    "hung on itself": ("<parent link='base'/>", "<parent link='finger0_3'/>", "link 'finger0_2' hangs on itself"),
+    "no parent": ("<parent link='base'/>", "", "lacks its <parent link=>"),
+    "one name twice": ("joint name='3'", "joint name='2'", "two joints are named '2'"),
+    "degrees": ("upper='2.042'", "upper='117'", "joint '3' turns more than twice; its <limit> must be in radians"),
+    "a flat box": ("<link name='palm_lower'>", "<link name='palm_lower'>" + box(0.1, 0, 0.1, "0 0 0"),
+                   "link 'palm_lower': a box has no size"),
     "nobody's": ("<limit lower='-0.366'", "<mimic joint='who'/> <limit lower='-0.366'", "moves by joint 'who', which"),
     "follows one of two": ("<joint name='5' type='revolute'>", "<joint name='5' type='revolute'><mimic joint='1'/>",
                            "joint '1' closes two fingers; each must close by joints of its own"),
@@ -233,7 +247,9 @@ def test_one_finger_is_no_hand(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("spheres", "finger1_0"), [[0, 0, 0, 0.3]], "a sphere on finger1_0"),
+        (("spheres", "finger1_0"), [[0, 0, 0, 0.3]], "a sphere on finger1_0 has a radius over 0.02 m"),
+        (("spheres", "finger1_0"), [[0, 0, np.nan, 0.01]], "spheres on finger1_0: one lacks a number"),
+        (("spheres", "palm_lower"), [[0, 0, 0, -0.01]], "a sphere on palm_lower has no radius"),
         (("spheres", "finger9"), [], "link 'finger9' does not hang on the palm"),
         (("spheres", "palm_lower"), None, "no spheres on the palm, link 'palm_lower'"),
         (("joints", "4"), None, "moves by joint '4', which 'joints' lacks"),
@@ -243,9 +259,16 @@ def test_one_finger_is_no_hand(tmp_path, capsys):
         (("fingers", "finger0_tip"), "base", "link 'base' does not hang on the palm"),
         (("fingers",), {"thumb": "thumb_tip"}, "has fewer than two fingers"),
         (("pre_shapes", "fist"), {}, "pre_shapes are some of power, pinch, sphere"),
+        (("pre_shapes", "power", "start", "4"), 400, "pre_shapes start beyond the limits of joint '4'"),
+        (("pre_shapes", "power", "closing", "4"), "fast", "pre_shapes: one lacks a number"),
         (("wrist", "palm_normal"), [0, 1, 0], "palm_normal and finger_direction are parallel"),
+        (("wrist", "position"), [0, 0, np.nan], "position lacks a number"),
+        (("wrist", "link"), "plam", "the URDF has no link 'plam'"),
+        (("size",), 0, "size must be over 0"),
+        (("grasp_center",), [[0.1, -0.1]] * 3, "grasp_center: a low end lies over its high end"),
         (("work_box",), None, "lacks 'work_box'; python -m hand"),
-        (("work_box",), [1, 2], "is no description of a hand"),
+        (("work_box",), [1, 2], "work_box lacks a number"),
+        (("fingers",), ["thumb_tip"], "is no description of a hand"),
     ],
 )
 def test_descriptions_that_are_wrong(path, value, message, tmp_path, capsys):

@@ -343,7 +343,8 @@ def main(argv=None):
     warn_of_frames(data)
     if source:
         write_json(kept, (read_json(kept) if kept.exists() else {}) | data.hand.kept)
-        print(f"saved {kept}: the hand, {len(data.hand.finger_names)} fingers")
+        order = " ".join(data.hand.joint_names)
+        print(f"saved {kept}: the hand, {len(data.hand.finger_names)} fingers; joints in the order {order}")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from scipy.spatial import ConvexHull
 from tqdm import tqdm
 
 from benchmark.progress import recorded
-from cli.errors import UserError, refuse
+from cli.errors import refuse
 from data import sample_surface
 from files.reading import read_mesh, read_npz
 from files.writing import write_json
 from hand import kinematics
 from hand.closing import CONTACT, link_gaps
-from hand.described import BENCHMARK
+from hand.described import BENCHMARK, hand_for
 from hand.score import MIN_SCORE, SCORE_PER_EPSILON, contact_wrenches
 from pictures.draw import Shown, draw_grasps, scene_title
 
@@ -56,29 +56,31 @@ def hull_epsilon(points, normals, origin, edges=16):
     return -ConvexHull(rim.reshape(-1, 6)).equations[:, -1].max()
 
 
-def measure_grasp(vertices, faces, grasp):
-    """Penetration (m), touching links (4, 3) and hull epsilon of one grasp (19,), from exact distances."""
+def measure_grasp(vertices, faces, grasp, hand=BENCHMARK):
+    """Penetration (m), touching links (F, L) and hull epsilon of one grasp (7 + J,), from exact distances."""
     origin = sample_surface(vertices, faces, 4000, 0).mean(0)
-    centers, radii = kinematics.hand_drawing(grasp[:7], grasp[7:])
+    centers, radii = kinematics.hand_drawing(grasp[:7], grasp[7:], hand)
     gaps, nearest = sphere_gaps(vertices, faces, centers, radii)
-    gap, sphere = link_gaps(gaps[-BENCHMARK.links.size :].reshape(BENCHMARK.links.shape))
-    links = gap < CONTACT
-    contact = (len(BENCHMARK.palm_radii) + 8 * np.arange(4)[:, None] + sphere)[links]
+    gap, sphere = link_gaps(gaps[-hand.links.size :].reshape(hand.links.shape), hand)  # (F, L)
+    links, (fingers, spheres) = gap < CONTACT, hand.links.shape
+    contact = (len(hand.palm_radii) + spheres * np.arange(fingers)[:, None] + sphere)[links]
     normals = (nearest[contact] - centers[contact]) * np.sign(gaps[contact] + radii[contact])[:, None]
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     return -gaps.min(), links, hull_epsilon(nearest[contact], normals, origin) if len(contact) > 2 else np.nan
 
 
-def read_grasps(root):
-    """[(scene folder, grasps (n, 19), scores (n,))] of a root of synthesize.py, a Path."""
+def read_grasps(root, source):
+    """[(scene folder, grasps (n, 7 + J), scores (n,))] of a root, a Path, and its `Hand`, of a source or None."""
     found, advice = [], "the card is of roots that synthesize.py filled"
     for path in sorted(root.glob("*/*/*/recording.npz"), key=lambda path: path.parts):
         recording = read_npz(path, advice)
-        if "scores" not in recording or recording["grasps"].shape[1] != 7 + len(BENCHMARK.joint_names):
-            raise UserError(f"{path}: has no scores or another hand; {advice}")
+        names = recording["joint_names"].tolist() if "joint_names" in recording else None
+        hand = hand_for(names, source, root) if source else BENCHMARK
+        known = recording["grasps"].shape[1] == 7 + len(hand.joint_names)
+        refuse("scores" not in recording or not known, f"{path}: has no scores or another hand; {advice}")
         found.append((path.parent, recording["grasps"], recording["scores"]))
     refuse(not found, f"{root}: no */*/*/recording.npz in it")
-    return found
+    return found, hand
 
 
 def write_card(root, out, seed, sample=1000, mixed=600):
@@ -89,15 +91,15 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     from scipy.stats import spearmanr  # slow to import, and needed here only
 
     without = f"{root}: ships without the grasps that were rejected, which the card looks at, too"
-    shipped = recorded(root).get("settings", {}).get("shipped")
-    refuse(shipped, f"{without}; take a root that synthesize.py --out made")
-    scenes = read_grasps(root)
+    content = recorded(root)
+    refuse(content.get("settings", {}).get("shipped"), f"{without}; take a root that synthesize.py --out made")
+    scenes, hand = read_grasps(root, content.get("hand"))
     rows = [(*scene, row) for scene in scenes for row in range(len(scene[2]))]
     rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
     kept = [grasp for grasp in rows if grasp[2][grasp[3]] >= MIN_SCORE]
     sample, scores = len(kept[:sample]), np.array([scores[row] for _, _, scores, row in rows[:mixed]])
     bar = tqdm(kept[:sample] + rows[:mixed], "measuring", unit="grasp", disable=None)
-    measured = [measure_grasp(*read_mesh(folder / "mesh.obj"), grasps[row]) for folder, grasps, _, row in bar]
+    measured = [measure_grasp(*read_mesh(folder / "mesh.obj"), grasps[row], hand) for folder, grasps, _, row in bar]
     depth, links, exact = map(np.array, zip(*measured))
     depth, links, held, exact = depth[:sample] * 1000, links[:sample], exact[:sample], exact[sample:]
     closed = exact > 0
@@ -123,18 +125,18 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     }
     card = json.loads(json.dumps(card, default=float), parse_float=lambda text: round(float(text), 4))
     write_json(out / "card.json", card)
-    draw_histograms(scenes, out / "histograms.png")
+    draw_histograms(scenes, hand, out / "histograms.png")
     shown = []
     for folder, grasps, scores, row in kept[:12]:
         title = f"{scene_title('/'.join(folder.parts[-3:]))}: score {scores[row]:.1f}"
         mesh, (pose, joints) = read_mesh(folder / "mesh.obj"), np.split(grasps[row], [7])
         shown.append(Shown(title, *mesh, pose, joints[None], np.ones(1)))
-    draw_grasps(shown, out / "grasps.png")
+    draw_grasps(shown, out / "grasps.png", hand)
     print(json.dumps(card, indent=2))
 
 
-def draw_histograms(scenes, path):
-    """Score, kept grasps per object and the 12 joints of a root [(scene folder, grasps, scores)], as one picture."""
+def draw_histograms(scenes, hand, path):
+    """Score, kept grasps per object and the joints of a root [(scene folder, grasps, scores)], as one picture."""
     from matplotlib.figure import Figure
 
     scores = np.concatenate([scores for _, _, scores in scenes])
@@ -142,18 +144,18 @@ def draw_histograms(scenes, path):
     per_object = collections.Counter()
     for folder, _, scene_scores in scenes:
         per_object[folder.parent] += int((scene_scores >= MIN_SCORE).sum())
-    figure = Figure(figsize=(14, 9), layout="constrained")
-    axes = figure.subplots(4, 4)
+    rows = 1 + -(-len(hand.joint_names) // 4)
+    figure = Figure(figsize=(14, 2.25 * rows), layout="constrained")
+    axes = figure.subplots(rows, 4)
     axes[0, 0].hist(scores, 80, color="tab:gray")
     axes[0, 0].axvline(MIN_SCORE, color="tab:red")
-    axes[0, 0].set_title(f"score; right of the line ({MIN_SCORE}): kept")
+    axes[0, 0].set(xlabel=f"score; right of the line ({MIN_SCORE}): kept", ylabel="grasps")
     axes[0, 1].hist(list(per_object.values()), 40, color="tab:gray")
-    axes[0, 1].set_title("kept grasps per object")
-    for ax in axes[0, 2:]:
+    axes[0, 1].set(xlabel="kept grasps per object", ylabel="objects")
+    of_joints = axes[1:].T.ravel()  # a column: a finger, where there are four
+    for ax in (*axes[0, 2:], *of_joints[len(hand.joint_names) :]):
         ax.axis("off")
-    for ax, name, values, limits in zip(
-        axes[1:].T.flat, BENCHMARK.joint_names, joints.T, BENCHMARK.limits
-    ):  # column: finger
+    for ax, name, values, limits in zip(of_joints, hand.joint_names, joints.T, hand.limits):
         ax.hist(values, 60, range=limits, color="tab:blue")
-        ax.set_title(f"{name} (rad)")
+        ax.set(xlabel=f"{name} (rad)", ylabel="kept grasps")
     figure.savefig(path, dpi=80)

@@ -2,7 +2,7 @@
 
     python -m hand my_hand.urdf --out my_hand.json
 
-Look at what it says and at a picture of grasps that synthesize.py makes; what is wrong is mended in the JSON.
+Look at what it says, and at grasps that synthesize.py makes and its --card draws; what is wrong is mended in the JSON.
 """
 
 import itertools

@@ -131,7 +131,7 @@ def object_surface(vertices, faces):
 
 def lit_grasp(surface, grasp, gaps=None, hand=BENCHMARK):
     """Table, an object's surface (a `Lit`) and the hand of a grasp (7 + J,) -> `Lit`."""
-    fewer = Lit(*(part[::4] for part in surface))  # it is small beside the hand
+    fewer = Lit(*(part[::2] for part in surface))  # it is small beside the hand
     balls = lit_balls(*hand_balls(grasp, gaps, hand), HAND_POINTS)
     return together(balls, lit_axes(grasp[:7]), fewer, table_lines(0.16))
 

@@ -138,3 +138,13 @@ def test_epoch_visits_every_grasp_once_in_batches_of_distinct_scenes():
             assert np.bincount(object_index).max() <= grasps
     again = data.epoch_batches(scene, objects, grasps, seed=trial)
     assert all(np.array_equal(a, b) for x, y in zip(epoch, again) for a, b in zip(x, y))
+
+
+def test_padded_batches_are_the_plain_ones_and_their_first_grasps_of_weight_zero():
+    scene, rows = np.repeat(np.arange(5), (3, 9, 1, 4, 7)), np.arange(1, 24)  # uneven numbers of grasps
+    plain, filled = (next(data.epochs(scene, rows, 2, 4, seed=0, pad=pad)) for pad in (False, True))
+    for (scenes, grasps, objects), (*padded, weights) in zip(plain, filled, strict=True):
+        more = 4 * len(scenes) - len(grasps)
+        expected = scenes, np.r_[grasps, grasps[:1].repeat(more)], np.r_[objects, objects[:1].repeat(more)]
+        assert all(map(np.array_equal, padded, expected))
+        assert weights.tolist() == pytest.approx([1 / len(grasps)] * len(grasps) + [0] * more)

@@ -1,10 +1,4 @@
-"""What needs a CUDA device, each path once; skipped without one (fixture gpu). `python -m pytest -k gpu` runs these.
-
-And what only a GPU uses but any machine can test: padded batches.
-"""
-
-import dataclasses
-from pathlib import Path
+"""What needs a CUDA device, each path once; skipped without one (fixture gpu). `python -m pytest -k gpu` runs these."""
 
 import numpy as np
 import pytest
@@ -12,14 +6,10 @@ import torch
 from conftest import interrupted, read_csv, training
 
 import evaluate
-import model
 import pretrain_jepa
 import train
-from data import load_dataset
 from files.checkpoints import read_checkpoint
 from loop.graphs import WARM
-from loop.pace import set_rate
-from splits import make_split
 from variants import surface_distances
 
 
@@ -73,37 +63,6 @@ def test_gpu_resumed_training_repeats_the_undisturbed_one(gpu, box_root, tmp_pat
     train.main(small_run(box_root, tmp_path, *flags, "--name", "cut", "--resume"))
     whole, cut = (column(tmp_path / name / "metrics.csv", "val_top_logit_rmse") for name in ("whole", "cut"))
     assert whole == pytest.approx(cut, abs=1e-4)
-
-
-def losses(root, loss, pad):
-    """Losses of a training without dropout, step by step, on batches with uneven numbers of grasps."""
-    device = torch.device("cpu")
-    flags = "--preset tiny --objects-per-batch 4 --grasps-per-object 8 --lr-backbone 1e-3".split()
-    args, data = train.parse([*flags, "--loss", loss]), load_dataset(root, 64, quiet=True)
-    split = make_split(data)
-    config = dataclasses.replace(train.resolve_network(args)[0], dropout=0.0, attention_dropout=0.0, drop_path=0.0)
-    network = train.build_model(config, None, data, split.rows["train"], args)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    optimizer, generator = train.build_optimizer(network, args), torch.Generator().manual_seed(0)
-    for group in optimizer.param_groups:
-        set_rate(group, 1e-3)
-    state = data, split, network.train(), optimizer, generator, train.Progress()
-    run = train.Run(args, Path(), device, "fp32", False, *state)
-    stream, found = train.training_batches(data, split.rows["train"], args, 0, device, pad=pad), []
-    for _ in range(12):
-        scenes, *batch = next(stream)
-        loss, _ = train.training_step(run, scenes, *batch, model.start_points(generator, len(scenes), 64, device))
-        found.append(loss.item())
-    return found
-
-
-@pytest.mark.parametrize("loss", ["wta", "mdn", "hedged"])
-def test_padded_steps_have_the_losses_of_the_real_grasps(box_root, loss):
-    """And their gradients, or the losses of later steps would not agree."""
-    expected, found = losses(box_root, loss, pad=False), losses(box_root, loss, pad=True)
-    assert found == pytest.approx(expected, abs=1e-4) and len(set(expected)) == 12
 
 
 def test_gpu_surface_distances_are_those_of_the_cpu(gpu):

@@ -96,15 +96,6 @@ def test_the_field_of_a_large_object_is_bounded_and_still_right(monkeypatch):
         assert near.any() and inside.any() and (field(points)[inside] < 0).all()
 
 
-@pytest.mark.slow
-def test_fields_are_kept_within_a_bound_of_bytes(data, monkeypatch):
-    rows = np.arange(len(data.joints))
-    kept = outcomes_in_scenes(data, rows, data.joints, quiet=True)
-    monkeypatch.setattr(scenes, "KEPT_BYTES", 2e6)
-    again = outcomes_in_scenes(data, rows, data.joints, quiet=True)
-    assert all(np.array_equal(*pair) for pair in zip(kept, again))
-
-
 @pytest.mark.parametrize("where", ["poses", "joints"])
 def test_hands_without_numbers_are_refused(scene, where):
     field, _, poses, joints = scene
@@ -151,26 +142,19 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     np.testing.assert_allclose(gaps[2].min(0)[[0, 2]], lowest(closed)[[0, 2]], atol=0.001)
 
 
-def test_batch_and_order_do_not_matter(scene):
-    field, _, poses, joints = scene
-    found = grasp_outcomes(field, poses, joints)
-    assert 0 < found.holds.sum() < len(joints)
-    alone = [grasp_outcomes(field, poses[i : i + 1], joints[i : i + 1]) for i in range(len(joints))]
-    assert np.array_equal(np.concatenate([one.holds for one in alone]), found.holds)
-    both = grasp_outcomes(field, poses, np.stack((joints[::-1], joints), 1))  # two sets of joints at each pose
-    assert both.touching.shape == (len(joints), 2, 4)
-    assert np.array_equal(both.holds[:, 1], found.holds) and np.array_equal(both.free[:, 1], found.free)
-
-
-@pytest.mark.slow
-def test_scenes_in_any_order(data):
-    rows = np.random.default_rng(0).permutation(np.flatnonzero(data.scene < 12))[:40]
-    found = outcomes_in_scenes(data, rows, data.joints[rows, None], quiet=True)
-    for i in (0, 10, 20):
-        field, one = solid_field(*read_mesh(scene_mesh(data, data.scene[rows[i]]))), rows[i : i + 1]
-        alone = grasp_outcomes(field, data.poses[one], data.joints[one, None])
-        assert alone.holds == found.holds[i]
-        np.testing.assert_allclose(alone.closed[0], found.closed[i], atol=1e-5)
+def test_batch_and_order_do_not_matter(data, monkeypatch):
+    """Scenes mixed, two sets of joints at each pose, half of the recorded ones with noise: as each by itself."""
+    monkeypatch.setattr(scenes, "KEPT_BYTES", 2e6)  # bytes: too few for the fields of all scenes
+    rows = np.random.default_rng(0).permutation(len(data.joints))[:24]
+    joints = np.stack((data.joints[rows[::-1]], data.joints[rows]), 1)
+    joints[::2] += np.random.default_rng(0).normal(0, 0.15, joints[::2].shape)
+    found = outcomes_in_scenes(data, rows, joints, quiet=True)
+    assert found.touching.shape == (24, 2, 4) and 0 < found.holds[:, 1].sum() < 24
+    for i in range(0, 24, 3):
+        field = solid_field(*read_mesh(scene_mesh(data, data.scene[rows[i]])))
+        alone = grasp_outcomes(field, data.poses[rows[i : i + 1]], joints[i : i + 1, 1])
+        assert (alone.holds, alone.free) == (found.holds[i, 1], found.free[i, 1])
+        np.testing.assert_allclose(alone.closed[0], found.closed[i, 1], atol=1e-5)
 
 
 def test_another_mesh_at_the_same_place_is_read_again(data, tmp_path):

@@ -303,12 +303,13 @@ def test_gradients_are_the_same_to_the_bit_with_two_threads(pool):
 # ---------------------------------------------------------------- loss
 
 
-def test_wta_loss_by_hand():
+@pytest.mark.parametrize("k", [1, 5])
+def test_wta_loss_by_hand(k):
     torch.manual_seed(0)
-    joints_hat, logits, joints = torch.randn(6, 5, 12, requires_grad=True), torch.randn(6, 5), torch.randn(6, 12)
+    joints_hat, logits, joints = torch.randn(6, k, 12, requires_grad=True), torch.randn(6, k), torch.randn(6, 12)
     total, winners = 0.0, []
     for b in range(6):
-        errors = [sum((joints_hat[b, k, j] - joints[b, j]).item() ** 2 for j in range(12)) / 12 for k in range(5)]
+        errors = [sum((joints_hat[b, h, j] - joints[b, j]).item() ** 2 for j in range(12)) / 12 for h in range(k)]
         winners.append(errors.index(min(errors)))
         entropy = math.log(sum(math.exp(value) for value in logits[b].tolist())) - logits[b, winners[-1]].item()
         total += (min(errors) + 0.1 * entropy) / 6
@@ -317,12 +318,6 @@ def test_wta_loss_by_hand():
     loss.backward()
     moved = joints_hat.grad.abs().sum(2) > 0  # only the winner of each grasp gets a gradient
     assert moved.nonzero().tolist() == [[b, winner] for b, winner in enumerate(winners)]
-
-
-def test_wta_loss_of_one_hypothesis_is_the_mean_squared_error():
-    joints_hat, joints = torch.randn(6, 1, 12), torch.randn(6, 12)
-    loss = model.wta_loss(joints_hat, torch.randn(6, 1), joints, 0.1)
-    torch.testing.assert_close(loss, F.mse_loss(joints_hat[:, 0], joints))
 
 
 # ---------------------------------------------------------------- pretraining: sequencer and blocks
@@ -415,27 +410,19 @@ def test_target_is_a_copy_without_gradient_or_dropout():
     assert all(torch.equal(ours, theirs) and ours is not theirs for ours, theirs in pairs)
     loss, targets, predictions = jepa(unit_clouds(3), seeded())
     loss.backward()
-    assert not targets.requires_grad and predictions.requires_grad
-    assert all(ours.grad is None and not ours.requires_grad for ours, _ in pairs)
+    assert not targets.requires_grad
+    assert {name for name, p in jepa.named_parameters() if p.grad is None} == {
+        f"target.{name}" for name, _ in jepa.target.named_parameters()
+    }
 
 
 def test_targets_are_normalised_over_features_and_then_over_the_tokens_of_a_cloud():
     tokens, position = torch.randn(3, 16, 32, generator=seeded()), torch.randn(3, 16, 32, generator=seeded(1))
     original, ours = jepa_of(target_norm="layer"), jepa_of()
-    latents = original.target.residual(tokens, position)
-    by_hand = (latents - latents.mean(2, keepdim=True)) / (latents.var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()
-    torch.testing.assert_close(original.make_targets(tokens, position), by_hand)
+    by_hand = original.make_targets(tokens, position)  # held against the official network in test_checkpoint.py
     by_hand = by_hand - by_hand.mean(1, keepdim=True)  # what all tokens of a cloud share is gone
     by_hand = by_hand / (by_hand.square().mean(1, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(ours.make_targets(tokens, position), by_hand, atol=1e-5, rtol=1e-5)
-
-
-def test_every_trained_parameter_gets_a_gradient():
-    jepa = jepa_of()
-    jepa(unit_clouds(3), seeded())[0].backward()
-    trained = [name for name, p in jepa.named_parameters() if p.requires_grad]
-    assert not any(name.startswith("target") for name in trained)
-    assert all(jepa.get_parameter(name).grad is not None for name in trained)
 
 
 def test_stochastic_depth_rises_in_the_encoder_and_is_constant_in_the_predictor():
@@ -445,14 +432,3 @@ def test_stochastic_depth_rises_in_the_encoder_and_is_constant_in_the_predictor(
     assert jepa.predictor.transformer.blocks[0].attn.rate == 0.05
     assert jepa.predictor.transformer.blocks[0].dropout.p == 0.1
     assert torch.equal(jepa.predictor.mask_token, torch.zeros(1, 1, 192))
-
-
-def test_all_blocks_are_one_pass_and_do_not_see_each_other():
-    jepa, rows = jepa_of().eval(), []
-    jepa.predictor.transformer.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    context, centers, hidden = torch.randn(3, 6, 32), torch.randn(3, 6, 3), torch.randn(3, 4, 2, 3)
-    together = jepa.predictor(context, centers, hidden)
-    assert rows == [12] and together.shape == (3, 4, 2, 32)
-    for block in range(4):
-        alone = jepa.predictor(context, centers, hidden[:, block : block + 1])
-        torch.testing.assert_close(together[:, block : block + 1], alone, atol=1e-5, rtol=1e-4)

@@ -97,9 +97,10 @@ def test_padding_of_weight_zero_changes_no_loss(loss):
     """A batch filled up with copies of its first grasp, as a captured training step wants it."""
     joints_hat, logits, joints = hypotheses(grasps=4)
     function = LOSSES[loss](PRESETS["tiny"]) if isinstance(LOSSES[loss], type) else LOSSES[loss]
-    padded = [torch.cat([x, x[:1], x[:1]]) for x in (joints_hat, logits, joints)]
-    weights = torch.tensor([0.25] * 4 + [0.0] * 2)
-    torch.testing.assert_close(function(*padded, 0.3, weights), function(joints_hat, logits, joints, 0.3))
+    padded = [torch.cat([x, x[:1], x[:1]]).requires_grad_() for x in (joints_hat, logits, joints)]
+    found = function(*padded, 0.3, torch.tensor([0.25] * 4 + [0.0] * 2))
+    torch.testing.assert_close(found, function(joints_hat, logits, joints, 0.3))
+    assert not torch.autograd.grad(found, padded[0])[0][4:].any()
 
 
 def test_annealed_loss_is_the_papers_when_cold_and_a_mean_when_hot():

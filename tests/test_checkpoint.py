@@ -73,36 +73,17 @@ def test_shipped_encoders_are_whole(name):
     assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
 
 
-def test_no_field_of_the_network_is_unknown(tmp_path):
+def test_every_field_of_the_network_is_needed_and_known(tmp_path):
     """A former field may be there where its value is what is done anyway."""
-    for more in ({}, {"patching": "fps", "tokenizer": "pointnet"}):
-        saved_encoder(tmp_path / "e.pt", config=dataclasses.asdict(TINY) | more)
-        assert checkpoints.load_encoder(tmp_path / "e.pt").config == TINY
-    for name, value in (("embedding", "raw"), ("patching", "curvature")):
-        saved_encoder(tmp_path / "e.pt", config=dataclasses.asdict(TINY) | {name: value})
-        with pytest.raises(UserError, match=f"unknown fields: {name}"):
-            checkpoints.load_encoder(tmp_path / "e.pt")
-
-
-def test_every_field_of_the_network_is_needed(tmp_path):
     config = dataclasses.asdict(TINY)
-    for field in dataclasses.fields(TINY):
-        saved_encoder(tmp_path / "e.pt", config={k: v for k, v in config.items() if k != field.name})
-        with pytest.raises(UserError, match=f"e.pt: its config has missing or unknown fields: {field.name};"):
+    saved_encoder(tmp_path / "e.pt", config=config | {"patching": "fps", "tokenizer": "pointnet"})
+    assert checkpoints.load_encoder(tmp_path / "e.pt").config == TINY
+    wrong = [(name, {k: v for k, v in config.items() if k != name}) for name in config]
+    wrong += [(name, config | {name: "curvature"}) for name in ("embedding", "patching")]
+    for name, content in wrong:
+        saved_encoder(tmp_path / "e.pt", config=content)
+        with pytest.raises(UserError, match=f"e.pt: its config has missing or unknown fields: {name};"):
             checkpoints.load_encoder(tmp_path / "e.pt")
-
-
-def test_a_pickle_with_code_is_not_run(tmp_path, capsys, planted):
-    path = tmp_path / "attack.pt"
-    encoder = saved_encoder(path, hidden={"deep": [1, Planted()]})
-    loaded = checkpoints.load_encoder(path)
-    assert torch.equal(loaded.state_dict()["position.0.bias"], encoder.state_dict()["position.0.bias"])
-    assert checkpoints.read_checkpoint(path)["hidden"] == {"deep": [1]}
-    warning = capsys.readouterr().err.splitlines()[0]
-    assert warning.startswith("warning:") and ".exec" in warning and str(path) in warning
-    assert not planted.exists()
-    torch.load(path, weights_only=False)  # the trap is real
-    planted.unlink()
 
 
 # ---------------------------------------------------------------- the official file, and a naive network on it
@@ -292,31 +273,31 @@ def foreign(monkeypatch):
     sys.modules.pop("gone_package", None)
 
 
-def test_official_file_with_foreign_classes(tmp_path, capsys, foreign):
+def test_official_file_with_foreign_classes_and_code(tmp_path, capsys, foreign, planted):
     path, thing = tmp_path / "official.ckpt", foreign.Thing()
     thing.secret = torch.ones(3)
-    hyper = foreign.Settings(encoder_heads=4, svm_validation={"modelnet": thing}, kind=foreign.Thing)
+    things = {"modelnet": thing, "deep": [1, Planted()]}
+    hyper = foreign.Settings(encoder_heads=4, svm_validation=things, kind=foreign.Thing)
     state = collections.OrderedDict(official_state())
     state._metadata = {"": {"version": 1}}
     state["predictor.mask_token"] = torch.nn.Parameter(state["predictor.mask_token"])
     state["student.norm.weight"] = torch.arange(48.0).view(24, 2)[:, 1]  # a view with strides
     state["student.norm.bias"] = state["student.norm.bias"].half()
     official_file(path, hyper, state)
+    torch.load(path, weights_only=False)  # the trap is real
+    planted.unlink()
     del sys.modules["gone_package"]
     encoder = checkpoints.load_encoder(path)
     assert encoder.config.heads == 4
     assert torch.equal(encoder.transformer.norm.weight, torch.arange(1.0, 48, 2))
     assert torch.equal(encoder.transformer.norm.bias, state["student.norm.bias"].float())
     warning = capsys.readouterr().err
-    assert warning.count("\n") == 1 and warning.startswith("warning:") and "gone_package.Thing" in warning
+    assert warning.count("\n") == 1 and warning.startswith("warning:")
+    assert "gone_package.Thing" in warning and ".exec" in warning and str(path) in warning
     content = checkpoints.read_checkpoint(path)
-    assert content["hyper_parameters"] == {"encoder_heads": 4, "svm_validation": {}}
+    assert content["hyper_parameters"] == {"encoder_heads": 4, "svm_validation": {"deep": [1]}}
     assert type(content["state_dict"]) is dict and "gone_package" not in sys.modules
-
-
-def test_official_file_with_a_foreign_class_among_the_weights(tmp_path, foreign):
-    path = tmp_path / "official.ckpt"
+    sys.modules["gone_package"] = foreign
     official_file(path, {}, {**official_state(), "mask_token": foreign.Thing()})
-    del sys.modules["gone_package"]
     with pytest.raises(UserError, match="state_dict holds other things than tensors"):
         checkpoints.load_encoder(path)

@@ -20,7 +20,7 @@ from files.checkpoints import save_checkpoint
 from files.writing import locked
 from lab import runner
 from lab.rows import differences, flags_of, notes, read_rows, write_rows
-from model import POOLS, PRESETS, PointEncoder
+from model import PRESETS, PointEncoder
 
 ROOT = Path(__file__).parent.parent
 TIMED = {"seconds": None}  # what differs from run to run
@@ -34,29 +34,6 @@ def arguments(box_root, tmp_path, *more, kind="grid"):
 
 def text_of(tmp_path):
     return (tmp_path / "table" / "table.md").read_text(encoding="utf-8")
-
-
-# ---------------------------------------------------------------- which runs
-
-
-@pytest.mark.parametrize(
-    "words, runs",
-    [("lr-grid", 24), ("k", 6), ("pool", len(POOLS)), ("loss", 3), ("budget", 4), ("init", 3)]
-    + [("k --quick", 2), ("pool --quick", 4), ("loss --quick", 2), ("budget --quick", 2), ("init --quick", 2)]
-    + [("grid --k 1,5 --pool hand,mean --seeds 0,1", 8)],
-)
-def test_planned_runs(words, runs, monkeypatch):
-    """Each kind asks for so many different runs, all on its own data and by one thread."""
-    planned = []
-    monkeypatch.setattr(sweep, "run_all", lambda flags, *_, keep: planned.extend(flags))
-    args, _, given = sweep.parse(words.split())
-    sweep.SWEEPS[args.kind].run([], given, args)
-    assert len(planned) == runs == len({tuple(flags.items()) for flags in planned})
-    for flags in planned:
-        short = "--quick" in words
-        if args.kind != "grid":
-            assert flags["--data"] == "data/synthetic" and flags["--threads"] == "1"
-        assert ("--steps" in flags) == short
 
 
 def test_tables_go_where_nothing_is_committed():
@@ -183,23 +160,19 @@ def test_changed_labels_bring_no_old_result_back(tmp_path, capsys):
 
 def test_what_rows_differ_in_is_said():
     def row(flags, **more):
-        return {"command": f"python train.py {flags}", "dataset": "x", "precision": "fp32"} | more
+        command = f"python train.py {flags}"
+        return {"command": command, "dataset": "x", "precision": "fp32", "device": "cpu", "threads": 1} | more
 
     alike = [row("--k 1"), row("--k 5 --steps 2000"), row("--steps 9", failed="diverged", precision="")]
     assert differences(alike) == []
-    assert differences([row("--k 1"), row("--k 5", precision="bf16"), row("--steps 50"), row("--k 1")]) == [
-        "Rows differ in their precision: bf16 (1 row), fp32 (3 rows).",
-        "Rows differ in their number of steps: 2000 (3 rows), 50 (1 row).",
+    assert differences([row("--k 1"), row("--steps 50", threads=2), row("--k 5", precision="bf16")]) == [
+        "Rows differ in their precision: bf16 (1 row), fp32 (2 rows).",
+        "Rows differ in their number of threads: 1 (2 rows), 2 (1 row).",
+        "Rows differ in their number of steps: 2000 (2 rows), 50 (1 row).",
     ]
-    machines = [("cpu", 1), ("cpu", 2), ("cuda", 2), ("cuda", 8)]
-    assert differences([row("--k 1", device=device, threads=threads) for device, threads in machines]) == [
-        "Rows differ in their device: cpu (2 rows), cuda (2 rows).",
-        "Rows differ in their number of threads: 1 (1 row), 2 (1 row).",
-    ]
-    assert notes([row("--steps 8000", commit="abc"), row("--steps 8000", commit="abc")]) == [
-        "Commands run at commit abc."
-    ]
-    assert notes([row("--steps 1000"), row("--steps 500")])[0] == "Trainings of 500 and 1,000 steps: **unconverged**."
+    (said,) = differences([row("--k 1"), row("--k 1", device="cuda", threads=8)])  # a GPU's threads do not count
+    assert said == "Rows differ in their device: cpu (1 row), cuda (1 row)."
+    assert notes([row("--steps 8000", commit="abc")] * 2) == ["Commands run at commit abc."]
 
 
 # ---------------------------------------------------------------- several processes

@@ -1,6 +1,5 @@
 """Other hands (hand/described.py, python -m hand): from a URDF to grasps, a run, pictures; what cannot be described."""
 
-import json
 import runpy
 import sys
 from xml.etree import ElementTree
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 from conftest import fails, write_root
-from hands import allegro, box, joint, leap, shadow
+from hands import allegro, box, finger, leap, shadow
 from scipy.spatial.transform import Rotation
 from test_dexgraspnet import JOINTS, bring, entries_of, write_object
 
@@ -22,6 +21,7 @@ import walkthrough
 from benchmark.card import write_card
 from benchmark.roots import ensure_root
 from data import load_dataset
+from files.writing import read_json, write_json
 from hand.described import hand_for, read_source
 from hand.kinematics import hand_drawing
 from hand.scenes import outcomes_in_scenes
@@ -38,6 +38,13 @@ def describe(*argv):
     runpy.run_module("hand", run_name="__main__")
 
 
+def drafted_in(folder, text):
+    """The JSON of a URDF's text, as drafted, and its content."""
+    (folder / "my.urdf").write_text(text, encoding="utf-8")
+    describe(folder / "my.urdf", "--out", folder / "my.json")
+    return folder / "my.json", read_json(folder / "my.json")
+
+
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("leap", "shadow")]
 
 
@@ -46,8 +53,7 @@ def drafted(request, tmp_path_factory):
     """The folder of a hand's URDF and its JSON as drafted."""
     folder = tmp_path_factory.mktemp(request.param)
     write, *sizes = HANDS[request.param]
-    (folder / "my.urdf").write_text(write(), encoding="utf-8")
-    describe(folder / "my.urdf", "--out", folder / "my.json")
+    drafted_in(folder, write())
     hand = hand_for(None, read_source(folder / "my.json"))
     assert [len(hand.joint_names), len(hand.finger_names)] == sizes and hand.finger_names[0].startswith("th")
     return folder
@@ -91,10 +97,9 @@ def test_spheres_are_where_the_urdf_says(drafted):
 
 
 def test_joints_that_follow(tmp_path):
-    (tmp_path / "my.urdf").write_text(shadow(), encoding="utf-8")
-    describe(tmp_path / "my.urdf", "--out", tmp_path / "my.json")
+    path, _ = drafted_in(tmp_path, shadow())
     text = shadow().replace("<mimic joint='FFJ2'/>", "<mimic joint='FFJ2' multiplier='0.7' offset='0.3'/>")
-    check_spheres(read_source(tmp_path / "my.json") | {"urdf": text})
+    check_spheres(read_source(path) | {"urdf": text})
 
 
 def made(drafted, folder, sizes):
@@ -113,13 +118,13 @@ def shares_that_hold(found):
 @pytest.mark.slow
 def test_grasps_of_a_hand(drafted, tmp_path, capsys):
     root = made(drafted, tmp_path, "--objects 2 --grasps 16")
-    kept = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    kept = read_json(root / "dataset.json")
     assert kept["hand_sha256"] == kept["settings"]["hand_sha256"] and "<robot" in kept["hand"]["urdf"]
     found = load_dataset(root, 64, quiet=True)
     holds = shares_that_hold(found)
     assert len(found.scene) >= 24 and holds[0] >= 0.8 and holds[1] <= 0.3
-    source, other = json.loads((drafted / "my.json").read_text(encoding="utf-8")), tmp_path / "other.json"
-    other.write_text(json.dumps(source | {"urdf": str(drafted / "my.urdf"), "size": 1.1}), encoding="utf-8")
+    other = tmp_path / "other.json"
+    write_json(other, read_json(drafted / "my.json") | {"urdf": str(drafted / "my.urdf"), "size": 1.1})
     said = fails(synthesize.main, f"--out {root} --hand {other} --objects 2 --grasps 16".split(), capsys)
     assert "was made with other settings (hand" in said
 
@@ -179,23 +184,20 @@ def test_names_with_numbers_are_names(drafted):
     mine, numbered = list(source["joints"]), [f"joint_{i}" for i in range(len(source["joints"]))]
     named = {*mine} == {*numbered}
     assert hand_for(numbered, source).joint_names == tuple(numbered if named else mine)
+    assert hand_for(numbered[:12]) is None  # of the benchmark's hand, which is known without a file
 
 
 def test_imported_grasps_with_their_hand(tmp_path):
     """The names of recordings stand for joints of the URDF in `joints` alone; wrists are turned into our frame."""
     text = "<robot name='three'> <link name='palm'/>"
     for k, y in enumerate((0, -0.04, 0.04)):  # three fingers along z, which close along x
-        text += joint(f"turn_{k}", "palm", f"finger_{k}", f"0.02 {y} 0.09", axis="0 1 0", limits=(0, 1.6))
-        text += joint(f"end_{k}", f"finger_{k}", f"tip_{k}", "0 0 0.08")
-    (tmp_path / "my.urdf").write_text(text + "</robot>", encoding="utf-8")
-    describe(tmp_path / "my.urdf", "--out", tmp_path / "my.json")
-    source = json.loads((tmp_path / "my.json").read_text(encoding="utf-8"))
+        text += finger(f"finger{k}", "palm", [f"turn_{k}"], [f"0.02 {y} 0.09", "0 0 0.08"], ["0 1 0"], [(0, 1.6)])
+    path, source = drafted_in(tmp_path, text + "</robot>")
     source["joints"] = dict(zip(JOINTS, source["joints"]))
-    (tmp_path / "my.json").write_text(json.dumps(source), encoding="utf-8")
+    write_json(path, source)
     write_object(tmp_path / "in", "core-mug-1", entries_of(np.random.default_rng(0), 6))
     bring(tmp_path / "in", tmp_path / "plain")
-    argv = f"--out {tmp_path}/turned --import dexgraspnet {tmp_path}/in --hand {tmp_path}/my.json --workers 1"
-    synthesize.main(argv.split())
+    synthesize.main(f"--out {tmp_path}/turned --import dexgraspnet {tmp_path}/in --hand {path} --workers 1".split())
     plain, turned = (load_dataset(tmp_path / name, 64, quiet=True) for name in ("plain", "turned"))
     assert plain.hand is None and turned.hand.joint_names == tuple(sorted(JOINTS))
     before, after = (Rotation.from_quat(found.poses[:, 3:]).as_matrix() for found in (plain, turned))
@@ -230,23 +232,17 @@ WRONG = {  # of the LEAP hand's text: what stands in place of what, and what is 
 }  # fmt: skip
 
 
-def refused(text, folder, capsys):
-    """What python -m hand says of a text that cannot be described; nothing is written."""
-    (folder / "my.urdf").write_text(text, encoding="utf-8")
-    said = fails(lambda argv: describe(*argv), [folder / "my.urdf", "--out", folder / "my.json"], capsys)
-    assert f"{folder}/my.urdf: " in said and not (folder / "my.json").exists()
-    return said
-
-
-@pytest.mark.parametrize("kind", WRONG)
-def test_urdfs_that_cannot_be_described(kind, tmp_path, capsys):
-    old, new, message = WRONG[kind]
-    assert message in refused(leap().replace(old, new), tmp_path, capsys)
-
-
-def test_one_finger_is_no_hand(tmp_path, capsys):
-    one = leap().split("  <link name='finger1_0'>")[0] + "</robot>"
-    assert "has fewer than two fingers; two are needed" in refused(one, tmp_path, capsys)
+def test_urdfs_that_cannot_be_described(tmp_path, capsys, problems):
+    """What python -m hand says of them; nothing is written."""
+    urdf, out = tmp_path / "my.urdf", tmp_path / "my.json"
+    one_finger = leap().split("  <link name='finger1_0'>")[0] + "</robot>"
+    wrong = {name: (leap().replace(old, new), message) for name, (old, new, message) in WRONG.items()}
+    wrong["one finger"] = one_finger, "has fewer than two fingers; two are needed"
+    for name, (text, message) in wrong.items():
+        with problems.of(name):
+            urdf.write_text(text, encoding="utf-8")
+            said = fails(lambda argv: describe(*argv), [urdf, "--out", out], capsys)
+            assert f"{urdf}: " in said and message in said and not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -277,18 +273,13 @@ def test_one_finger_is_no_hand(tmp_path, capsys):
     ],
 )
 def test_descriptions_that_are_wrong(path, value, message, tmp_path, capsys):
-    (tmp_path / "my.urdf").write_text(leap(), encoding="utf-8")
-    describe(tmp_path / "my.urdf", "--out", tmp_path / "my.json")
-    source = inside = json.loads((tmp_path / "my.json").read_text(encoding="utf-8"))
+    file, source = drafted_in(tmp_path, leap())
+    inside = source
     for key in path[:-1]:
         inside = inside[key]
     inside[path[-1]] = value
     if value is None:
         del inside[path[-1]]
-    (tmp_path / "my.json").write_text(json.dumps(source), encoding="utf-8")
-    said = fails(synthesize.main, ["--out", tmp_path / "root", "--hand", tmp_path / "my.json"], capsys)
-    assert f"{tmp_path}/my.json: " in said and message in said and not (tmp_path / "root").exists()
-
-
-def test_the_benchmarks_joints_are_known_without_a_file():
-    assert hand_for([f"joint_{i}" for i in range(12)]) is None and hand_for(None) is None
+    write_json(file, source)
+    said = fails(synthesize.main, ["--out", tmp_path / "root", "--hand", file], capsys)
+    assert f"{file}: " in said and message in said and not (tmp_path / "root").exists()

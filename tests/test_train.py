@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fails, interrupted, outcome, training, write_root
+from conftest import fails, files_in, interrupted, outcome, training
 from torch.nn.modules.module import register_module_forward_hook
 
 import model
@@ -134,12 +134,15 @@ def test_baseline_is_trained_once(box_root, tmp_path, capsys):
     assert len(list(tmp_path.glob("pose-and-size-*"))) == 2
 
 
-def test_a_finished_run_is_refused_where_its_data_has_changed(three_boxes, tmp_path, capsys):
+def test_a_run_is_refused_where_its_data_has_changed(three_boxes, tmp_path, capsys):
+    """A finished one, and one that would be resumed."""
     root = shutil.copytree(three_boxes[0], tmp_path / "root")
-    argv = arguments(root, tmp_path, "--steps", 1, "--name", "run")
+    argv = arguments(root, tmp_path, "--steps", 1, "--keep-last", "--name", "run", "--resume")
     train.main(argv)
-    write_root(tmp_path / "other", {"03797390": 1}, seed=1)
-    shutil.copytree(tmp_path / "other/03797390/object_000", root / "03797390/object_003")
+    next(root.rglob("mesh.obj")).write_text("v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nf 1 2 3\n", encoding="utf-8")
+    before = files_in(tmp_path / "run")
+    assert "has changed since" in fails(train.main, argv, capsys) and files_in(tmp_path / "run") == before
+    (tmp_path / "run/result.json").unlink()
     assert "has changed since" in fails(train.main, argv, capsys)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MADE, Planted, after_step, fails, files_in, needs_posix, outcome, training, write_root
+from conftest import MADE, Planted, after_step, files_in, needs_posix, outcome, training, write_root
 from rules import listing, same
 from torch.nn.modules.module import register_module_forward_hook
 from tqdm import tqdm
@@ -171,27 +171,6 @@ def test_whatever_stops_learning(learners, undisturbed, tmp_path, which, happens
     assert files_of(tmp_path, which) == files_of(undisturbed, which)
 
 
-def test_a_run_is_not_resumed_on_other_data(learners, tmp_path, box_root, capsys):
-    root = shutil.copytree(box_root, tmp_path / "root")
-    with after_step(9, press):
-        stopped(train.main, twelve_steps(root, tmp_path))
-    next(root.rglob("mesh.obj")).write_text("v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nf 1 2 3\n", encoding="utf-8")
-    before = files_in(tmp_path / "run")
-    assert "has changed" in fails(train.main, twelve_steps(root, tmp_path, "--resume"), capsys)
-    assert files_in(tmp_path / "run") == before
-
-
-@pytest.mark.parametrize("owner, call", [("load", 3), ("savez", 1)])
-def test_ctrl_c_while_a_root_is_read(tmp_path, monkeypatch, owner, call):
-    """At the third recording, and when the cache is written."""
-    root, count, real = write_root(tmp_path / "root", {"a": 4}), itertools.count(1), getattr(np, owner)
-    with monkeypatch.context() as patch:
-        patch.setattr(np, owner, lambda *a, **k: (press() if next(count) == call else None, real(*a, **k))[1])
-        assert stopped(data.main, [root]) == (130, "interrupted\n")
-    assert not [path for path in (root / ".cache").glob("*")]
-    data.main([str(root)])
-
-
 # ---------------------------------------------------------------- folders and caches of no use
 
 
@@ -338,16 +317,6 @@ def once_there(folder, pattern, action):
     thread.start()
     yield
     thread.join()
-
-
-@slow
-def test_interrupted_synthesis_can_be_resumed(made_root, tmp_path):
-    root = tmp_path / "root"
-    with once_there(root, "recording.npz", press):
-        assert stopped(lambda argv: synthesis(*argv), [root])[0] == 130
-    assert not (root / "dataset.json").exists()
-    synthesis(root)
-    assert files_in(root) == files_in(made_root)
 
 
 @slow

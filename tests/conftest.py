@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import signal
+import threading
+import time
 
 import cli  # noqa: F401 - before torch, which reads the environment that it sets
 import numpy as np
@@ -50,15 +52,17 @@ def gpu(monkeypatch):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", DEVICES)
-    precision = torch.get_float32_matmul_precision()
-    yield torch.device("cuda")
-    torch.set_float32_matmul_precision(precision)
+    return torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
-def denormals_as_usual():
-    """The training scripts flush denormals in their whole process; scipy's k-d tree would crash in a later test."""
+def process_as_usual():
+    """The training scripts flush denormals in their whole process; scipy's k-d tree would crash in a later test.
+
+    And they set what products are computed in.
+    """
     torch.set_flush_denormal(False)
+    torch.set_float32_matmul_precision("highest")
 
 
 # ---------------------------------------------------------------- a dataset of boxes
@@ -75,9 +79,11 @@ def corners(size=0.1):
     return np.array([[x, y, z] for z in (0, 1) for y in (-0.5, 0.5) for x in (-0.5, 0.5)]) * size
 
 
-def write_box(path, size):
-    """An .obj box of `size` (3,) m standing on z = 0."""
-    lines = ["v %.6f %.6f %.6f" % tuple(v) for v in corners(size)] + ["f %d %d %d" % tuple(f + 1) for f in BOX_FACES]
+def write_box(path, size, turn=lambda vertices: vertices):
+    """An .obj box of `size` (3,) m standing on z = 0, or what `turn` makes of its corners; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["v %.6f %.6f %.6f" % tuple(v) for v in turn(corners(size))]
+    lines += ["f %d %d %d" % tuple(f + 1) for f in BOX_FACES]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -105,12 +111,20 @@ def write_root(root, objects, scenes=1, grasps=12, num_joints=12, seed=0, names=
         for i in range(count):
             for j in range(scenes):
                 folder = root / synset / f"object_{i:03d}" / f"scene_{j}"
-                folder.mkdir(parents=True)
                 size = rng.uniform(0.05, 0.2, 3)
                 write_box(folder / "mesh.obj", size)
                 scores = np.where(np.arange(grasps) % 4 == 3, 0.5, 2.0)  # a quarter is under the minimum
                 recorded = random_grasps(rng, grasps, size, num_joints)
                 np.savez(folder / "recording.npz", grasps=recorded, scores=scores, **named)
+    return root
+
+
+def claim(root, version=2, **settings):
+    """Let a root say that it was generated, by these settings."""
+    from files.writing import write_json
+
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(root / "dataset.json", {"version": version, "complete": True, "settings": settings})
     return root
 
 
@@ -171,16 +185,13 @@ def three_boxes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_run(box_root, tmp_path_factory):
     """A folder with a finished run of two steps, `run`, an encoder with random weights and a box, box.obj."""
-    import model
     import train
-    from files.checkpoints import save_checkpoint
+    from samples import save_encoder
 
     folder = tmp_path_factory.mktemp("tiny")
     train.main(training(box_root, folder, "--name", "run", "--steps", 2, "--keep-last"))
-    config = model.PRESETS["tiny"]
-    torch.manual_seed(0)
-    save_checkpoint(folder / "encoder.pt", {"config": vars(config), "encoder": model.PointEncoder(config).state_dict()})
-    write_box(folder / "box.obj", np.array([0.1, 0.1, 0.1]))
+    save_encoder(folder / "encoder.pt")
+    write_box(folder / "box.obj", (0.1, 0.1, 0.1))
     return folder
 
 
@@ -212,9 +223,8 @@ def shapes(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
     for i in range(24):
         np.save(folder / f"{i:02d}.npy", (rng.normal(size=(80, 3)) * rng.uniform(0.02, 0.1, 3)).astype(np.float32))
-    (folder / "meshes").mkdir()
     for i in range(2):
-        write_box(folder / "meshes" / f"box {i}.obj", np.array([0.1, 0.1, 0.1 + i / 10]))
+        write_box(folder / "meshes" / f"box {i}.obj", (0.1, 0.1, 0.1 + i / 10))
     return folder
 
 
@@ -234,36 +244,49 @@ def made_root(tmp_path_factory):
 # ---------------------------------------------------------------- what must go wrong
 
 
+def stopped(main, argv):
+    """Run a command that must stop; -> its exit code, what it said on stderr."""
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stderr(io.StringIO()) as err:
+        main([str(a) for a in argv])
+    return stop.value.code, err.getvalue()
+
+
 def fails(main, argv, capsys):
     """Run a command that must end as a user error: exit code 2, one line on stderr; -> that line."""
+    code, err = stopped(main, argv)
     capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in argv])
-    err = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
     return err
 
 
-@contextlib.contextmanager
 def after_step(step, action):
-    """Do `action()` once, after the `step`-th step from here on that any optimiser takes."""
+    """Within this, do `action()` once, after the `step`-th step from here on that any optimiser takes."""
     count = itertools.count(1)
-    hook = register_optimizer_step_post_hook(lambda *_: action() if next(count) == step else None)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return register_optimizer_step_post_hook(lambda *_: action() if next(count) == step else None)
+
+
+@contextlib.contextmanager
+def once_there(folder, pattern, action):
+    """Do `action()`, in a thread, as soon as a file of that pattern lies in the folder, or after a minute."""
+
+    def wait():
+        deadline = time.monotonic() + 60
+        while not any(folder.rglob(pattern)) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        action()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    yield
+    thread.join()
 
 
 def interrupted(main, argv, step):
     """Run a command that trains, with Ctrl-C in its `step`-th step: it must say what to do now; -> what it said."""
-    err = io.StringIO()
-    with after_step(step, lambda: signal.raise_signal(signal.SIGINT)), contextlib.redirect_stderr(err):
-        with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in argv])
-    assert stop.value.code == 130 and "Traceback" not in err.getvalue(), err.getvalue()
-    return err.getvalue()
+    with after_step(step, lambda: signal.raise_signal(signal.SIGINT)):
+        code, err = stopped(main, argv)
+    assert code == 130 and "Traceback" not in err, err
+    return err
 
 
 class Planted:

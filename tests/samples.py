@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import model
-from model import PRESETS, GraspModel, PointJEPA
+from files.checkpoints import save_checkpoint
+from model import PRESETS, GraspModel, PointEncoder, PointJEPA
 
 TINY = PRESETS["tiny"]
 TINY_JEPA = dataclasses.replace(TINY, patches=16, dropout=0.0, attention_dropout=0.0, drop_path=0.0)
@@ -44,6 +45,14 @@ def jepa_of(**changes):
     """A tiny PointJEPA in train mode without dropout, the same weights every time."""
     torch.manual_seed(0)
     return PointJEPA(dataclasses.replace(TINY_JEPA, **changes))
+
+
+def save_encoder(path, config=TINY):
+    """A file of an encoder with random weights, the same every time; -> the encoder."""
+    torch.manual_seed(0)
+    encoder = PointEncoder(config).eval()
+    save_checkpoint(path, {"config": vars(config), "encoder": encoder.state_dict()})
+    return encoder
 
 
 def brute_sequence(centers):

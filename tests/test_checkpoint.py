@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from conftest import Planted
 from official import official_file, official_state
-from samples import TINY, TINY_JEPA, brute_sequence, clouds_of, jepa_of, seeded, unit_clouds
+from samples import TINY, TINY_JEPA, brute_sequence, jepa_of, save_encoder, seeded, unit_clouds
 
 import model
 from cli.errors import UserError
 from files import checkpoints
 from loop.fast import speed_up
-from model import PRESETS, PointEncoder, PointJEPA
+from model import PRESETS, PointJEPA
 
 SHIPPED = Path(model.__file__).parent / "checkpoints"
 SHIPPED_SHA256 = {"small.pt": "886adb7d420b7718358470683406a35410921704cb73fc47732391008335aa38"}
@@ -29,36 +29,21 @@ SHIPPED_SHA256 = {"small.pt": "886adb7d420b7718358470683406a35410921704cb73fc477
 # ---------------------------------------------------------------- our own checkpoints
 
 
-def saved_encoder(path, **changes):
-    torch.manual_seed(3)
-    encoder = PointEncoder(TINY)
-    content = {"config": dataclasses.asdict(TINY), "encoder": encoder.state_dict(), "step": 7}
-    checkpoints.save_checkpoint(path, {**content, **changes})
-    return speed_up(encoder.eval())
-
-
-def test_encoder_round_trip(tmp_path):
-    encoder = saved_encoder(tmp_path / "encoder.pt")
-    loaded = checkpoints.load_encoder(tmp_path / "encoder.pt")
-    clouds = clouds_of(2)
-    assert loaded.config == TINY and not loaded.training
-    assert torch.equal(loaded(clouds)[0], encoder(clouds)[0])
-    assert os.listdir(tmp_path) == ["encoder.pt"]  # nothing temporary stays
-    torch.load(tmp_path / "encoder.pt", weights_only=True)
-
-
 def test_jepa_round_trip(tmp_path):
     jepa = speed_up(jepa_of())
     with torch.no_grad():
         jepa.target.norm.bias.add_(1)
     content = {"config": dataclasses.asdict(jepa.config), "jepa": jepa.state_dict(), "step": 12}
     checkpoints.save_checkpoint(tmp_path / "jepa.pt", content)
+    assert os.listdir(tmp_path) == ["jepa.pt"]  # nothing temporary stays
+    torch.load(tmp_path / "jepa.pt", weights_only=True)
     loaded, clouds = checkpoints.load_jepa(tmp_path / "jepa.pt"), unit_clouds(2)
     assert loaded.config == TINY_JEPA
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in jepa.state_dict().items())
     encoder = checkpoints.load_encoder(tmp_path / "jepa.pt")
-    assert torch.equal(encoder(clouds)[0], jepa.eval().encoder(clouds)[0])
-    checkpoints.save_checkpoint(tmp_path / "encoder.pt", {"config": content["config"], "encoder": encoder.state_dict()})
+    assert torch.equal(encoder(clouds)[0], jepa.eval().encoder(clouds)[0]) and not encoder.training
+    encoder = speed_up(save_encoder(tmp_path / "encoder.pt"))
+    assert torch.equal(checkpoints.load_encoder(tmp_path / "encoder.pt")(clouds)[0], encoder(clouds)[0])
     with pytest.raises(UserError, match="holds no predictor"):
         checkpoints.load_jepa(tmp_path / "encoder.pt")
 
@@ -75,15 +60,16 @@ def test_shipped_encoders_are_whole(name):
 
 def test_every_field_of_the_network_is_needed_and_known(tmp_path):
     """A former field may be there where its value is what is done anyway."""
-    config = dataclasses.asdict(TINY)
-    saved_encoder(tmp_path / "e.pt", config=config | {"patching": "fps", "tokenizer": "pointnet"})
-    assert checkpoints.load_encoder(tmp_path / "e.pt").config == TINY
+    path, config = tmp_path / "e.pt", dataclasses.asdict(TINY)
+    content = {"encoder": save_encoder(path).state_dict(), "config": config | {"patching": "fps"}}
+    checkpoints.save_checkpoint(path, content)
+    assert checkpoints.load_encoder(path).config == TINY
     wrong = [(name, {k: v for k, v in config.items() if k != name}) for name in config]
     wrong += [(name, config | {name: "curvature"}) for name in ("embedding", "patching")]
-    for name, content in wrong:
-        saved_encoder(tmp_path / "e.pt", config=content)
+    for name, fields in wrong:
+        checkpoints.save_checkpoint(path, content | {"config": fields})
         with pytest.raises(UserError, match=f"e.pt: its config has missing or unknown fields: {name};"):
-            checkpoints.load_encoder(tmp_path / "e.pt")
+            checkpoints.load_encoder(path)
 
 
 # ---------------------------------------------------------------- the official file, and a naive network on it

@@ -34,14 +34,7 @@ def entries_of(rng, count, scales=(0.06, 0.1), size=(1, 1, 2), **more):
 def write_object(folder, name, entries, size=(1, 1, 2)):
     """An object of a DexGraspNet folder: its box, centred on the origin, and its grasps."""
     (folder / "dataset").mkdir(parents=True, exist_ok=True)
-    mesh = folder / "meshdata" / name / "coacd/decomposed.obj"
-    mesh.parent.mkdir(parents=True, exist_ok=True)
-    write_box(mesh, np.array(size))
-    rows = [line.split() for line in mesh.read_text(encoding="utf-8").splitlines()]
-    for row in rows:
-        if row[0] == "v":
-            row[3] = str(float(row[3]) - size[2] / 2)
-    mesh.write_text("\n".join(map(" ".join, rows)) + "\n", encoding="utf-8")
+    write_box(folder / "meshdata" / name / "coacd/decomposed.obj", size, lambda box: box - (0, 0, size[2] / 2))
     np.save(folder / "dataset" / f"{name}.npy", np.array(entries, dtype=object), allow_pickle=True)
     return folder / "dataset" / f"{name}.npy"
 
@@ -74,8 +67,6 @@ def test_frames_scales_and_names(tmp_path, capsys):
     assert re.search("scores +none", data.describe(found))
     card = fails(synthesize.main, ["--card", tmp_path / "out", "--out", tmp_path / "card"], capsys)
     assert "has no scores or another hand" in card
-
-
 
 
 def test_recordings_with_and_without_scores_in_one_root(tmp_path, capsys):

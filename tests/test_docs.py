@@ -50,8 +50,7 @@ def places(box_root, tiny_run, shapes, tmp_path_factory):
     hyper = {"encoder_heads": 2, "predictor_heads": 2, "tokenizer_num_groups": 8, "tokenizer_group_size": 8}
     sizes = {"width": 32, "w1": 16, "w2": 16, "w3": 32, "predictor_width": 16, "predictor_depth": 1}
     official_file(folder / OFFICIAL, hyper | {"transformation_subsample_points": 64}, **sizes)
-    (folder / "meshes").mkdir()
-    write_box(folder / "meshes" / "box.obj", np.array([0.06, 0.06, 0.12]))
+    write_box(folder / "meshes" / "box.obj", (0.06, 0.06, 0.12))
     names = {
         "ROOT": box_root, "my_root": box_root, "RUN": tiny_run / "run",
         "other_root": write_root(folder / "other", {"1": 3}, seed=5),
@@ -63,19 +62,10 @@ def places(box_root, tiny_run, shapes, tmp_path_factory):
     return {name: str(path) for name, path in names.items()}
 
 
-@pytest.fixture(scope="module")
-def generated_run(made_root, tmp_path_factory):
-    """A run on a few of the generator's objects: pictures need its hand."""
-    folder = tmp_path_factory.mktemp("generated")
-    places = f"--data {made_root} --cache-dir {folder} --runs {folder} --name run"
-    train.main(f"{places} --preset tiny --steps 2 --quiet --threads 1".split())
-    return f"{folder}/run"
-
-
 def small(name, argv, places, out, request):
     """The arguments of a command with placeholders replaced, and flags appended that make it quick."""
     if "RUN" in argv and (name == "walkthrough" or "--picture" in argv):
-        places = places | {"RUN": request.getfixturevalue("generated_run")}
+        places = places | {"RUN": str(request.getfixturevalue("named_run"))}  # pictures need the hand
     argv = [places.get(word, word) for word in argv]
     root = places["ROOT"]
     if "--pose" in argv:
@@ -94,14 +84,12 @@ def small(name, argv, places, out, request):
     return argv + appended.split()
 
 
-def is_slow(name, arguments):
-    """What trains a grid or draws."""
-    return name in ("sweep", "walkthrough") or "--picture" in arguments
+def command_case(name, arguments):
+    slow = name in ("sweep", "walkthrough") or "--picture" in arguments  # trains a grid or draws
+    return pytest.param(name, arguments, marks=[pytest.mark.slow] * slow)
 
 
-@pytest.mark.parametrize(
-    "name, arguments", [pytest.param(*pair, marks=[pytest.mark.slow] * is_slow(*pair)) for pair in commands()]
-)
+@pytest.mark.parametrize("name, arguments", [command_case(*pair) for pair in commands()])
 def test_command(name, arguments, places, tmp_path, request):
     importlib.import_module(name).main(small(name, shlex.split(arguments), places, tmp_path, request))
 
@@ -134,8 +122,8 @@ def test_pooling_of_the_exercise(box_root, tmp_path):
 
 def test_recording_snippet(tmp_path):
     """What the lines write, beside a mesh, is a dataset."""
-    scene = tmp_path / "mug" / "my_mug" / "scene_0"
-    scene.mkdir(parents=True)
+    mesh = tmp_path / "mug" / "my_mug" / "scene_0" / "mesh.obj"
+    write_box(mesh, (0.1, 0.1, 0.1))
     rng = np.random.default_rng(0)
     quaternions = rng.normal(size=(5, 4))
     names = {
@@ -143,7 +131,6 @@ def test_recording_snippet(tmp_path):
         "quaternions": quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True),
     }  # fmt: skip
     exec(RECORDING.replace('"my_root', f'"{tmp_path}'), names)
-    write_box(scene / "mesh.obj", np.array([0.1, 0.1, 0.1]))
     read = data.load_dataset(tmp_path, 32, quiet=True)
     assert np.allclose(read.joints, names["joints"], atol=1e-6)
 

@@ -19,7 +19,6 @@ from hand.described import BENCHMARK
 from files.writing import read_json
 from pictures import draw
 
-SHORT = "--preset tiny --steps 12 --objects-per-batch 4 --threads 1 --quiet".split()  # a run
 ARRAYS = ("joints_pred", "logits", "joints_true")
 
 
@@ -130,10 +129,6 @@ def test_clouds_have_the_points_of_the_network(named_run, tmp_path, capsys):
 
 
 def test_what_is_no_run_is_told_apart(named_run, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file.pt").write_text("", encoding="utf-8")
-    for path in (tmp_path / "nowhere", tmp_path / "empty", tmp_path / "file.pt"):
-        assert "no run" in fails(evaluate.main, [path], capsys)
     assert "holds 1 runs and is none" in fails(evaluate.main, [named_run.parent], capsys)
     shutil.copytree(named_run, tmp_path / "early", ignore=shutil.ignore_patterns("best.pt"))
     assert "first validation" in fails(evaluate.main, [tmp_path / "early"], capsys)
@@ -169,7 +164,9 @@ def test_the_table_fits_a_terminal_and_the_picture_has_pairs(named_run, tmp_path
 
 def test_the_same_command_again_prints_the_same_and_evaluate_its_table(named_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "draw_grasps", lambda shown, path, hand: path.write_bytes(b"a picture"))
-    printed, argv = [], [*f"--data {named_run.parent}/root --runs {tmp_path} --name again".split(), *SHORT]
+    places = f"--data {named_run.parent}/root --runs {tmp_path} --name again"
+    argv = f"{places} --preset tiny --steps 12 --objects-per-batch 4 --threads 1 --quiet".split()
+    printed = []
     for _ in range(2):
         train.main(argv)
         printed.append([line for line in capsys.readouterr().out.splitlines() if "since this command" not in line])
@@ -189,8 +186,3 @@ def test_the_same_command_again_prints_the_same_and_evaluate_its_table(named_run
     train.main([*argv, "--overwrite", "--no-pictures"])
     assert (tmp_path / "again" / "best.pt").stat().st_mtime > 0
     assert "curve.png" not in capsys.readouterr().out  # an old picture beside a new run would lie
-
-
-def test_joints_for_one_object_are_another_commands(named_run, capsys):
-    said = fails(evaluate.main, [named_run, "--mesh", "mug.obj", "--pose", 0, 0, "-1e-1", 0, 0, 0, 1], capsys)
-    assert "python predict.py RUN mug.obj --pose" in said

@@ -55,9 +55,6 @@ def test_a_network_with_fast_layers_is_the_plain_one(pool):
     assert_same([*quick.buffers()], [*plain.buffers()], atol=1e-6, rtol=1e-5)
 
 
-# ---------------------------------------------------------------- layers
-
-
 def test_gpu_layernorm_keeps_bfloat16(gpu):
     """To bfloat16's precision, of values of about one: three digits; gradients of the weights are sums of ten."""
     torch.manual_seed(0)
@@ -90,9 +87,6 @@ def test_dropout_rate_scale_and_gradient(rate):
     assert dropout.eval()(x) is x and fast.FastDropout(0.0)(x) is x
 
 
-# ---------------------------------------------------------------- attention
-
-
 def test_attention_drops_weights_and_scales_the_others():
     torch.manual_seed(0)
     query, key = torch.randn(2, 2, 4, 7, 6, dtype=torch.float64)  # (B, H, G, D/H) each
@@ -102,9 +96,6 @@ def test_attention_drops_weights_and_scales_the_others():
     kept = dropped != 0
     torch.testing.assert_close(dropped[kept], (weights / 0.75).expand_as(dropped)[kept])
     assert abs(kept.double().mean().item() - 0.75) < 0.01
-
-
-# ---------------------------------------------------------------- points
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])  # each has its own way back

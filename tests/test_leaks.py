@@ -6,7 +6,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from conftest import fails, training, write_box, write_root
+from conftest import claim, fails, training, write_box, write_root
 
 import data
 import evaluate
@@ -20,12 +20,6 @@ GROUPS = {"1": 14, "cafe\u0301": 9, "03948459": 2}  # one synset is decomposed, 
 TRAIN = "--steps 1 --budget 0.5".split()
 
 
-def claim(root, seed):
-    """Let a root say that it was generated."""
-    content = {"version": 2, "complete": True, "settings": {"seed": seed}}
-    write_json(root / "dataset.json", content)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A root that says it is generated, whose scenes note the object that they are of, and a run of one step on it."""
@@ -33,7 +27,7 @@ def trained(tmp_path_factory):
     root = write_root(folder / "root", GROUPS, scenes=2, grasps=8)
     for scene in root.glob("*/*/*"):
         (scene / "was").write_text(scene.parent.relative_to(root).as_posix(), encoding="utf-8")
-    claim(root, 0)
+    claim(root, seed=0)
     train.main(training(root, folder, "--name", "run", *TRAIN))
     return root, folder / "run"
 
@@ -80,16 +74,16 @@ def rename(root, to=lambda i, name: f"{i * 7919 % 100:02d}_{name}"):
         path.rename(path.with_name(to(i, path.name)))
 
 
-def respell(root, form="NFC"):
-    for path in [*objects_of(root), *(path.parent for path in objects_of(root))][::-1]:
-        if path.exists():
+def respell(root, of_objects="NFC", of_synsets="NFC"):
+    for form, paths in ((of_objects, objects_of(root)), (of_synsets, sorted(root.glob("[!.]*/")))):
+        for path in paths:
             path.rename(path.with_name(unicodedata.normalize(form, path.name)))
 
 
 def remesh(root):
     """Every mesh exported anew, a little larger."""
     for i, path in enumerate(sorted(root.glob("*/*/*/mesh.obj"))):
-        write_box(path, np.array([0.1, 0.1, 0.1 + i / 1000]))
+        write_box(path, (0.1, 0.1, 0.1 + i / 1000))
 
 
 def record_anew(root):
@@ -182,7 +176,7 @@ def test_all_of_another_root_is_without_what_the_run_has_seen(trained, tmp_path,
                 shutil.rmtree(place, ignore_errors=True)
                 shutil.copytree(path, place)
             if generated is not None:
-                claim(other, generated)
+                claim(other, seed=generated)
             objects = len(objects_of(other))
             argv = [str(run), "--suite", "all", "--data", str(other), "--quiet"]
             if objects == left_out:
@@ -214,10 +208,7 @@ def test_names_in_any_unicode_form_are_one_dataset(tmp_path):
     found = []
     for forms in (("NFC", "NFC"), ("NFD", "NFD"), ("NFC", "NFD"), ("NFD", "NFC")):
         copy = shutil.copytree(tmp_path / "made", tmp_path / "-".join(forms))
-        for path in objects_of(copy):
-            path.rename(path.with_name(unicodedata.normalize(forms[0], path.name)))
-        for path in sorted(copy.iterdir()):
-            path.rename(path.with_name(unicodedata.normalize(forms[1], path.name)))
+        respell(copy, *forms)
         loaded = data.load_dataset(copy, 32, quiet=True)
         split = make_split(loaded, "A", 0.5)
         found.append((loaded.fingerprint, loaded.scenes, split.suites, split.test_grasp))

@@ -1,27 +1,18 @@
-"""loop/: the machine, the pace of a loop, what a curve says."""
+"""loop/: the machine, what a curve says."""
 
-import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from cli.errors import UserError
-from loop import fast, machine, pace, report
+from loop import fast, machine, report
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 # ---------------------------------------------------------------- the machine
-@pytest.fixture
-def matmul_precision():
-    """What products are computed in is a setting of the whole process: leave it as it was."""
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
-def test_precision_by_device(matmul_precision):
+def test_precision_by_device():
     for device, fastest, expected in ((CPU, "bf16", "fp32"), (CUDA, "tf32", "tf32"), (CUDA, "bf16", "bf16")):
         assert machine.set_precision("auto", device, fastest) == expected
     for precision, products in (("fp32", "highest"), ("tf32", "high")):
@@ -42,22 +33,13 @@ def test_precision_of_the_forward_pass(precision):
 
 
 @pytest.mark.parametrize("here", [True, False])
-def test_bf16_without_instructions_is_fp32_and_said(monkeypatch, capsys, matmul_precision, here):
+def test_bf16_without_instructions_is_fp32_and_said(monkeypatch, capsys, here):
     monkeypatch.setattr(machine, "has_bf16", lambda: here)  # which processor runs the test must not matter
     for precision in ("auto", "fp32"):
         machine.set_precision(precision, CPU)
     assert capsys.readouterr().err == ""
     assert machine.set_precision("bf16", CPU) == ("bf16" if here else "fp32")
     assert ("warning: --precision bf16" in capsys.readouterr().err) == (not here)
-
-
-# ---------------------------------------------------------------- the pace
-def test_warmup_cosine_against_the_formula():
-    values = [pace.warmup_cosine(step, 100, 10, start=0.1, end=0.02) for step in range(101)]
-    assert values[0] == pytest.approx(0.1) and values[5] == pytest.approx(0.55) and values[10] == pytest.approx(1)
-    assert values[55] == pytest.approx(0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi / 2)))
-    assert values[100] == pytest.approx(0.02)
-    assert all(a > b for a, b in zip(values[10:], values[11:]))
 
 
 # ---------------------------------------------------------------- what a curve says

@@ -300,9 +300,6 @@ def test_gradients_are_the_same_to_the_bit_with_two_threads(pool):
     assert len(seen) == 1
 
 
-# ---------------------------------------------------------------- loss
-
-
 @pytest.mark.parametrize("k", [1, 5])
 def test_wta_loss_by_hand(k):
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import trimesh
-from conftest import fails, write_box, write_root
+from conftest import fails, stopped, write_box, write_root
 
 import data
 import splits
@@ -24,7 +24,6 @@ BOX = np.array([0.05, 0.06, 0.1])  # m
 def write_meshes(folder, names, scale=1):
     """A box of its own size under each name."""
     for i, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_box(folder / name, BOX * (1 + 0.01 * i) * scale)
     return folder
 
@@ -62,14 +61,10 @@ def test_every_mesh_becomes_an_object(tmp_path):
 
 def test_nothing_usable_is_an_error_that_leaves_nothing(tmp_path, capsys):
     folder = write_meshes(tmp_path / "meshes", ["cups/a.obj", "cups/b.obj"], scale=100)
-    (folder / "cups/a.obj").write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", encoding="utf-8"
-    )
-    with pytest.raises(SystemExit) as stop:
-        synthesize.main(words(folder, tmp_path / "out"))
-    out, err = capsys.readouterr()
-    assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
-    assert "none of its objects (2) can be used" in err
+    (folder / "cups/a.obj").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", encoding="utf-8")
+    code, err = stopped(synthesize.main, words(folder, tmp_path / "out"))
+    assert code == 2 and err.startswith("error: ") and "none of its objects (2) can be used" in err
+    out = capsys.readouterr().out
     assert "not used: cups/a: " in out and "Git LFS" in out and "not used: cups/b: longest side 10" in out
     assert not (tmp_path / "out").exists()
     write_meshes(folder, ["cups/a.obj"])  # mended: the same command goes on
@@ -107,10 +102,8 @@ SIDES = [  # longest and middle side in m, the factor that is named
 
 @pytest.mark.parametrize("longest, middle, factor", SIDES)
 def test_the_factor_named_makes_any_size_usable(tmp_path, capsys, longest, middle, factor):
-    (tmp_path / "meshes").mkdir()
-    write_box(tmp_path / "meshes/a.obj", np.array([longest, middle, middle / 2]))
-    with pytest.raises(SystemExit):
-        synthesize.main(words(tmp_path / "meshes", tmp_path / "out"))
+    write_box(tmp_path / "meshes/a.obj", (longest, middle, middle / 2))
+    stopped(synthesize.main, words(tmp_path / "meshes", tmp_path / "out"))
     named = capsys.readouterr().out.split("--mesh-scale ")[1].split()[0]
     assert named == factor
     assert LENGTHS[0] <= longest * float(named) <= LENGTHS[1] and middle * float(named) <= MAX_MIDDLE

@@ -1,11 +1,10 @@
 """Grasps in MuJoCo: whose fingertips they are, one that holds and two that do not; the command, also without it."""
 
-import csv
 import shutil
 
 import numpy as np
 import pytest
-from conftest import fails
+from conftest import fails, read_csv
 
 import train
 from hand.described import BENCHMARK
@@ -42,7 +41,7 @@ def test_the_command(made_root, tmp_path, capsys):
     places = f"--data {made_root} --cache-dir {tmp_path} --runs {tmp_path} --name A"
     train.main(f"{places} --preset tiny --steps 2 --no-baseline --no-pictures --quiet --threads 1".split())
     physics.main([str(made_root), str(tmp_path / "A"), "--grasps", "8", "--out", str(tmp_path)])
-    table = list(csv.DictReader((tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()))
+    table = read_csv(tmp_path / "rows.csv")
     assert [row["number"] for row in table] == ["8", "8", "8", "2", "2", "2", "2"]
     assert float(table[0]["MuJoCo"]) > float(table[1]["MuJoCo"])
     config = shutil.copytree(tmp_path / "A", tmp_path / "B") / "config.json"

@@ -73,11 +73,7 @@ def test_json_alone_on_the_terminal_and_many_poses_of_a_cloud(folder, capsys):
 
 def test_up_is_turned_and_the_wrist_with_it(folder, capsys):
     """A y-up mesh and a pose in its frame give what the same things give when they stand on z = 0."""
-    lines = (folder / "box.obj").read_text(encoding="utf-8").splitlines()
-    corners = [TURN.apply([float(x) for x in line.split()[1:]]) for line in lines if line[0] == "v"]
-    (folder / "lying.obj").write_text(
-        "\n".join(["v %.6f %.6f %.6f" % tuple(v) for v in corners] + lines[8:]), encoding="utf-8"
-    )
+    write_box(folder / "lying.obj", SIZE, TURN.apply)
     turned = np.r_[TURN.apply(ABOVE[:3]), (TURN * Rotation.from_quat(ABOVE[3:])).as_quat()]
     upright = predict.main(words(folder))
     as_lying = predict.main(words(folder, "--up", "y", pose=turned, mesh="lying.obj"))

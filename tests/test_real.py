@@ -11,9 +11,7 @@ def test_what_is_grasped_and_what_pretrains_share_no_shape(tmp_path, capsys):
         "sem-Cup-a1": 0.6, "sem-Cup-a3": 0.7, "sem-Cup-b1": 0.2, "sem-Cup-b2": 0.8, "ddg-some_toy-car": 0.9,
     }  # fmt: skip
     for name, side in shapes.items():
-        folder = tmp_path / "meshdata" / name / "coacd"
-        folder.mkdir(parents=True)
-        write_box(folder / "decomposed.obj", (side, side, side))
+        write_box(tmp_path / "meshdata" / name / "coacd/decomposed.obj", (side, side, side))
     argv = f"{tmp_path}/meshdata --out {tmp_path}/out --most 2".split()
     real.main(argv)
     assert "4 objects of 3 categories, 2 others" in capsys.readouterr().out

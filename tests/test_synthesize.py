@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MADE, fails, files_in
+from conftest import MADE, claim, fails, files_in
 
 import synthesize
 from benchmark import make, roots
@@ -86,14 +86,6 @@ def test_existing_roots(made_root, tmp_path, monkeypatch, capsys):
 # ---------------------------------------------------------------- roots that are there already
 OTHER = {"objects": 4, "scenes": None, "rescale": True, "quick": False}
 ONE = {"objects": 1500, "seed": 0, "meshes": None}  # settings of version 1
-
-
-def claim(root, version=roots.VERSION, **settings):
-    """Let a root say that it was made with these settings."""
-    root.mkdir(parents=True, exist_ok=True)
-    content = {"version": version, "complete": True, "settings": settings}
-    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
-    return root
 
 
 def refused(path):

@@ -4,18 +4,16 @@ import dataclasses
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from conftest import fails, write_box
+from samples import TINY, save_encoder
 
 import pretrain_jepa
 import walkthrough
 from files.checkpoints import load_run, load_with_predictor, predictor_path, run_content, save_checkpoint
-from model import PRESETS, GraspModel, PointEncoder, PointJEPA, from_z_up, normalize_clouds
+from model import GraspModel, PointEncoder, PointJEPA, from_z_up, normalize_clouds
 from pictures import draw, panels
-
-TINY = PRESETS["tiny"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +31,6 @@ def with_statistics(module):
             layer.running_mean.normal_()
             layer.running_var.uniform_(0.5, 2)
     return module.eval()
-
-
-def write_encoder(path, config=TINY):
-    torch.manual_seed(0)
-    weights = with_statistics(PointEncoder(config)).state_dict()
-    save_checkpoint(path, {"config": dataclasses.asdict(config), "encoder": weights})
-    return path
 
 
 @pytest.fixture
@@ -113,7 +104,8 @@ def test_predictors_belong_to_their_encoder(walk, tmp_path, capsys):
     units, _, _ = normalize_clouds(walkthrough.made_thing("mug", TINY.points, 5).cloud, TINY)
     torch.manual_seed(5)
     assert f"loss {jepa.eval()(units)[0]:.4f};" in stages[15][2]
-    encoder = write_encoder(tmp_path / "tiny.pt")
+    encoder = tmp_path / "tiny.pt"
+    save_encoder(encoder)
     stages, text, *_ = walk("--encoder", encoder, drawn=False)
     assert max(stages) == 9 and "kept without its predictor" in text
     save_checkpoint(predictor_path(encoder), {"predictor": jepa.predictor.state_dict(), "encoder_sha256": "0"})
@@ -145,9 +137,9 @@ def test_features_are_the_encoders_to_the_bit(changes):
 
 
 def test_objects_of_ones_own(walk, tmp_path):
-    encoder = write_encoder(tmp_path / "tiny.pt")
-    write_box(tmp_path / "box.obj", np.array([0.1, 0.2, 0.05]))
-    stages, *_ = walk("--encoder", encoder, "--mesh", tmp_path / "box.obj", drawn=False)
+    save_encoder(tmp_path / "tiny.pt")
+    write_box(tmp_path / "box.obj", (0.1, 0.2, 0.05))
+    stages, *_ = walk("--encoder", tmp_path / "tiny.pt", "--mesh", tmp_path / "box.obj", drawn=False)
     assert stages[1] == ("vertices", "(8, 3)", "box.obj, 10.0 x 20.0 x 5.0 cm, z up")
 
 

@@ -1,15 +1,16 @@
 """What every bad input must come to: one line that names it and says what to do, nothing written. Meshes by rule."""
 
+import pickle
 import re
 import warnings
 
 import numpy as np
 import trimesh
-from conftest import fails
+from conftest import Planted, fails
 
 EXTENSIONS = (".obj", ".stl", ".ply", ".off", ".glb")
 # a message must say what to do, not only what is wrong
-ADVICE = re.compile(r"; |must |needs |see --help")
+ADVICE = re.compile(r"; |must |needs |see --help|: python ")
 
 
 def listing(*folders):
@@ -36,6 +37,21 @@ def rejected(main, argv, names, capsys, *folders):
     assert "Traceback" not in error and ADVICE.search(error), error
     assert listing(*folders) == before
     return error
+
+
+def broken(good):
+    """(id, bytes) of what is no file of any kind, where one of the bytes `good` should be."""
+    yield from {"empty": b"", "text": b"no such thing\n", "zeros": bytes(500), "the head cut off": good[20:]}.items()
+    yield "noise", np.random.default_rng(5).bytes(1000)
+    for protocol in (0, 4):
+        yield f"a pickle with code, protocol {protocol}", pickle.dumps(Planted(), protocol)
+    for share in (0.05, 0.5, 0.95):
+        yield f"cut short at {share:.0%}", good[: int(share * len(good))]
+
+
+def flipped(good, at):
+    """Some bytes of a file changed, from place `at` on."""
+    return good[:at] + bytes(255 - byte for byte in good[at : at + 8]) + good[at + 8 :]
 
 
 # ---------------------------------------------------------------- meshes

@@ -368,8 +368,7 @@ def glb_dialects():
             return made.primitive(made.accessor(np.round(VERTICES * 1000), "i2", 8, **more))
 
         yield f"whole numbers {more}, scaled", glb(short, node={"scale": [0.001] * 3}, **whole), cause
-    for place in ("", "/tmp/", "file:///tmp/", "../"):
-        yield f"its numbers in another file, {place}", glb(uri=lambda _, p=place: p + "bracket.bin"), "another file"
+    yield "its numbers in another file", glb(uri=lambda _: "bracket.bin"), "another file"
     draco = {"extensions": {"KHR_draco_mesh_compression": {"bufferView": 0, "attributes": {"POSITION": 0}}}}
     beside = glb(lambda made: made.primitive(**draco), extensionsUsed=["KHR_draco_mesh_compression"])
     yield "Draco beside plain numbers", beside, "KHR_draco"

@@ -123,7 +123,7 @@ def test_grasps_of_a_hand(drafted, tmp_path, capsys):
 def test_from_urdf_to_pictures(drafted, tmp_path, capsys):
     root, run = made(drafted, tmp_path, "--objects 16 --grasps 30"), tmp_path / "runs/run"
     write_card(root, tmp_path / "card", seed=0, sample=8, mixed=16)
-    card = json.loads((tmp_path / "card/card.json").read_text(encoding="utf-8"))
+    card = read_json(tmp_path / "card/card.json")
     assert card["share_three_links_touch"] == 1 and card["penetration_mm"]["max"] < 3
     assert (tmp_path / "card/grasps.png").exists()
     found = load_dataset(root, 64, quiet=True)

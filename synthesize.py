@@ -58,7 +58,8 @@ def parse_args(argv):
     flag("--card", metavar="ROOT", help="describe this dataset in figures and pictures in place of making one")
     flag("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
-    counts, (kind, _) = args.objects or args.grasps or args.scenes, args.imported or ("dexgraspnet", None)
+    counts = args.objects or args.grasps or args.scenes
+    kind = args.imported[0] if args.imported else "dexgraspnet"
     made = args.meshes or args.imported or args.card or args.hand
     about_meshes = args.rescale or args.up != "z" or args.mesh_scale != 1
     rules = {

@@ -128,7 +128,8 @@ def warn_of_probes(data, rows):
 
 def put_hand(model, source):
     """Let a `GraspModel` know its hand, a source of hand/described.py or None for the benchmark: probes stand there."""
-    model.hand, probes = source, probes_of(source["work_box"]) if source else PROBES
+    model.hand = source
+    probes = probes_of(source["work_box"]) if source else PROBES
     if probes.shape != PROBES.shape or not probes.isfinite().all():
         raise ValueError(f"its work_box is {source['work_box']}")
     if hasattr(model.pool, "probes"):

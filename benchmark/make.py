@@ -91,10 +91,10 @@ def made_scenes(synset, name, path, settings, hand):
         if counts["kept"] >= settings["grasps"] / 6:
             break
     found = []
-    for name, posed, pose, arrays in scenes:
+    for scene, posed, pose, arrays in scenes:
         mesh = mesh_text(posed, faces) if path else mesh_text(on_grid(posed)[0], faces, decimals=5)
         made = {} if path else {"drawn_from": drawn_from, "pose": np.array(pose)}
-        found.append((name, mesh, arrays | made))
+        found.append((scene, mesh, arrays | made))
     return found, dict(rejected) | {"kept": counts["kept"], "low": counts["low"], "redrawn": redrawn}
 
 

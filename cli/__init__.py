@@ -27,7 +27,7 @@ def end_with_one_line(kind, error, trace):
         print("interrupted", file=sys.stderr)
         raise SystemExit(130)
     if issubclass(kind, ImportError):
-        print(f"error: {error}; pip install -r requirements.txt", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}; pip install -r requirements.txt", file=sys.stderr)
         raise SystemExit(2)
     sys.__excepthook__(kind, error, trace)
 

@@ -314,8 +314,8 @@ def load_encoder(path):
     weights = content.get("encoder")
     if kind == "run":
         check_tensors(content["model"], path)
-        parts = [(name.partition("."), tensor) for name, tensor in merged(content["model"]).items()]
-        weights = {name: tensor for (part, _, name), tensor in parts if part == "encoder"}
+        whole = {name: tensor for name, tensor in merged(content["model"]).items() if name.startswith("encoder.")}
+        weights = {name.removeprefix("encoder."): tensor for name, tensor in whole.items()}
         refuse(not weights, f"{path}: its run had no encoder; give one with --pool attention or another that has")
     return load_strictly(build(PointEncoder, content.get("config"), path), weights, path)
 

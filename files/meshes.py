@@ -224,10 +224,10 @@ def read_ply(content):
         elif element.count:
             whole = (len(body) - at) // kind.itemsize
             refuse(whole < element.count, broken(element, whole))
-            rows = np.frombuffer(body, kind, element.count, at)
-            at += rows.nbytes
+            table = np.frombuffer(body, kind, element.count, at)
+            at += table.nbytes
             if element.name == "vertex":
-                vertices = np.stack([rows[axis].astype(np.float64) for axis in "xyz"], axis=1)
+                vertices = np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
     refuse(not is_over(body, at), "goes on after all that its header promises; export it again")
     sizes, corners = np.array([*map(len, polygons)], dtype=np.int64), np.concatenate([np.empty(0), *polygons])
     check_end(text, len(vertices), sizes, corners, elements[-1].name == "face")

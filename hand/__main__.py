@@ -79,6 +79,8 @@ def solid_spheres(link, largest):
     found, name = [], f"link '{link.get('name')}'"
     for collision in link.findall("collision"):
         frame, shape = frame_of(collision.find("origin"), name), collision.find("geometry/*")
+        if shape is None:
+            continue
         if shape.tag == "box":
             sides = xml_numbers(shape, "size", 3, name)
         elif shape.tag in ("cylinder", "sphere"):

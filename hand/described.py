@@ -134,7 +134,7 @@ def read_joint(element):
         axis = xml_numbers(element.find("axis"), "xyz", 3, what, "1 0 0")
         refuse(not axis.any(), f"{what}: its axis is zero; mend it in the URDF")
         axis /= np.linalg.norm(axis)
-    if mimic is not None:
+    if mimic is not None and axis is not None:
         follows = mimic.get("joint"), xml_numbers(mimic, "multiplier", 1, what, "1").item()
         offset = xml_numbers(mimic, "offset", 1, what, "0")
         frame[:3, :3] = frame[:3, :3] @ Rotation.from_rotvec(offset * axis).as_matrix()
@@ -156,9 +156,9 @@ def read_urdf(text):
     xacro = any("xacro" in str(element.tag) for element in root.iter())
     refuse(xacro, "is a xacro, of which a URDF is made; run: xacro FILE > hand.urdf")
     refuse(root.tag != "robot", f"begins with <{root.tag}>, a URDF with <robot>; give another file")
-    found, elements = list(map(read_joint, root.findall("joint"))), root.findall("link")
-    joints, elements = {joint.name: joint for joint in found}, {link.get("name"): link for link in elements}
-    above = {}  # link -> the one that it hangs on
+    elements = {link.get("name"): link for link in root.findall("link")}
+    found = list(map(read_joint, root.findall("joint")))
+    joints, above = {joint.name: joint for joint in found}, {}  # above: link -> the one that it hangs on
     for joint in found:
         refuse(joints[joint.name] is not joint, f"two joints are named '{joint.name}'; rename one")
         refuse(joint.child in above, f"link '{joint.child}' hangs on several joints, {LOOP}")
@@ -220,6 +220,7 @@ def build_hand(source):
     names, palm, tips = list(source["joints"].values()), source["wrist"]["link"], source["fingers"].values()
     refuse(palm not in elements, f"wrist: the URDF has no link '{palm}'; name another one")
     links = at_rest(joints, palm, palm_frame(source["wrist"]))
+    refuse(not all(isinstance(tip, str) for tip in tips), "'fingers' must be {name: its last link}; mend it")
     for link in (*source["spheres"], *tips):
         refuse(link not in links, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
     for joint in names:
@@ -246,7 +247,8 @@ def build_hand(source):
     start, speed = np.split(shapes, 2)  # (modes, J)
     limits = np.array([joints[joint].limits for joint in names])
     low, high = np.degrees(limits).T
-    beyond = " ".join(np.array(names)[((start < low - 0.1) | (start > high + 0.1)).any(0) & start.any(0)])
+    outside = (start < low - 0.1) | (start > high + 0.1)  # degrees, written with one decimal
+    beyond = " ".join(np.array(names)[(outside & (start != 0)).any(0)])
     refuse(beyond, f"pre_shapes start beyond the limits of joint '{beyond}'; mend them")
     closing = fingers.levers.max(1) * np.abs(speed).sum(0)  # (F, J) how far each joint takes a finger
     twice = " ".join(np.array(names)[(closing > 0).sum(0) > 1])
@@ -256,8 +258,8 @@ def build_hand(source):
     size = numbers(source.get("size", 1), "size", 1).item()
     refuse(size <= 0, "size must be over 0; mend it")
     boxes = {box: numbers(source[box], box, 3, 2) for box in ("grasp_center", "work_box")}
-    for box, (low, high) in ((box, values.T) for box, values in boxes.items()):
-        refuse((low > high).any(), f"{box}: a low end lies over its high end; swap them")
+    for box, values in boxes.items():
+        refuse((values[:, 0] > values[:, 1]).any(), f"{box}: a low end lies over its high end; swap them")
     return Hand(
         joint_names=tuple(source["joints"]), limits=limits,
         finger_names=tuple(source["fingers"]), fingers=fingers, flexors=closing.argmax(1), links=on_links,

@@ -176,14 +176,14 @@ def run_assay(names, given, args):
     grid, shared = {flag: given.get(flag, values) for flag, values in GRID.items()}, args.own | given
     shared = {flag: value for flag, value in shared.items() if flag not in GRID} | (SMOKE if args.smoke else {})
     path, arms, assay = args.out / "rows.csv", choose(names, dict.fromkeys(ARMS, ()), "assay"), None
-    for kind in grid["--input"].split(",") if "jepa" in arms and not args.smoke else ():
-        check_same_network(shared, pretrained(kind))
     rows = {row["command"]: row for row in read_rows(path)}
     for own, seed, arm in itertools.product(expand(grid, args.smoke), args.seeds, arms):
         name = command_of(own | shared | {"--seeds": seed}, f"python sweep.py assay {arm}")
         if name not in rows:
             assay = assay or Assay(shared, args)
             kind, budget, loss = own.values()
+            if arm == "jepa" and not args.smoke:
+                check_same_network(shared, pretrained(kind))
             print(name, file=sys.stderr)
             row = {"command": name} | assay.measure(arm, kind, budget, loss, seed)
             rows = {old["command"]: old for old in read_rows(path)} | {name: row}  # another sweep may have written

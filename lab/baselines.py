@@ -9,7 +9,7 @@ from evaluate import constant_predictions, summarize
 from files.checkpoints import load_encoder
 from lab.encoders import keep_probes
 from lab.rows import METRICS, command_of, read_rows, write_rows
-from lab.runner import encoder_file, open_data, plan_runs, random_encoder, run_all
+from lab.runner import encoder_file, encoder_tag, open_data, plan_runs, random_encoder, run_all
 from model import LENGTH
 
 DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
@@ -65,7 +65,9 @@ def run_benchmark(names, given, args):
         if command not in rows:
             rows[command] = nearest_row(command, flags)
             write_rows(path, list(rows.values()))
-    file = encoder_file(planned[-1])
-    encoders = {"random": random_encoder(load_encoder(file).config, args.runs), Path(file).name: file}
-    keep_probes(encoders, planned[-1], args.out)
+    pretrained = [flags for flags in planned if encoder_tag(flags)]
+    if pretrained:
+        file = encoder_file(pretrained[-1])
+        encoders = {"random": random_encoder(load_encoder(file).config, args.runs), Path(file).name: file}
+        keep_probes(encoders, pretrained[-1], args.out)
     return read_rows(path)

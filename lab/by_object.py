@@ -12,7 +12,7 @@ from files.reading import read_npz
 from files.writing import atomic
 from lab.rows import flags_of, seed_of
 
-SUITES = ("val", "test", "test_category")  # whose errors are kept
+KEPT_SUITES = ("val", "test", "test_category")  # whose errors are kept
 
 
 # ---------------------------------------------------------------- the file
@@ -28,7 +28,7 @@ def per_object(predictions):
 def keep_errors(out, run):
     """A finished run's errors by object into OUT/objects.npz."""
     errors, predictions = read_errors(out), read_predictions(run.folder / "predictions.npz")
-    for suite in SUITES:
+    for suite in KEPT_SUITES:
         of_suite = {key: array[predictions["suite"] == suite] for key, array in predictions.items()}
         if len(of_suite["logits"]):
             errors[run.command, suite] = per_object(of_suite)
@@ -127,8 +127,9 @@ def better_cell(rows, errors, other_rows, other_errors, suite):
     arms = errors_by_seed(errors, rows, suite), errors_by_seed(other_errors, other_rows, suite)
     seeds = sorted(arms[0].keys() & arms[1].keys())
     found = [arm[seed] for arm in arms for seed in seeds]
-    alike = all(np.array_equal(found[0][i], other[i]) for other in found for i in (0, 1))  # objects, and their grasps
-    if not seeds or not alike:
+    same_objects = all(np.array_equal(found[0][0], other[0]) for other in found)
+    same_grasps = all(np.array_equal(found[0][1], other[1]) for other in found)
+    if not seeds or not same_objects or not same_grasps:
         return ""
     new, old = (np.stack([arm[seed][2] for seed in seeds]) for arm in arms)
     grasps = found[0][1]

@@ -27,7 +27,6 @@ ORACLE = {  # the run whose encoder is the oracle's
     "--pack": "A", "--budget": "1", "--steps": "8000", "--init": "scratch", "--lr-backbone": "1e-4",
     "--lr-head": "2e-3",
 }  # fmt: skip
-SUITES = ("val", "test")
 
 
 # ---------------------------------------------------------------- runs
@@ -53,7 +52,7 @@ def run_controls(names, given, args):
     for flags in arms.values():
         rates = best.get(place_of(flags), {})  # none where all trials diverged
         planned += plan_runs(SHARED | {"--budget": BUDGETS, "--k": "5,1"} | flags | rates, own, args.seeds, args)
-    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, SUITES, [keep_errors])
+    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, ("val", "test"), [keep_errors])
 
 
 def train_oracle(given, args):

@@ -8,7 +8,7 @@ from files.writing import atomic
 from lab import published
 from lab.rows import DEFAULTS, RATE_FLAGS, TRAINING, differences, read_rows
 from lab.table1 import at_papers_rates
-from lab.tables import BOTH_PACKS, SUITES, arms_of, values_of
+from lab.tables import BOTH_PACKS, PREFIXES, arms_of, values_of
 
 LOOKS = {  # label of a panel -> column, label, marker and its size, colour; the smaller one shows on the larger
     "RMSE on val (rad)": (
@@ -47,7 +47,8 @@ def draw_places(panels, places, path, title=""):
     for axes, panel in zip(row, panels):
         for series in panel.series:
             color = series.style["color"]
-            at, means, deviations = spread({places.index(place): some for place, some in series.values.items()})
+            numbered = {places.index(place): some for place, some in series.values.items()}
+            at, means, deviations = mean_and_deviation(numbered)
             axes.errorbar(means, at, xerr=deviations, capsize=3, linestyle="", **series.style)
             for place, some in series.values.items():
                 if len(some) > 5:
@@ -75,7 +76,7 @@ def draw_lines(rows_of_panels, label, path, title="", ticks=()):
         if panel is None:
             continue
         for series in panel.series:
-            numbers, means, deviations = spread(series.values)
+            numbers, means, deviations = mean_and_deviation(series.values)
             axes.errorbar(numbers, means, yerr=deviations, capsize=3, **series.style)
         axes.set(xlabel=label, ylabel=panel.label, title=panel.title)
         axes.grid(alpha=0.3)
@@ -95,7 +96,7 @@ def new_figure(rows, columns, width, height, **shared):
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
-def spread(values):
+def mean_and_deviation(values):
     """Numbers that have values, ascending, the means there, and SD (n - 1), or None where all are single."""
     found = sorted((number, some) for number, some in values.items() if some)
     deviations = [statistics.stdev(some) if len(some) > 1 else 0 for _, some in found]
@@ -131,7 +132,12 @@ def draw_grid(rows, args):
         if not panels or values_of(rows, looks[0][0]):
             panels.append(Panel(series, label, means=() if panels else means))
     draw_places(panels, list(groups), args.out / "figure.png", title)
-    draw_curves(rows, args.out, title, lambda arm, number: {"label": words_of(arm), "color": f"C{number}"})
+    draw_curves(rows, args.out, title, grid_style)
+
+
+def grid_style(arm, number):
+    """How the lines of an arm of any grid are drawn: ten colours, then the same dashed and dotted."""
+    return {"label": words_of(arm), "color": f"C{number}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
 
 
 def words_of(arm):
@@ -170,7 +176,9 @@ def curve_panel(panels, pack, budget):
 def style_of(arm, number=0):
     """How one arm of table1 is drawn."""
     init, *rates = (arm.flags[flag] for flag in ("--init", *RATE_FLAGS))
-    label = f"{init}, {' and '.join(rates)}"
+    told = ("--pack", "--budget", "--init", *RATE_FLAGS)
+    others = [f"{flag[2:]} {value}" for flag, value in arm.own.items() if flag not in told]
+    label = ", ".join([init, " and ".join(rates), *others])
     return {
         "color": "C0" if init == "jepa" else "C1",
         "linestyle": "--" if at_papers_rates(arm.flags) else "-",
@@ -198,7 +206,7 @@ def budget_panel(pack, budgets, suite):
         for arm in arms:
             style = style_of(arm) | {"marker": "o", "markersize": 4}
             values = lines.setdefault(style["label"], Series({}, style)).values
-            values[100 * budget] = values_of(arm.rows, SUITES[suite] + "top_logit_rmse")
+            values[100 * budget] = values_of(arm.rows, PREFIXES[suite] + "top_logit_rmse")
     return Panel(list(lines.values()), f"{suite} top-logit RMSE (rad)", f"{suite}, pack {pack}: mean and SD over seeds")
 
 

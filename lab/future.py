@@ -2,12 +2,12 @@
 
 from lab.by_object import keep_errors, read_errors
 from lab.runner import choose, plan_runs, refuse_flags, run_all, seed_by_seed
-from lab.tables import SUITES, Comparison, alike, arms_table
+from lab.tables import PREFIXES, Comparison, alike, arms_table
 
 VARIANTS = {"default": {}, "annealed": {"--loss": "annealed"}, "lora": {"--lora": "8"}}  # name -> what differs
 SHARED = {"--pack": "A", "--budget": "0.1", "--steps": "1000", "--lr-backbone": "1e-4", "--lr-head": "2e-3"}
 VARIED = ("--loss", "--lora", "--schedule", "--patching", "--tokenizer")  # the last three of rows alone: they are gone
-DEFAULTS = {"--loss": "wta", "--schedule": "cosine"}.items()
+UNVARIED = {"--loss": "wta", "--schedule": "cosine"}.items()
 
 
 def run_future(names, given, args):
@@ -21,14 +21,14 @@ def run_future(names, given, args):
     for flags in choose(names and ["default", *names], VARIANTS, "future").values():
         for init in ("random" if "--lora" in flags else "scratch", "jepa"):
             planned += plan_runs(SHARED | flags | {"--init": init}, given, args.seeds, args)
-    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, SUITES, [keep_errors])
+    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, PREFIXES, [keep_errors])
 
 
 def with_default(flags, other):
     """The default is what nothing is varied in; that of adapters on random weights starts from scratch."""
     start = {"--init": flags["--init"].replace("random", "scratch")}
     varied = {(flag, value) for flag, value in other.items() if flag in VARIED}
-    return varied <= DEFAULTS and alike(flags | start, other, VARIED)
+    return varied <= UNVARIED and alike(flags | start, other, VARIED)
 
 
 def future_text(rows, args):

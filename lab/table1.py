@@ -11,7 +11,7 @@ from cli.errors import refuse
 from lab.by_object import keep_errors, read_errors
 from lab.rows import RATE_FLAGS, best_rates, differences, read_rows, write_rows
 from lab.runner import plan_runs, run_all, run_first, seed_by_seed
-from lab.tables import SUITES, Comparison, alike, arms_table
+from lab.tables import PREFIXES, Comparison, alike, arms_table
 
 PAPER_RATES = {"--lr-backbone": "1e-5", "--lr-head": "1e-3"}  # Sec. IV-C
 TRIALS = {  # the paper's six choices, a frozen backbone, and higher rates so that scratch's best is not at the edge
@@ -29,7 +29,7 @@ def run_table1(names, given, args):
         for chosen in rates[init]:
             own = given | {"--pack": pack, "--init": init} | chosen
             planned += plan_runs({"--budget": BUDGETS.get(pack, "1")}, own, args.seeds, args)
-    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, SUITES, [keep_curve, keep_errors])
+    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, PREFIXES, [keep_curve, keep_errors])
 
 
 def rates_of_table1(given, args):

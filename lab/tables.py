@@ -8,7 +8,7 @@ from typing import Callable, NamedTuple
 from lab.by_object import better_cell
 from lab.rows import EQUAL_RESULTS, METRICS, OF_VAL, TRAINING, flags_of, split_command
 
-SUITES = {"val": "", "test": "test_", "test_grasp": "test_grasp_", "test_category": "test_category_"}  # of columns
+PREFIXES = {"val": "", "test": "test_", "test_grasp": "test_grasp_", "test_category": "test_category_"}  # of columns
 COLUMNS = {"selection_gap": "gap", "coverage_15": "coverage@15°", "seconds": "s per run"}  # of every table, if any
 COLUMNS |= {name: name.replace("_", " ") for name in OF_VAL if name != "grasps_closed"}
 BOTH_PACKS = "A and B"
@@ -133,7 +133,7 @@ def mean_lines(rows):
 
 def suite_table(rows, suite, errors, comparisons):
     """Markdown: one line per arm, mean ± SD (n − 1) over its runs; of the columns those that have values."""
-    arms, prefix = arms_of(rows), SUITES[suite]
+    arms, prefix = arms_of(rows), PREFIXES[suite]
     columns = {prefix + name: title for name, title in COLUMNS.items() if values_of(rows, prefix + name)}
     better = {comparison.title: comparison.cells(arms, errors, suite) for comparison in comparisons}
     better = {title: cells for title, cells in better.items() if any(cells)}
@@ -155,7 +155,7 @@ def arms_table(rows, errors=None, comparisons=()):
     first = arms_of(rows)[0]
     shared = as_text({flag: value for flag, value in first.flags.items() if flag not in first.own})
     sections = [f"All runs: `{shared}`\n"] * bool(shared)
-    suites = [suite for suite, prefix in SUITES.items() if values_of(rows, prefix + METRICS[0])]
+    suites = [suite for suite, prefix in PREFIXES.items() if values_of(rows, prefix + METRICS[0])]
     for suite in suites:
         sections += [f"## {suite}\n"] * (len(suites) > 1) + [suite_table(rows, suite, errors, comparisons)]
     return "\n".join(sections)

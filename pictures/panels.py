@@ -11,7 +11,7 @@ COLUMNS, DPI = 4, 70
 WIDTH, SIDE, TITLE, LINE = 3.6, 3.4, 0.55, 0.22  # inches: a panel, its picture, its title's room, a line at the foot
 
 
-def patches(names):
+def legend_entries(names):
     """The entries of a legend {name: colour}."""
     from matplotlib.patches import Patch
 
@@ -21,7 +21,7 @@ def patches(names):
 def legend(ax, names):
     """A legend {name: colour} below a panel."""
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02)}
-    ax.legend(handles=patches(names), ncols=3, frameon=False, fontsize=10, **place)
+    ax.legend(handles=legend_entries(names), ncols=3, frameon=False, fontsize=10, **place)
 
 
 def write_panels(panels, path, below=0.0, names=None, note=""):
@@ -45,7 +45,7 @@ def write_panels(panels, path, below=0.0, names=None, note=""):
         figure.text(middle / width, (top - 0.05) / height, title, fontsize=11, ha="center", va="top")
     if names:
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, foot / height)}
-        figure.legend(handles=patches(names), ncols=3 * columns, frameon=False, **place)
+        figure.legend(handles=legend_entries(names), ncols=3 * columns, frameon=False, **place)
     figure.text(0.5, 0.05 / height, "\n".join(lines), fontsize=9, ha="center", va="bottom")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -262,6 +262,7 @@ def test_urdfs_that_cannot_be_described(tmp_path, capsys, problems):
         (("work_box",), None, "lacks 'work_box'; python -m hand"),
         (("work_box",), [1, 2], "work_box lacks a number"),
         (("fingers",), ["thumb_tip"], "is no description of a hand"),
+        (("fingers", "finger0_tip"), {"tip": "finger0_tip"}, "'fingers' must be {name: its last link}"),
     ],
 )
 def test_descriptions_that_are_wrong(path, value, message, tmp_path, capsys):

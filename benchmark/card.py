@@ -31,18 +31,17 @@ def is_inside(points, triangles):
 def sphere_gaps(vertices, faces, centers, radii):
     """Signed gaps (m,) of spheres to a mesh, negative where they penetrate, and the nearest surface points (m, 3).
 
-    By exact geometry. The inside is the union of the closed parts; an open part has a surface only. Spheres whose
-    centers are over 3 cm from a part's bounding box do not look at it; from all, their gaps are infinite.
+    By exact geometry. The inside is the union of the closed parts; an open part has a surface only.
     """
     import trimesh  # needed here only
 
     gaps, nearest = np.full(len(centers), np.inf), np.zeros_like(centers)
     for part in trimesh.Trimesh(vertices, faces, process=False).split(only_watertight=False, repair=False):
         triangles, (low, high) = part.triangles.view(np.ndarray), part.bounds
-        middle, vertices = triangles.mean(1), cKDTree(triangles.reshape(-1, 3))
+        middle, corners = triangles.mean(1), cKDTree(triangles.reshape(-1, 3))
         size = np.linalg.norm(triangles - middle[:, None], axis=2).max(1)  # (F,)
-        for i in np.flatnonzero(((centers > low - 0.03) & (centers < high + 0.03)).all(1)):
-            center, reach = centers[i], vertices.query(centers[i])[0]  # the nearest point is no further away
+        for i, center in enumerate(centers):
+            reach, _ = corners.query(center)  # the nearest point is no further away
             faces_near = triangles[np.linalg.norm(middle - center, axis=1) <= reach + size + 1e-9]
             found = trimesh.triangles.closest_point(faces_near, np.tile(center, (len(faces_near), 1)))
             distance = np.linalg.norm(found - center, axis=1)

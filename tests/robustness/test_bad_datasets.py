@@ -56,7 +56,7 @@ def bad_arrays(good, scores):
         return {"grasps": grasps, "scores": scores}
 
     yield "no grasps", {"scores": scores}, "has no array 'grasps'"
-    rule = "it must be (n, 7 + J), n and J at least 1"
+    rule = "it must be (n, 7 + J), a row per grasp"
     for shape in ((), (6,), (2, 3, 19), (6, 7), (0, 19), (6, 2)):
         yield f"grasps {shape}", {"grasps": np.zeros(shape), "scores": scores}, rule
     for shape in ((), (0,), (5,), (6, 1), (12,)):

@@ -294,7 +294,7 @@ SAID = {  # of checkpoints, beside the file's name
     "config says colour 1": "unknown fields: colour", "config says group other": "group must be one of",
     "config says patches 1000": "patches must", "hand is [1]": "no description of a hand",
 }  # fmt: skip
-ALONE = ("config", "missing", "a dangling", "a joint")  # a run has its own settings; without last.pt it starts anew
+ALONE = ("config", "missing", "a dangling", "a joint", "hand")  # settings and data say these; without last.pt: anew
 READERS = [  # a file, who reads it, with which words, and which of the above are fine there
     ("encoder.pt", "train", f"{WORDS['train']} --init jepa --jepa-ckpt {{good}}/encoder.pt", ()),
     ("run/best.pt", "evaluate", "{good}/run --json {out}/out.json", ("missing", "a dangling")),  # not yet validated

@@ -173,16 +173,17 @@ def curve_panel(panels, pack, budget):
 
 
 # ---------------------------------------------------------------- Table I
-def style_of(arm, number=0):
+def table1_style(arm, number=0):
     """How one arm of table1 is drawn."""
     init, *rates = (arm.flags[flag] for flag in ("--init", *RATE_FLAGS))
     told = ("--pack", "--budget", "--init", *RATE_FLAGS)
-    others = [f"{flag[2:]} {value}" for flag, value in arm.own.items() if flag not in told]
-    label = ", ".join([init, " and ".join(rates), *others])
+    others = {flag: value for flag, value in arm.flags.items() if flag in ("--pool", "--loss")} | arm.own
+    words = [f"{flag[2:]} {value}" for flag, value in others.items() if flag not in told]
+    papers = at_papers_rates(arm.flags)
     return {
         "color": "C0" if init == "jepa" else "C1",
-        "linestyle": "--" if at_papers_rates(arm.flags) else "-",
-        "label": label + ", the paper's rates" * at_papers_rates(arm.flags),
+        "linestyle": "--" if papers else "-",
+        "label": ", ".join([init, "the paper's " * papers + "rates " + " and ".join(rates), *words]),
     }
 
 
@@ -196,7 +197,7 @@ def draw_table1(rows, args):
     panels = [[budget_panel(pack, packs[pack], suite) for suite in ("val", "test")] for pack in sorted(packs)]
     ticks = [100 * budget for budget in budgets]
     draw_lines(panels, "share of the training objects (%)", args.out / "efficiency.png", title, ticks)
-    draw_curves(rows, args.out, title, style_of)
+    draw_curves(rows, args.out, title, table1_style)
 
 
 def budget_panel(pack, budgets, suite):
@@ -204,7 +205,7 @@ def budget_panel(pack, budgets, suite):
     lines = {}
     for budget, arms in budgets.items():
         for arm in arms:
-            style = style_of(arm) | {"marker": "o", "markersize": 4}
+            style = table1_style(arm) | {"marker": "o", "markersize": 4}
             values = lines.setdefault(style["label"], Series({}, style)).values
             values[100 * budget] = values_of(arm.rows, PREFIXES[suite] + "top_logit_rmse")
     return Panel(list(lines.values()), f"{suite} top-logit RMSE (rad)", f"{suite}, pack {pack}: mean and SD over seeds")

@@ -22,7 +22,6 @@ import torch
 
 from cli.errors import UserError, refuse
 from files.config import config_from, listed
-from files.recordings import check_joint_names
 from files.writing import atomic
 from loop.fast import speed_up
 from model import PRETRAINING, GraspModel, ModelConfig, PointEncoder, PointJEPA
@@ -235,13 +234,8 @@ def official_config(content, path):
                 "normalize": "unit_sphere", "up": "y", "target_norm": "layer", "context_low": 0.4, "context_high": 0.75,
                 "heads": hyper.get("encoder_heads", 6),
                 "predictor_heads": hyper.get("predictor_heads", 6)}  # fmt: skip
-    needed = {"encoder_dim": sizes["width"], "encoder_depth": sizes["depth"],
-              "predictor_embed_dim": sizes["predictor_width"], "predictor_depth": sizes["predictor_depth"],
-              "encoder_add_pos_at_every_layer": True, "predictor_add_target_pos": True,
-              "predictor_add_pos_at_every_layer": False}  # fmt: skip
-    for name, value in needed.items():
-        if hyper.get(name, value) != value:
-            raise UserError(f"{path}: its setting {name} = {hyper[name]} contradicts its tensors ({value})")
+    for name in ("encoder_add_pos_at_every_layer", "predictor_add_target_pos"):
+        refuse(not hyper.get(name, True), f"{path}: its setting {name} is off, which is not read here; give another")
     return sizes | settings
 
 
@@ -283,7 +277,6 @@ def load_run(folder, which="best"):
         put_hand(model, content.get("hand"))
     except Exception as error:  # whatever it is that stands for a hand
         raise UserError(f"{path}: holds no description of a hand ({error!r}); fetch or make it again") from None
-    check_joint_names(model.joint_names or [], path)
     return model
 
 

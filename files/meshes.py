@@ -73,25 +73,17 @@ def is_over(content, end):
     return len(content) >= end and not shifted and (len(more) < 4 or not more.strip(PADDING + b"\r\n"))
 
 
-def check_end(text, num_vertices, sizes, corners, face_last=True):
+def check_end(text, num_vertices, sizes, corners):
     """Refuse a last line without line end where something may be missing.
 
-    That is where vertices have no face; and where its number could have more digits or other faces have more corners,
-    unless it is a face and the sides at its last corner are sides of two other faces.
+    That is where vertices have no face, and where its last number could have more digits or other faces more corners.
     """
     last = re.split(rb"[\r\n]", text.rstrip(PADDING)[-1000:])[-1]
     if not last or b"#" in last or not len(sizes) or sizes[-1] < 3:
         return
     end = last.split()[-1].lstrip(b"-")
     longer = 10 * int(end) <= num_vertices if end.isdigit() else b"/" not in end
-    following = np.arange(1, len(corners) + 1)
-    following[np.cumsum(sizes) - 1] -= sizes
-    pairs = np.sort([corners, corners[following]], axis=0)
-    sides = pairs[0] + 1j * pairs[1]
-    faces = np.repeat(np.arange(len(sizes) - 1), sizes[:-1])  # of all sides but the last face's
-    one, other = ({*faces[sides[: len(faces)] == side]} for side in sides[-2:])
-    loose = not (face_last and one and other) or one & other
-    if loose and (longer or sizes[-1] < sizes.max()) or len(np.unique(corners)) < num_vertices:
+    if longer or sizes[-1] < sizes.max() or len(np.unique(corners)) < num_vertices:
         raise UserError("may be cut short in its last line; export it again, or end that line if it is whole")
 
 
@@ -107,13 +99,10 @@ def read_obj(content):
             row, begun = begun + row, []
         key = row[0].lower()
         if key not in (b"v", b"f", b"fo"):
-            if key in (b"surf", b"call", b"csh"):
-                raise UserError(f"'{key.decode()}' lines are not read here; export it with triangles")
-        elif row[-1].endswith(b"\\"):  # the next line goes on with this one
+            continue
+        if row[-1].endswith(b"\\"):  # the next line goes on with this one
             begun = [*row[:-1], *row[-1].removesuffix(b"\\").split()]
         elif key == b"v":
-            if len(row) == 5 and float(row[4]) != 1:
-                raise UserError(f"vertex {len(places) // 3} has weight {quoted(row[4])}; export it with weights of 1")
             places += row[1:4] if len(row) > 3 else [*row, b"", b"", b""][1:4]  # empty where one is missing
         else:
             corners += row[1:]
@@ -230,7 +219,7 @@ def read_ply(content):
                 vertices = np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
     refuse(not is_over(body, at), "goes on after all that its header promises; export it again")
     sizes, corners = np.array([*map(len, polygons)], dtype=np.int64), np.concatenate([np.empty(0), *polygons])
-    check_end(text, len(vertices), sizes, corners, elements[-1].name == "face")
+    check_end(text, len(vertices), sizes, corners)
     return vertices, sizes, corners
 
 

@@ -93,17 +93,10 @@ def parse_recording(content, name):
         fits = names.dtype.kind == "U" and names.shape == joints.shape[1:]
         refuse(not fits, f"{name}: 'joint_names' must be {joints.shape[1]} strings")
         names = names.tolist()
-        check_joint_names(names, name)
+        twice = next((joint for i, joint in enumerate(names) if joint in names[:i]), None)
+        refuse(twice is not None, f"{name}: 'joint_names' has '{twice}' twice; name each joint once")
     poses = normal_poses(grasps[:, :7], f"{name}: 'grasps'")
     return poses.astype(np.float32), joints.astype(np.float32), scores.astype(np.float32), names, content_hash(arrays)
-
-
-def check_joint_names(names, path):
-    """Raise `UserError` where a joint is named twice or with characters that are none to print."""
-    for i, joint in enumerate(names):
-        refuse(joint in names[:i], f"{path}: 'joint_names' has '{joint}' twice; name each joint once")
-        odd = not joint.isprintable()
-        refuse(odd, f"{path}: 'joint_names' has '{joint}' with a control character; leave that out")
 
 
 def content_hash(arrays):

@@ -217,9 +217,7 @@ def obj_dialects():
     yield "lines, points, parameters and unknown words", obj(head="vp 0.5\nlod 2\nhello world\n") + "l 1 2\np 3\n"
     for start in ("f 8 ", "v 0.115 "):
         yield f"'{start}' goes on", obj().replace(start, start + "\\\n").replace("\n", "\r\n")
-    yield "a free-form surface", obj() + "cstype bspline\nsurf 0 1 0 1 1 2 3\n", "'surf'"
     yield "a backslash at the end", obj() + "f 1 2 \\", "cut short"
-    yield "weights of 2", vertices.replace("\n", " 2.0\n") + faces, "vertex 0 has weight 2.0"
     for more, count in ((" 0.5 0.5 0.5", 5), (" 1.0", 16)):
         yield f"colours or weights{more} of {count} vertices", vertices.replace("\n", more + "\n", count) + faces
     yield "a corner at what is no number", vertices.replace(" 0.010", " 1.#IND", 1) + faces, "three finite numbers"
@@ -506,7 +504,6 @@ def test_the_second_solid_cut_anywhere():
 def test_an_obj_cut_anywhere(faces, base):
     """An OBJ does not say how much it holds: what is left of it is all there, or it is refused."""
     content = obj(faces, base=base)
-    assert np.array_equal(read(".obj", content[:-1]), read(".obj", content))  # the last line may lack its end
     for length in range(len(content)):
         left = content[:length]
         lines = left if left.endswith("\n") else content[: content.index("\n", length - 1) + 1]

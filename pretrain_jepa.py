@@ -249,11 +249,11 @@ def pretraining_loop(run):
             if log_now:
                 log_row(run, pace.bar, {
                     "step": progress.step, "loss": loss.item(), "tau": tau, "lr": rate,
-                    "clouds_per_s": round(pace.speed() * args.batch, 1),
+                    "clouds_per_s": round(progress.step * args.batch / progress.seconds, 1),
                     "target_std": target_std.item(), "prediction_std": prediction_std.item(),
                 })  # fmt: skip
             if save_now:
-                config = dataclasses.asdict(run.jepa.config)  # `load_jepa` reads it
+                config = dataclasses.asdict(run.jepa.config)  # `load_with_predictor` reads it
                 save_last(run, {"config": config, "jepa": run.jepa.state_dict(), "step": progress.step})
 
 

@@ -1,8 +1,8 @@
 """Files of weights, read without trust: plain tensors and plain types, every key checked, no code in them ever run.
 
-    load_run(folder)       the GraspModel of a run of train.py
-    load_encoder(path)     the PointEncoder of any checkpoint that has one
-    load_jepa(path)        the PointJEPA of a pretraining, with its predictor
+    load_run(folder)            the GraspModel of a run of train.py
+    load_encoder(path)          the PointEncoder of any checkpoint that has one
+    load_with_predictor(path)   and the PointJEPA that it was pretrained in
 
 Skip this file when you read for the method. It also reads the file that Point-JEPA's authors publish (Lightning's
 format, other names, other layouts) without Lightning.
@@ -281,21 +281,14 @@ def load_run(folder, which="best"):
 
 
 def jepa_from(content, path):
-    """The PointJEPA in what `read_checkpoint` returned, the official file's included, in eval mode."""
+    """The PointJEPA in what `read_checkpoint` returned of a pretraining or the official file, in eval mode."""
     if kind_of(content, path) == "official":
         stored = dataclasses.asdict(ModelConfig(**PRETRAINING)) | official_config(content, path)
         jepa = build(PointJEPA, stored, path)
         weights = official_weights(content["state_dict"], jepa.state_dict(), path)
-    elif "jepa" in content:
-        jepa, weights = build(PointJEPA, content.get("config"), path), content["jepa"]
     else:
-        raise UserError(f"{path}: holds no predictor; give a pretraining's .last.pt or the official file")
+        jepa, weights = build(PointJEPA, content.get("config"), path), content["jepa"]
     return load_strictly(jepa, weights, path)
-
-
-def load_jepa(path):
-    """The PointJEPA of a pretraining checkpoint or of the official file, in eval mode."""
-    return jepa_from(read_checkpoint(path), path)
 
 
 def load_encoder(path):

@@ -69,7 +69,6 @@ class Pace:
     def __init__(self, progress, steps, device, bar, pressed):
         self.progress, self.steps, self.bar, self.pressed, self.stop = progress, steps, bar, pressed, False
         self.started = time.perf_counter() - progress.seconds
-        self.asked = progress.step, progress.seconds  # when `speed` was asked for
         self.bad_step = torch.tensor(-1, device=device)  # the first that was not finite, -1 for none so far
 
     def goes_on(self):
@@ -90,13 +89,6 @@ class Pace:
         """Bring progress.seconds up to now; -> how many that were."""
         before, self.progress.seconds = self.progress.seconds, time.perf_counter() - self.started
         return self.progress.seconds - before
-
-    def speed(self):
-        """Steps per second since the last call."""
-        self.tick()
-        step, seconds = self.asked
-        self.asked = self.progress.step, self.progress.seconds
-        return (self.progress.step - step) / (self.progress.seconds - seconds)
 
     def due(self, every):
         """Whether the step just counted is a multiple of `every`, or the last one."""

@@ -8,7 +8,6 @@ import cli
 MEAN, BASELINE, RECORDED = "training mean", "pose and size only", "recorded"
 LATE, FELL = 0.75, 0.01  # share of the steps after which a curve should be flat; how much it may still fall
 EARLY, ROSE = 0.5, 0.02  # share of the steps before which the lowest error is early; how much it may rise afterwards
-START = 0.1  # share of the steps in which a network is still near the training mean
 
 
 # ---------------------------------------------------------------- the table
@@ -61,29 +60,21 @@ def remarks(curve):
     """Sentences on a run from its validations, the rows of metrics.csv with numbers; [] where it ended well.
 
     Still falling: the last quarter of the steps lowered the lowest top-logit RMSE by over 1 %. (Not the last tenth: by
-    then the rates are next to zero, and every curve is flat.) Overfitted, by top logit or by best of K: that RMSE was
-    lowest in the first half of the steps and ended over 2 % higher, while the training loss went on falling. Short
-    instead, where the top logit was best in the first tenth and best of K fell by over 2 % after it: a network starts
-    at the training mean, from which its hypotheses then part.
+    then the rates are next to zero, and every curve is flat.) Overfitted: best of K was lowest in the first half of the
+    steps and ended over 2 % higher, while the training loss went on falling. (Not the top logit: a network starts at
+    the training mean, from which its hypotheses then part.)
     """
-    last, said = curve[-1], []
-    lowest = min(curve, key=lambda row: row["val_top_logit_rmse"])
-    earlier = [row["val_top_logit_rmse"] for row in curve if row["step"] <= LATE * last["step"]]
-    fell = 1 - lowest["val_top_logit_rmse"] / min(earlier, default=lowest["val_top_logit_rmse"])
+    last, best, said = curve[-1], min(curve, key=lambda row: row["val_best_of_k_rmse"]), []
+    errors = {row["step"]: row["val_top_logit_rmse"] for row in curve}
+    earlier = [error for step, error in errors.items() if step <= LATE * last["step"]]
+    fell = 1 - min(errors.values()) / min(earlier, default=min(errors.values()))
     if fell > FELL:
         how_far = f"the last quarter of the steps lowered the RMSE by {100 * fell:.0f} %"
         said.append(f"Still falling: {how_far}; more --steps may help.")
-    parted = last["val_best_of_k_rmse"] < (1 - ROSE) * lowest["val_best_of_k_rmse"]
-    for name, column in {"top-logit RMSE": "val_top_logit_rmse", "best-of-K": "val_best_of_k_rmse"}.items():
-        best = min(curve, key=lambda row: row[column])
-        rise = last[column] / best[column] - 1
-        if best["step"] > EARLY * last["step"] or rise <= ROSE or last["train_loss"] >= best["train_loss"]:
-            continue
-        when = f"{name} was lowest at step {best['step']:.0f}"
-        if column == "val_top_logit_rmse" and parted and best["step"] <= START * last["step"]:
-            said.append(f"Short: {when}, near the training mean; more --steps help.")
-        else:
-            said.append(f"Overfitted: {when} and ended {100 * rise:.0f} % higher; the training loss fell on.")
+    rise = last["val_best_of_k_rmse"] / best["val_best_of_k_rmse"] - 1
+    if best["step"] <= EARLY * last["step"] and rise > ROSE and last["train_loss"] < best["train_loss"]:
+        when = f"best-of-K was lowest at step {best['step']:.0f}"
+        said.append(f"Overfitted: {when} and ended {100 * rise:.0f} % higher; the training loss fell on.")
     return said
 
 

@@ -37,15 +37,13 @@ def test_jepa_round_trip(tmp_path):
     checkpoints.save_checkpoint(tmp_path / "jepa.pt", content)
     assert os.listdir(tmp_path) == ["jepa.pt"]  # nothing temporary stays
     torch.load(tmp_path / "jepa.pt", weights_only=True)
-    loaded, clouds = checkpoints.load_jepa(tmp_path / "jepa.pt"), unit_clouds(2)
+    (_, loaded), clouds = checkpoints.load_with_predictor(tmp_path / "jepa.pt"), unit_clouds(2)
     assert loaded.config == TINY_JEPA
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in jepa.state_dict().items())
     encoder = checkpoints.load_encoder(tmp_path / "jepa.pt")
     assert torch.equal(encoder(clouds)[0], jepa.eval().encoder(clouds)[0]) and not encoder.training
     encoder = speed_up(save_encoder(tmp_path / "encoder.pt"))
     assert torch.equal(checkpoints.load_encoder(tmp_path / "encoder.pt")(clouds)[0], encoder(clouds)[0])
-    with pytest.raises(UserError, match="holds no predictor"):
-        checkpoints.load_jepa(tmp_path / "encoder.pt")
 
 
 @pytest.mark.parametrize("name", SHIPPED_SHA256)
@@ -171,7 +169,7 @@ def test_official_predictor_and_targets(tmp_path, monkeypatch, heads, predictor_
     hyper = {"tokenizer_num_groups": 16, "tokenizer_group_size": 6}
     hyper |= {"encoder_heads": heads, "predictor_heads": predictor_heads}
     state = official_file(tmp_path / "official.ckpt", hyper, **sizes)
-    jepa = checkpoints.load_jepa(tmp_path / "official.ckpt")
+    _, jepa = checkpoints.load_with_predictor(tmp_path / "official.ckpt")
     depth, predictor_depth = jepa.config.depth, jepa.config.predictor_depth
     assert not jepa.training
     clouds, blocks = unit_clouds(2, 100), model.sample_blocks(16, seeded(1))

@@ -102,6 +102,17 @@ def test_every_pool_and_loss_trains(box_root, tmp_path, pool):
     assert np.isfinite(val["top_logit_rmse"]) and np.isfinite(val.get("nll", np.nan)) == ("mdn" in more)
 
 
+def test_a_backbone_at_rate_zero_stays_to_the_bit(box_root, tmp_path):
+    """BatchNorm's statistics included; what trains is all the rest."""
+    result = train.main(arguments(box_root, tmp_path, "--name", "run", "--lr-backbone", 0, "--keep-last"))
+    network = load_run(tmp_path / "run", "last")
+    torch.manual_seed(train.stable_seed("weights", 0))
+    fresh = model.GraspModel(network.config).encoder.state_dict()
+    assert all(torch.equal(weights, fresh[name]) for name, weights in network.encoder.state_dict().items())
+    rest = (p.numel() for name, p in network.named_parameters() if not name.startswith("encoder."))
+    assert result["parameters_trained"] == sum(rest)
+
+
 # ---------------------------------------------------------------- stopped, resumed, kept
 
 

@@ -192,7 +192,7 @@ def test_no_permission(three_boxes, tmp_path, capsys, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert "Permission denied" in rejected(data.main, [root, "--points", 32], [f"{SCENE}: "], capsys)
+    rejected(data.main, [root, "--points", 32], [f"{SCENE}: cannot be read (Permission denied)"], capsys)
 
 
 # ---------------------------------------------------------------- roots

@@ -1,7 +1,7 @@
 """Whatever stops a command, no finished work is lost: the same command again ends as if nothing had been.
 
-One table of what may happen to the two scripts that learn (`FAULTS`); then folders and caches of no use, kills at
-random moments, and two processes at once.
+One table of what may happen to the two scripts that learn (`FAULTS`); then folders and caches of no use, kills, and two
+processes at once.
 """
 
 import contextlib
@@ -203,7 +203,7 @@ def test_a_broken_cache_is_made_again(three_boxes, tmp_path, planted):
         assert same(data.load_dataset(root, 32, quiet=True), three_boxes[1])
 
 
-# ---------------------------------------------------------------- kill -9, at random moments
+# ---------------------------------------------------------------- kill -9
 
 
 def start(action, log):
@@ -230,28 +230,16 @@ def end(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_at_random(action, folder, finished, kills=6):
-    """Start `action` again and again, and kill -9 it `kills` times at random moments of its work in `folder`.
+def kill_once_there(action, folder, name):
+    """Start `action` in a child, and kill -9 it as soon as a file of that name lies in the folder."""
+    child = start(action, folder.with_suffix(".log"))
 
-    A kill after `finished` is there, just before the child exits, does not count.
-    """
-    rng, log, began = np.random.default_rng(7), folder.with_suffix(".log"), time.perf_counter()
-    assert end(start(action, log)) == 0, log.read_text(encoding="utf-8")  # how long it takes when undisturbed
-    duration, done = time.perf_counter() - began, 0
-    shutil.rmtree(folder)
-    for _ in range(10 * kills):
-        child = start(action, log)
-        time.sleep(rng.uniform(0, 0.7 * duration))
-        os.kill(child, signal.SIGKILL)
-        code = end(child)
-        assert code in (0, -signal.SIGKILL), log.read_text(encoding="utf-8")
-        if code == 0 or (folder / finished).exists():
-            shutil.rmtree(folder)  # begin anew
-        else:
-            done += 1
-        if done == kills:
-            return
-    raise AssertionError("could not kill it often enough")
+    def kill():
+        with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+            os.kill(child, signal.SIGKILL)
+
+    with once_there(folder, name, kill):
+        assert end(child) in (0, -signal.SIGKILL), folder.with_suffix(".log").read_text(encoding="utf-8")
 
 
 def synthesis(root):
@@ -260,30 +248,19 @@ def synthesis(root):
 
 @slow
 @needs_fork
-@pytest.mark.parametrize("which", ["train", "pretrain"])
-def test_killed_learning_ends_as_undisturbed(learners, undisturbed, tmp_path, which):
+@pytest.mark.parametrize("which, names", [("train", "config.json last.pt best.pt"), ("pretrain", "e.last.pt")])
+def test_killed_learning_ends_as_undisturbed(learners, undisturbed, tmp_path, which, names):
     main, argv, *_ = learners[which]
-    folder = tmp_path / "out"
-    finished = {"train": "run/result.json", "pretrain": "e.json"}[which]
-    kill_at_random(lambda: main(argv(folder, "--resume")), folder, finished)
-    main(argv(folder, "--resume"))
-    assert files_of(folder, which) == files_of(undisturbed, which)
-
-
-@slow
-@needs_fork
-def test_killed_reading_leaves_a_good_root(tmp_path):
-    root, folder = write_root(tmp_path / "root", {"a": 60}), tmp_path / "cache"
-    expected = data.load_dataset(root, 64, quiet=True, cache_dir=tmp_path / "elsewhere")
-    kill_at_random(lambda: data.main([str(root), "--points", "64", "--cache-dir", str(folder)]), folder, "nothing")
-    for _ in range(2):  # the second time from the cache
-        assert same(data.load_dataset(root, 64, quiet=True, cache_dir=folder), expected)
+    for name in names.split():
+        kill_once_there(lambda: main(argv(tmp_path / "out", "--resume")), tmp_path / "out", name)
+    main(argv(tmp_path / "out", "--resume"))
+    assert files_of(tmp_path / "out", which) == files_of(undisturbed, which)
 
 
 @slow
 @needs_fork
 def test_killed_synthesis_ends_as_undisturbed(made_root, tmp_path):
-    kill_at_random(lambda: synthesis(tmp_path / "root"), tmp_path / "root", "dataset.json")
+    kill_once_there(lambda: synthesis(tmp_path / "root"), tmp_path / "root", "recording.npz")
     synthesis(tmp_path / "root")
     assert files_in(tmp_path / "root") == files_in(made_root)
 

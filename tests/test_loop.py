@@ -43,7 +43,7 @@ def test_bf16_without_instructions_is_fp32_and_said(monkeypatch, capsys, here):
 
 
 # ---------------------------------------------------------------- what a curve says
-FALLING, FLAT, LOSS = [0.45, 0.40, 0.36, 0.34, 0.33, 0.32, 0.31, 0.30], [0.30] * 8, [1, 1/2, 1/3, 1/4, 1/5, 1/6, 1/7, 1/8]
+FALLING, FLAT, LOSS = [0.45, 0.40, 0.36, 0.34, 0.33, 0.32, 0.31, 0.30], [0.30] * 8, [8, 7, 6, 5, 4, 3, 2, 1]
 RISING = [0.21, 0.20, 0.20, 0.20, 0.21, 0.21, 0.22, 0.22]
 CURVES = {  # name -> top-logit RMSE, best-of-K, training loss at eight validations, and how each sentence begins
     "it flattens": ([*FALLING[:6], 0.318, 0.318], FLAT, LOSS, []),

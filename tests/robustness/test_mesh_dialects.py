@@ -227,7 +227,7 @@ def obj_dialects():
     yield "a vertex that no face uses", vertices + "v 90 90 90\n" + faces
     yield "a vertex of two numbers", vertices + "v 1 2\n" + faces, "three finite numbers"
     for line, cause in (("f 1 2", "2 corners"), ("f", "0 corners"), ("f 1 2 17", "vertex 16 of 16"),
-                        ("f 1 2 -17", "vertex -1 of 16"), ("f a b c", "whole number"), ("f 1 3 2 4", "face 28 is not convex"),
+                        ("f 1 2 -17", "vertex -1 of 16"), ("f a b c", "whole number"), ("f 1 3 2 4", "face 28 is not"),
                         ("f 1 2 99999999999999999999", "of 16")):  # fmt: skip
         yield f"'{line}' at the end", obj() + line + "\n", cause
 

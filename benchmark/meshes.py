@@ -13,8 +13,9 @@ from cli.errors import UserError, refuse
 from cli.words import plural
 from data import sample_surface
 from files.folders import files_under
+from files.frames import turn_to_z_up
 from files.names import duplicate_groups
-from files.reading import ANY_LENGTH, MESH_TYPES, UNITS, read_mesh
+from files.reading import ANY_LENGTH, MAX_LENGTH, MESH_TYPES, read_mesh, unit_hint
 
 
 def mesh_objects(folder, out):
@@ -22,35 +23,19 @@ def mesh_objects(folder, out):
     out = Path(out).resolve()
     paths = [path for path in files_under(folder, MESH_TYPES) if not Path(os.path.realpath(path)).is_relative_to(out)]
     refuse(not paths, f"--meshes {folder}: no {' '.join(MESH_TYPES)} files in it")
-    found = {path: path.relative_to(folder).with_suffix("").parts for path in paths}
-    named = named_objects((names, path) for path, names in found.items())
+    named = named_objects((path.relative_to(folder).with_suffix("").parts, path) for path in paths)
     leader = duplicate_groups(ids := ["/".join(key) for key in named], ids)
     count = len(set(leader.values()))
     if count < len(named):
         print(f"--meshes {folder}: {len(named)} meshes of {plural(count, 'object')} by name (DATA.md, Splits)")
-    unclear = list(unclear_folders({found[path]: leader[name] for name, path in zip(ids, named.values())}))
-    if unclear:
-        known = "is one object, name its meshes so that it shows (visual, lod1, piece_1)"
-        print(f"warning: --meshes {folder}: if each of these folders {known}: {', '.join(unclear)}", file=sys.stderr)
+    inside = collections.defaultdict(set)  # folder -> which objects its meshes are of, by name
+    for name, path in zip(ids, named.values()):
+        inside[path.parent.relative_to(folder)].add(leader[name])
+    several = sorted(below.as_posix() for below, objects in inside.items() if len(objects) > 1 < len(below.parts))
+    known = "is one object, name its meshes so that it shows (visual, lod1, piece_1)"
+    if several:
+        print(f"warning: --meshes {folder}: if each of these folders {known}: {', '.join(several)}", file=sys.stderr)
     return named
-
-
-def unclear_folders(groups):
-    """Folders that hold several meshes and look like one object each, though no known word in a name says so.
-
-    That is, below a category; or with meshes of the same names, not numbers, as in other folders. groups: {names of
-    folders and file: what tells objects apart}.
-    """
-    inside = collections.defaultdict(dict)
-    for names, group in groups.items():
-        for cut in (1, 2)[: len(names) - 1]:
-            inside[names[:-cut]][names[-cut:]] = group
-    alike = collections.Counter(rest for rest, _ in {item for content in inside.values() for item in content.items()})
-    for folder, content in sorted(inside.items()):
-        below = len(folder) > 1  # a category
-        usual = {rest for rest in content if alike[rest] > 1 and not any(name[-1].isdigit() for name in rest)}
-        if len({group for rest, group in content.items() if rest in usual or below and len(rest) == 1}) > 1:
-            yield "/".join(folder)
 
 
 def named_objects(found):
@@ -91,32 +76,16 @@ def read_surface(path):
 
 def usable_mesh(path, settings):
     """A mesh file as vertices (V, 3) m, z up on z = 0, and faces; `UserError` says why it cannot be used."""
-    vertices, faces = read_surface(path)
-    vertices = vertices * settings.get("mesh-scale", 1)
+    (vertices, faces), scale = read_surface(path), settings.get("mesh-scale", 1)
+    vertices = vertices * scale
     if settings["up"] == "y":
-        vertices = vertices[:, [0, 2, 1]] * (1, -1, 1)
+        vertices = turn_to_z_up(vertices)
     _, middle, longest = np.sort(np.ptp(vertices, axis=0))
     if settings["rescale"]:
         return scale_to_hand(vertices, longest), faces
-    if not usable_size(middle, longest):
+    if not (LENGTHS[0] <= round(longest, 6) <= LENGTHS[1] and round(middle, 6) <= MAX_MIDDLE):
         sides = f"longest side {longest:.3g} m, middle side {middle:.3g} m in {path}"
         usable = f"usable is {LENGTHS[0]} to {LENGTHS[1]} m and up to {MAX_MIDDLE} m"
-        factor = mending_factor(middle, longest) * settings.get("mesh-scale", 1)
-        raise UserError(f"{sides}; {usable}; --mesh-scale {factor:g} (it is for all meshes) or --rescale mends it")
+        unit = f"{unit_hint(longest / scale)} with --mesh-scale, which is for all; or " if longest > MAX_LENGTH else ""
+        raise UserError(f"{sides}; {usable}; {unit}--rescale mends it")
     return settle(vertices), faces
-
-
-def usable_size(middle, longest):
-    """Whether the hand can work on sides of these lengths (m)."""
-    return LENGTHS[0] <= round(longest, 6) <= LENGTHS[1] and round(middle, 6) <= MAX_MIDDLE
-
-
-def mending_factor(middle, longest):
-    """The factor that makes sides (m) usable: that of a unit where they are far from it, else the one nearest to 1."""
-    nearest = min(np.clip(longest, *LENGTHS) / longest, MAX_MIDDLE / middle)
-    if not 0.3 < nearest < 3:
-        for factor in (*UNITS.values(), 10, 100, 1000):
-            if usable_size(middle * factor, longest * factor):
-                return factor
-    digits = 10.0 ** (2 - np.floor(np.log10(nearest)))  # three of them, rounded towards what is usable
-    return (np.floor if nearest < 1 else np.ceil)(nearest * digits) / digits

@@ -1,6 +1,5 @@
 """The card of a dataset: penetration, contacts and scores by code of its own, histograms, pictures."""
 
-import collections
 import json
 
 import numpy as np
@@ -8,15 +7,17 @@ from scipy.spatial import ConvexHull, cKDTree
 from tqdm import tqdm
 
 from benchmark.progress import recorded
+from benchmark.shipped import NUM_POINTS
 from cli.errors import refuse
-from data import sample_surface
-from files.reading import read_mesh, read_npz
+from data import load_dataset, sample_surface
+from files.reading import read_mesh
 from files.writing import write_json
 from hand import kinematics
 from hand.closing import CONTACT, link_gaps
-from hand.described import BENCHMARK, hand_for
+from hand.described import BENCHMARK
+from hand.scenes import scene_mesh
 from hand.score import MIN_SCORE, SCORE_PER_EPSILON, contact_wrenches
-from pictures.draw import Shown, draw_grasps, scene_title
+from pictures.draw import draw_grasps, shown_grasps
 
 
 def is_inside(points, triangles):
@@ -74,20 +75,6 @@ def measure_grasp(vertices, faces, grasp, hand=BENCHMARK):
     return -gaps.min(), links, hull_epsilon(nearest[contact], normals, origin) if len(contact) > 2 else np.nan
 
 
-def read_grasps(root, source):
-    """[(scene folder, grasps (n, 7 + J), scores (n,))] of a root, a Path, and its `Hand`, of a source or None."""
-    found, advice = [], "the card is of roots that synthesize.py filled"
-    for path in sorted(root.glob("*/*/*/recording.npz"), key=lambda path: path.parts):
-        recording = read_npz(path, advice)
-        names = recording["joint_names"].tolist() if "joint_names" in recording else None
-        hand = hand_for(names, source, root) if source else BENCHMARK
-        known = recording["grasps"].shape[1] == 7 + len(hand.joint_names)
-        refuse("scores" not in recording or not known, f"{path}: has no scores or another hand; {advice}")
-        found.append((path.parent, recording["grasps"], recording["scores"]))
-    refuse(not found, f"{root}: no */*/*/recording.npz in it")
-    return found, hand
-
-
 def write_card(root, out, seed, sample=1000, mixed=600):
     """OUT/card.json, histograms.png and grasps.png of a root.
 
@@ -96,21 +83,22 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     from scipy.stats import spearmanr  # slow to import, and needed here only
 
     without = f"{root}: ships without the grasps that were rejected, which the card looks at, too"
-    content = recorded(root)
-    refuse(content.get("settings", {}).get("shipped"), f"{without}; take a root that synthesize.py --out made")
-    scenes, hand = read_grasps(root, content.get("hand"))
-    rows = [(*scene, row) for scene in scenes for row in range(len(scene[2]))]
-    rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-    kept = [grasp for grasp in rows if grasp[2][grasp[3]] >= MIN_SCORE]
-    sample, scores = len(kept[:sample]), np.array([scores[row] for _, _, scores, row in rows[:mixed]])
-    bar = tqdm(kept[:sample] + rows[:mixed], "measuring", unit="grasp", disable=None)
-    measured = [measure_grasp(*read_mesh(folder / "mesh.obj"), grasps[row], hand) for folder, grasps, _, row in bar]
+    shipped = recorded(root).get("settings", {}).get("shipped")
+    refuse(shipped, f"{without}; take a root that synthesize.py --out made")
+    data = load_dataset(root, NUM_POINTS, min_score=-np.inf)
+    unscored = data.hand is None or np.isnan(data.scores).any()
+    refuse(unscored, f"{root}: has no scores or another hand; the card is of roots that synthesize.py filled")
+    rows = np.random.default_rng(seed).permutation(len(data.scores))
+    kept, grasps = rows[data.scores[rows] >= MIN_SCORE], np.concatenate((data.poses, data.joints), 1)
+    sample, scores = len(kept[:sample]), data.scores[rows[:mixed]]
+    bar = tqdm((*kept[:sample], *rows[:mixed]), "measuring", unit="grasp", disable=None)
+    measured = [measure_grasp(*read_mesh(scene_mesh(data, data.scene[i])), grasps[i], data.hand) for i in bar]
     depth, links, exact = map(np.array, zip(*measured))
     depth, links, held, exact = depth[:sample] * 1000, links[:sample], exact[:sample], exact[sample:]
     closed = exact > 0
     card = {
         "root": root.as_posix(),
-        "scenes": len(scenes),
+        "scenes": len(data.scenes),
         "kept_grasps": len(kept),
         "grasps_measured": sample,
         "penetration_mm": {
@@ -130,37 +118,33 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     }
     card = json.loads(json.dumps(card, default=float), parse_float=lambda text: round(float(text), 4))
     write_json(out / "card.json", card)
-    draw_histograms(scenes, hand, out / "histograms.png")
-    shown = []
-    for folder, grasps, scores, row in kept[:12]:
-        title = f"{scene_title('/'.join(folder.parts[-3:]))}: score {scores[row]:.1f}"
-        mesh, (pose, joints) = read_mesh(folder / "mesh.obj"), np.split(grasps[row], [7])
-        shown.append(Shown(title, *mesh, pose, joints[None], np.ones(1)))
-    draw_grasps(shown, out / "grasps.png", hand)
+    draw_histograms(data, out / "histograms.png")
+    few = kept[:12]
+    shown = shown_grasps(data, few, data.joints[few, None], np.zeros((len(few), 1)))
+    titles = (f"{entry.title}: score {score:.1f}" for entry, score in zip(shown, data.scores[few]))
+    shown = [entry._replace(title=title, recorded=None) for entry, title in zip(shown, titles)]
+    draw_grasps(shown, out / "grasps.png", data.hand)
     print(json.dumps(card, indent=2))
 
 
-def draw_histograms(scenes, hand, path):
-    """Score, kept grasps per object and the joints of a root [(scene folder, grasps, scores)], as one picture."""
+def draw_histograms(data, path):
+    """Score, kept grasps per object and the joints of a `GraspData` with grasps of any score, as one picture."""
     from matplotlib.figure import Figure
 
-    scores = np.concatenate([scores for _, _, scores in scenes])
-    joints = np.concatenate([grasps[scores >= MIN_SCORE, 7:] for _, grasps, scores in scenes])
-    per_object = collections.Counter()
-    for folder, _, scene_scores in scenes:
-        per_object[folder.parent] += int((scene_scores >= MIN_SCORE).sum())
+    hand, kept = data.hand, data.scores >= MIN_SCORE
+    per_object = np.bincount(np.unique(data.object_of_grasp, return_inverse=True)[1], kept)
     rows = 1 + -(-len(hand.joint_names) // 4)
     figure = Figure(figsize=(14, 2.25 * rows), layout="constrained")
     axes = figure.subplots(rows, 4)
-    axes[0, 0].hist(scores, 80, color="tab:gray")
+    axes[0, 0].hist(data.scores, 80, color="tab:gray")
     axes[0, 0].axvline(MIN_SCORE, color="tab:red")
     axes[0, 0].set(xlabel=f"score; right of the line ({MIN_SCORE}): kept", ylabel="grasps")
-    axes[0, 1].hist(list(per_object.values()), 40, color="tab:gray")
+    axes[0, 1].hist(per_object, 40, color="tab:gray")
     axes[0, 1].set(xlabel="kept grasps per object", ylabel="objects")
     of_joints = axes[1:].T.ravel()  # a column: a finger, where there are four
     for ax in (*axes[0, 2:], *of_joints[len(hand.joint_names) :]):
         ax.axis("off")
-    for ax, name, values, limits in zip(of_joints, hand.joint_names, joints.T, hand.limits):
+    for ax, name, values, limits in zip(of_joints, hand.joint_names, data.joints[kept].T, hand.limits):
         ax.hist(values, 60, range=limits, color="tab:blue")
         ax.set(xlabel=f"{name} (rad)", ylabel="kept grasps")
     figure.savefig(path, dpi=80)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmark.roots import ensure_root
+from benchmark.shipped import ensure_root
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser, number
 from data import load_dataset, warn_of_frames

@@ -17,7 +17,7 @@ import sys
 import cli  # noqa: F401 - first, so that Ctrl-C is one line while all else loads
 import numpy as np
 
-from benchmark.roots import ensure_root
+from benchmark.shipped import ensure_root
 from cli.errors import command, refuse
 from cli.flags import Parser, number
 from cli.words import plural

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # before numpy loads: its products are too small her
 
 from benchmark.card import write_card
 from benchmark.make import generate, print_unusable
-from benchmark.roots import DEFAULT_ROOT
+from benchmark.progress import DEFAULT_ROOT
 from benchmark.shapes import LENGTHS, MAX_MIDDLE
 from benchmark.shipped import SETTINGS, unpack
 from cli.errors import command, refuse

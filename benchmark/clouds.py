@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmark.roots import VERSION
+from benchmark.progress import VERSION
 from benchmark.shapes import pretraining_cloud
 from cli.errors import UserError, refuse
 from cli.flags import number

@@ -14,7 +14,7 @@ import numpy as np
 from benchmark import dexgraspnet
 from benchmark.grasps import REASONS, synthesize
 from benchmark.meshes import mesh_objects, named_objects, usable_mesh
-from benchmark.progress import LOG, check_root, fill, finish, recorded
+from benchmark.progress import LOG, fill, finish, finished
 from benchmark.shapes import CATEGORIES, draw_pose, pose_scene, procedural_mesh
 from cli.errors import UserError, refuse
 from files.categories import CATEGORY_NAMES
@@ -151,9 +151,7 @@ def find_sources(settings, root):
 def generate(root, settings, workers, quiet=False, hand=BENCHMARK):
     """Make or resume a root; returns the content of its dataset.json, which is written last."""
     root = Path(root)
-    check_root(root, settings)
-    content = recorded(root)
-    if content.get("complete"):
+    if content := finished(root, settings):
         return content
     sources = {"/".join(key): (*key, path and str(path)) for key, path in find_sources(settings, root).items()}
     make = functools.partial(make_object, str(root), settings, hand=hand)

@@ -40,16 +40,21 @@ def command_line(root, settings):
     return " ".join(["python synthesize.py --out", str(root), *flags])
 
 
-def check_root(root, settings):
-    """Stop where something else lies at `root` than what these settings make, wholly or in part."""
+def finished(root, settings):
+    """The dataset.json of a root that these settings have made, {} where they are to make it, wholly or in part.
+
+    Stops where something else lies there.
+    """
     old = recorded(root).get("settings", settings)
     changed = [key for key in old | settings if old.get(key) != settings.get(key)]
     changes = [f"{key} {old.get(key)} there, {settings.get(key)} here" for key in changed]
     refuse(changes, f"{root}: was made with other settings ({', '.join(changes)}); name another --out or remove it")
     # in this order: another process that makes the same root writes its log first and removes it last
     foreign = root.exists() and any(root.iterdir()) and not (root / LOG).exists()
-    if foreign and not recorded(root).get("complete"):
-        raise UserError(f"{root}: is not empty and not a root of synthesize.py; name another --out")
+    content = recorded(root)
+    complete = content.get("complete")
+    refuse(foreign and not complete, f"{root}: is not empty and not a root of synthesize.py; name another --out")
+    return content if complete else {}
 
 
 def open_log(root, settings):

@@ -26,11 +26,12 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmark.make import CELLS, mesh_text, on_grid, seed_of, write_scene
-from benchmark.progress import VERSION, check_root, finish, open_log, progress_bar, recorded
+from benchmark.progress import DEFAULT_ROOT, LOG, VERSION
+from benchmark.progress import command_line, finish, finished, open_log, progress_bar, recorded
 from benchmark.shapes import pose_scene, procedural_mesh
 from cli.errors import UserError, command, refuse
 from cli.flags import Parser
-from cli.processes import map_in_processes
+from cli.processes import cores, map_in_processes
 from data import read_scene
 from files.cache import cache_path, write_cache
 from files.reading import read_mesh, read_npz
@@ -137,9 +138,8 @@ def read_if_right(root, scene, digest):
 def unpack(root, workers, quiet=False, file=FILE):
     """Make or resume a root of the shipped benchmark, ready to train on; returns the content of its dataset.json."""
     root, settings = Path(root), opened(file)["settings"] | {"shipped": True}
-    check_root(root, settings)
-    if recorded(root).get("complete"):
-        return recorded(root)
+    if content := finished(root, settings):
+        return content
     open_log(root, settings)
     names = sorted({scene.rsplit("/", 1)[0] for scene in opened(file)["scenes"]})
     make = functools.partial(unpack_object, root, file)
@@ -147,6 +147,22 @@ def unpack(root, workers, quiet=False, file=FILE):
         scenes = [scene for found in progress_bar(made, root, len(names), quiet) for scene in found]
     write_cache(cache_path(root, NUM_POINTS, None), scenes)
     return finish(root, settings, objects=len(names), grasps_kept=int(opened(file)["count"].sum()), unusable={})
+
+
+def ensure_root(path, quiet=False):
+    """The dataset root `path`; the default root is made on first use, or finished where that was interrupted."""
+    root, default = Path(path), Path(path).as_posix() == DEFAULT_ROOT
+    content, unfinished = recorded(root), (root / LOG).exists()
+    own = f"{root}: was made with settings of its own, numbers told here are of the benchmark as it ships"
+    other = default and content.get("settings", SETTINGS) != SETTINGS
+    refuse(other, f"{own}; give it another name, or remove it and run: python synthesize.py")
+    if content.get("complete") or root.exists() and not unfinished and any(root.iterdir()):
+        return root  # ours, or data of somebody's own
+    if default:
+        unpack(root, cores(), quiet)
+        return root
+    refuse(unfinished, f"{root}: is unfinished; make it with: {command_line(root, content.get('settings', {}))}")
+    raise UserError(f"{root}: no such root; give the folder in which the data lies now as --data")
 
 
 # ---------------------------------------------------------------- packing

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import train
-from benchmark.roots import ensure_root
+from benchmark.shipped import ensure_root
 from cli.errors import refuse
 from controls import calibrate
 from data import load_dataset

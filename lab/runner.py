@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import evaluate
 import train
-from benchmark.roots import ensure_root
+from benchmark.shipped import ensure_root
 from cli.errors import refuse
 from cli.processes import hearing, start_worker
 from data import load_dataset

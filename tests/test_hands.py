@@ -19,7 +19,7 @@ import synthesize
 import train
 import walkthrough
 from benchmark.card import write_card
-from benchmark.roots import ensure_root
+from benchmark.shipped import ensure_root
 from data import load_dataset
 from files.writing import read_json, write_json
 from hand.described import hand_for, read_source

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 import synthesize
 from benchmark import make, shipped
-from benchmark.roots import LOG, VERSION, ensure_root
+from benchmark.progress import LOG, VERSION
 from benchmark.shapes import pose_scene
 from cli.errors import UserError
 from data import load_dataset
@@ -159,6 +159,6 @@ def test_the_whole_benchmark_is_one_on_all_processors(tmp_path, monkeypatch):
     words = [sys.executable, synthesize.__file__, "--quiet"]
     subprocess.run(words, cwd=tmp_path, env=os.environ | older, check=True, stderr=subprocess.DEVNULL)
     monkeypatch.chdir(tmp_path)
-    found = load_dataset(ensure_root("data/synthetic"), 512, quiet=True)
+    found = load_dataset(shipped.ensure_root("data/synthetic"), 512, quiet=True)
     assert (len(found.scenes), len(found.scene)) == (3000, 353628) and found.fingerprint == "602efc528f12ccbf"
     assert (tmp_path / "data/synthetic/.cache/points-512.npz").exists()

@@ -10,8 +10,9 @@ import pytest
 from conftest import MADE, claim, fails, files_in
 
 import synthesize
-from benchmark import make, roots
-from benchmark.shipped import SETTINGS
+from benchmark import make
+from benchmark.progress import VERSION
+from benchmark.shipped import SETTINGS, ensure_root
 from cli.errors import UserError
 from files.reading import read_mesh
 from hand.described import BENCHMARK
@@ -25,7 +26,7 @@ def run(*argv):
 
 def test_root_layout(made_root):
     content = json.loads((made_root / "dataset.json").read_text(encoding="utf-8"))
-    assert content["complete"] and content["version"] == roots.VERSION and content["objects"] == 4
+    assert content["complete"] and content["version"] == VERSION and content["objects"] == 4
     files = files_in(made_root)
     assert len(files) == 17 and "03797390/mug_0000/1/recording.npz" in files
     kept = 0
@@ -45,7 +46,7 @@ def test_workers_and_resuming_change_no_byte(made_root, tmp_path, capsys):
     shutil.copytree(made_root, killed)
     content = json.loads((killed / "dataset.json").read_text(encoding="utf-8"))
     (killed / "dataset.json").unlink()
-    lines = [{"version": roots.VERSION, "settings": content["settings"]}]
+    lines = [{"version": VERSION, "settings": content["settings"]}]
     for name in ("03797390/mug_0000", "02876657/bottle_0000"):
         lines.append({"object": name, "counts": {"kept": 8}})
     (killed / "progress.jsonl").write_text(
@@ -55,7 +56,7 @@ def test_workers_and_resuming_change_no_byte(made_root, tmp_path, capsys):
     (killed / "02880940/bowl_0000/0/recording.npz").unlink()
     assert "with other settings" in fails(synthesize.main, ["--out", killed, "--objects", 5], capsys)
     with pytest.raises(UserError, match="is unfinished; make it with: .* --objects 4 --grasps 8 --scenes 2 --seed 0"):
-        roots.ensure_root(killed)
+        ensure_root(killed)
     run("--out", killed, *FLAGS, "--workers", 2)
     assert (killed / "dataset.json").exists()
     settled = {"dataset.json": "its counts are of this log"}
@@ -90,7 +91,7 @@ ONE = {"objects": 1500, "seed": 0, "meshes": None}  # settings of version 1
 
 def refused(path):
     with pytest.raises(UserError) as error:
-        roots.ensure_root(path)
+        ensure_root(path)
     return str(error.value)
 
 
@@ -98,7 +99,7 @@ def test_roots_that_are_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine/03797390").mkdir(parents=True)
     for root in (tmp_path / "mine", claim(Path("made"), **OTHER), claim(Path("data/synthetic"), **SETTINGS)):
-        assert roots.ensure_root(root) == root
+        assert ensure_root(root) == root
 
 
 def test_roots_that_must_be_made_again(tmp_path, monkeypatch):

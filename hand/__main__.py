@@ -40,7 +40,7 @@ class Finger(NamedTuple):
 
 
 def find_fingers(links):
-    """`Finger`s in the order in which they begin near the thumb; links: what `at_rest` says of the palm."""
+    """`Finger`s, the thumb and then the others in the order of the URDF; links: what `at_rest` says of the palm."""
     paths = {path[-1].name: path for _, path in links.values() if path}
     inner = {joint.name for path in paths.values() for joint in path[:-1]}  # others go on from it
     fingers = []
@@ -56,8 +56,7 @@ def find_fingers(links):
     middle = np.mean([finger.points[0] for finger in fingers], axis=0)
     named = [finger for finger in fingers if re.search("thumb|(^|[^a-z])th", finger.tip.lower())]
     thumb = max(named or fingers, key=lambda finger: np.linalg.norm(finger.points[0] - middle))
-    thumb, *others = sorted(fingers, key=lambda finger: np.linalg.norm(finger.points[0] - thumb.points[0]))
-    return [thumb._replace(flexes=thumb.flexes[-2:]), *others]
+    return [thumb._replace(flexes=thumb.flexes[-2:]), *(finger for finger in fingers if finger is not thumb)]
 
 
 def find_wrist(palm, fingers):
@@ -170,15 +169,14 @@ def draft(text, palm):
     wrist["position"] = (turn.T @ ((x, y, front) - size * WRIST)).round(4).tolist()
     source["pre_shapes"] = pre_shapes(hand)
 
-    lines = ["wrist: " + " ".join(f"{key} {value}" for key, value in wrist.items()), "fingers, the thumb first:"]
-    for finger in fingers:
-        kinds = {joint.name: "follows" if joint.follows else "spreads or rests" for joint in finger.joints}
-        kinds |= {joint.name: "flexes" for joint in finger.flexes}
-        lines.append(f"  to {finger.tip}: " + ", ".join(map(" ".join, kinds.items())))
-    lines.append(f"spheres from boxes, cylinders and spheres; guessed along bones on: {' '.join(guessed) or 'no link'}")
-    lines.append("pre-shapes: fingers open, the thumb where its tip and the others' meet, all half closed")
-    lines.append(f"grasp_center and work_box: those of the benchmark's hand, {size} times as large")
-    return source, lines
+    return source, [
+        "wrist: " + " ".join(f"{key} {value}" for key, value in wrist.items()),
+        f"last links of the fingers, the thumb first: {' '.join(source['fingers'])}",
+        f"joints that close them (others spread, follow or rest): {' '.join(closing)}",
+        f"spheres from boxes, cylinders and spheres; guessed along bones on: {' '.join(guessed) or 'no link'}",
+        "pre-shapes: fingers open, the thumb where its tip and the others' meet, all half closed",
+        f"grasp_center and work_box: those of the benchmark's hand, {size} times as large",
+    ]
 
 
 @command

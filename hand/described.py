@@ -32,7 +32,6 @@ from files.writing import read_json
 
 MODES = ("power", "pinch", "sphere")
 MAX_RADIUS = 0.02  # m, of a sphere on a finger: a distance field is exact so far from the surface
-LOOP = "which makes a loop; only trees can be described"
 NO_HAND = "no hand is known with these joints; name it once: python data.py ROOT --hand FILE.json"
 
 
@@ -93,26 +92,20 @@ class Joint(NamedTuple):
     follows: tuple | None  # joint, multiplier; it is at rest where that joint is
 
 
-def xml_numbers(element, key, count, name, default=""):
-    """`count` finite numbers in an attribute of an XML element, which may be None."""
-    text = default if element is None else element.get(key, default)
-    try:
-        values = np.array(text.split(), dtype=float)
-    except ValueError:
-        values = np.full(count, np.nan)
-    wrong = len(values) != count or not np.isfinite(values).all()
-    refuse(wrong, f"{name}: {key} must be {count} numbers, not '{text}'; mend it in the URDF")
-    return values
-
-
 def numbers(values, what, *shape):
-    """Finite numbers of a JSON as an array of this shape."""
+    """Finite numbers, or their texts, as an array of this shape."""
     try:
         found = np.array(values, dtype=float).reshape(shape)
     except (TypeError, ValueError):
         found = np.array(np.nan)
     refuse(not np.isfinite(found).all(), f"{what} lacks a number, or has one too many; mend it")
     return found
+
+
+def xml_numbers(element, key, count, name, default=""):
+    """`count` finite numbers in an attribute of an XML element, which may be None."""
+    text = default if element is None else element.get(key, default)
+    return numbers(text.split(), f"{name}: {key} '{text}'", count)
 
 
 def frame_of(origin, name):
@@ -158,17 +151,13 @@ def read_urdf(text):
     refuse(root.tag != "robot", f"begins with <{root.tag}>, a URDF with <robot>; give another file")
     elements = {link.get("name"): link for link in root.findall("link")}
     found = list(map(read_joint, root.findall("joint")))
-    joints, above = {joint.name: joint for joint in found}, {}  # above: link -> the one that it hangs on
+    joints, above = {joint.name: joint for joint in found}, {joint.child: joint for joint in found}
     for joint in found:
         refuse(joints[joint.name] is not joint, f"two joints are named '{joint.name}'; rename one")
-        refuse(joint.child in above, f"link '{joint.child}' hangs on several joints, {LOOP}")
+        loop = f"link '{joint.child}' hangs on several joints, which makes a loop; only trees can be described"
+        refuse(above[joint.child] is not joint, loop)
         missing = " and ".join({joint.parent, joint.child} - elements.keys())
         refuse(missing, f"joint '{joint.name}' names the link {missing}, which the URDF lacks; mend it")
-        above[joint.child] = joint.parent
-        link = joint.parent
-        while link in above:
-            link = above[link]
-            refuse(link == joint.parent, f"link '{link}' hangs on itself, {LOOP}")
     return joints, elements
 
 
@@ -246,10 +235,6 @@ def build_hand(source):
     shapes = numbers([[shape.get(joint, 0) for joint in names] for shape in shapes], "pre_shapes: one", -1, len(names))
     start, speed = np.split(shapes, 2)  # (modes, J)
     limits = np.array([joints[joint].limits for joint in names])
-    low, high = np.degrees(limits).T
-    outside = (start < low - 0.1) | (start > high + 0.1)  # degrees, written with one decimal
-    beyond = " ".join(np.array(names)[(outside & (start != 0)).any(0)])
-    refuse(beyond, f"pre_shapes start beyond the limits of joint '{beyond}'; mend them")
     closing = fingers.levers.max(1) * np.abs(speed).sum(0)  # (F, J) how far each joint takes a finger
     twice = " ".join(np.array(names)[(closing > 0).sum(0) > 1])
     refuse(twice, f"joint '{twice}' closes two fingers; each must close by joints of its own")

@@ -67,13 +67,13 @@ def shadow():
     text = "<robot name='shadow'>\n  <link name='forearm'/>\n"
     text += joint("WRJ2", "forearm", "wrist", "0 0 0.21", axis="0 1 0", limits=(-0.52, 0.17))
     text += joint("WRJ1", "wrist", "palm", "0 0 0.034", axis="1 0 0", limits=(-0.7, 0.49))
-    text += joint("LFJ5", "palm", "lfmetacarpal", "-0.033 0 0.0207", axis="0.574 0 0.819", limits=(0, 0.785))
     limits, axes = ((-0.349, 0.349), (-0.262, 1.571), (0, 1.571), (0, 1.571)), ("0 1 0", *["1 0 0"] * 3)
     for name, x, z in (("FF", 0.033, 0.095), ("MF", 0.011, 0.099), ("RF", -0.011, 0.095), ("LF", 0, 0.066)):
         palm, joints = "lfmetacarpal" if name == "LF" else "palm", [f"{name}J{number}" for number in (4, 3, 2, 1)]
         places = [f"{x} 0 {z}", "0 0 0", "0 0 0.045", "0 0 0.025", "0 0 0.026"]
         before, last, after = finger(name.lower(), palm, joints, places, axes, limits).rpartition("<axis")
         text += f"{before}<mimic joint='{name}J2'/> {last}{after}"
+    text += joint("LFJ5", "palm", "lfmetacarpal", "-0.033 0 0.0207", axis="0.574 0 0.819", limits=(0, 0.785))
     axes = "0 0 -1", "1 0 0", "1 0 0", "0 -1 0", "0 -1 0"
     limits = (-1.047, 1.047), (0, 1.222), (-0.209, 0.209), (-0.698, 0.698), (-0.262, 1.571)
     places = "0.034 -0.0085 0.029", "0 0 0", "0 0 0.038", "0 0 0", "0 0 0.032", "0 0 0.0275"

@@ -38,11 +38,10 @@ def load_clouds(args, num_points, up):
     return folder_clouds(args.clouds, num_points, args.skip_bad, args.quiet)
 
 
-def synthetic_clouds(count, num_points, seed, up, quiet=False, workers=None):
+def synthetic_clouds(count, num_points, seed, up, quiet):
     """`count` procedural shapes (count, N, 3) float32 in m, none of them part of any dataset.
 
-    Kept in KEPT, since making them costs some milliseconds each. workers: processes that make them (default: as many
-    as pay off); the shapes do not depend on it.
+    Kept in KEPT, since making them costs some milliseconds each.
     """
     path = KEPT / f"v{VERSION}-{count}x{num_points}-{up}-seed{seed}-all.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):  # missing or broken: made again
@@ -50,7 +49,7 @@ def synthetic_clouds(count, num_points, seed, up, quiet=False, workers=None):
         if clouds.shape == (count, num_points, 3) and clouds.dtype == np.float32:
             return clouds
     make = functools.partial(pretraining_cloud, seed, num_points=num_points, up=up)
-    workers = workers or (cores() if count > FEW_SHAPES else 1)
+    workers = cores() if count > FEW_SHAPES else 1
     with contextlib.closing(map_in_processes(make, range(count), workers, chunk=50)) as made:
         bar = tqdm(made, "making shapes", count, unit="shape", disable=quiet or None, delay=2)
         clouds = np.stack(list(bar))

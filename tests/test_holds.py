@@ -12,7 +12,7 @@ from benchmark.card import sphere_gaps
 from cli.errors import UserError
 from data import load_dataset
 from files.reading import read_mesh
-from hand import closing, kinematics, scenes
+from hand import closing, kinematics
 from hand.described import BENCHMARK
 from hand.holds import CONTACT, TRAVEL, Outcomes, flex, grasp_outcomes, solid_field
 from hand.scenes import outcomes_in_scenes, scene_mesh
@@ -142,9 +142,8 @@ def test_fingers_open_and_close_by_no_more_than_they_may():
     np.testing.assert_allclose(gaps[2].min(0)[[0, 2]], lowest(closed)[[0, 2]], atol=0.001)
 
 
-def test_batch_and_order_do_not_matter(data, monkeypatch):
+def test_batch_and_order_do_not_matter(data):
     """Scenes mixed, two sets of joints at each pose, half of the recorded ones with noise: as each by itself."""
-    monkeypatch.setattr(scenes, "KEPT_BYTES", 2e6)  # bytes: too few for the fields of all scenes
     rows = np.random.default_rng(0).permutation(len(data.joints))[:24]
     joints = np.stack((data.joints[rows[::-1]], data.joints[rows]), 1)
     joints[::2] += np.random.default_rng(0).normal(0, 0.15, joints[::2].shape)

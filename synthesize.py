@@ -109,13 +109,9 @@ def main(argv=None):
         content = generate(args.out, settings_of(args, hand), workers, args.quiet, hand)
     objects, grasps = plural(content["objects"], "object"), plural(content["grasps_kept"], "grasp")
     made = f"{args.out or DEFAULT_ROOT}: {objects}, {grasps}"
-    took = f"in {time.time() - start:.0f} s"
-    if "candidates_rejected" not in content:
-        print(f"{made}, {took}")
-    else:
-        print(f"{made} with a score of {MIN_SCORE} or more, {content['grasps_low']} under it, {took}")
-        rejected = ", ".join(f"{reason} {count}" for reason, count in content["candidates_rejected"].items())
-        print(f"candidates rejected: {rejected}; objects drawn again: {content['objects_redrawn']}")
+    if "grasps_low" in content:
+        made += f" with a score of {MIN_SCORE} or more, {content['grasps_low']} under it"
+    print(f"{made}, in {time.time() - start:.0f} s")
     print_unusable(content["unusable"])
 
 

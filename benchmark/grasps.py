@@ -1,17 +1,15 @@
 """Grasps of one scene: wrist poses, pre-shapes, closing fingers, a score. Vectorised over candidates.
 
-    synthesize(vertices, faces, wanted, rng)    mesh -> grasps (n, 7 + J), scores (n,), counts of what was rejected, why
+    synthesize(vertices, faces, wanted, rng)    mesh -> grasps (n, 7 + J), scores (n,)
 
 A surface becomes a distance field; wrist poses are drawn over it; the geometry in the hand's reach chooses one of three
 pre-shapes; each finger closes until it touches; what holds is scored by the Ferrari-Canny epsilon.
 """
 
-import collections
-
 import numpy as np
 
 from hand import kinematics
-from hand.closing import CONTACT, SURFACE_SAMPLES, DistanceField, close_hands, link_gaps, surface_normals
+from hand.closing import SURFACE_SAMPLES, DistanceField, close_hands, grasps_it, surface_normals
 from hand.described import BENCHMARK
 from hand.score import MIN_SCORE, score
 
@@ -46,13 +44,12 @@ def sample_poses(rng, points, normals, field, count, hand=BENCHMARK):
 
 
 def free_poses(rotation, position, field, hand=BENCHMARK):
-    """Masks (n,): the palm stands above the table and comes from above or a side; it is not inside the object."""
+    """Where the palm stands above the table, comes from above or a side, and is not inside the object: (n,) bool."""
     centers, radii = hand.palm_centers.astype(np.float32), hand.palm_radii.astype(np.float32)[:, None]
     palm = np.einsum("nij,pj->pni", rotation, centers) + position  # (p, n, 3)
-    outside = ((palm[..., 2] - radii).min(0) > TABLE) & (rotation[:, 2, 2] < 0.3)
-    free = outside.copy()
-    free[outside] = (field(palm[:, outside]) - radii).min(0) > -0.001
-    return outside, free
+    free = ((palm[..., 2] - radii).min(0) > TABLE) & (rotation[:, 2, 2] < 0.3)
+    free[free] = (field(palm[:, free]) - radii).min(0) > -0.001
+    return free
 
 
 def choose_modes(rng, rotation, position, points, hand=BENCHMARK):
@@ -82,20 +79,17 @@ def choose_modes(rng, rotation, position, points, hand=BENCHMARK):
 
 
 # ---------------------------------------------------------------- one scene
-REASONS = ("outside", "palm", "start", "contacts", "table", "fingers", "depth")  # why a candidate is not recorded
-
-
 def synthesize(vertices, faces, wanted, rng, hand=BENCHMARK):
-    """Grasps for one scene (V, 3) m, (F, 3): (n, 7 + J) float32, scores (n,) float32, counts by reason.
+    """Grasps for one scene (V, 3) m, (F, 3): (n, 7 + J) float32, scores (n,) float32.
 
     Batches of candidates until `wanted` grasps score at least MIN_SCORE or the batches run out; of the
     last batch only the first ones are kept.
     """
     points, normals = surface_normals(vertices, faces, SURFACE_SAMPLES, rng)
     field = DistanceField(points)
-    counts, grasps, scores, kept = collections.Counter(), [], [], 0
+    grasps, scores, kept = [], [], 0
     for _ in range(MAX_BATCHES):
-        batch_grasps, batch_scores = candidates(rng, points, normals, field, counts, hand)
+        batch_grasps, batch_scores = candidates(rng, points, normals, field, hand)
         kept_so_far = kept + np.cumsum(batch_scores >= MIN_SCORE)
         end = np.searchsorted(kept_so_far, wanted, side="right")  # before the first grasp too many
         grasps.append(batch_grasps[:end])
@@ -103,38 +97,25 @@ def synthesize(vertices, faces, wanted, rng, hand=BENCHMARK):
         kept += int((scores[-1] >= MIN_SCORE).sum())
         if kept >= wanted:
             break
-    counts["kept"], counts["low"] = kept, sum(map(len, scores)) - kept
-    return np.concatenate(grasps), np.concatenate(scores), counts
+    return np.concatenate(grasps), np.concatenate(scores)
 
 
-def candidates(rng, points, normals, field, counts, hand):
+def candidates(rng, points, normals, field, hand):
     """One batch: poses -> pre-shapes -> closed hands -> checks -> scored grasps (m, 7 + J), (m,)."""
     rotation, position = sample_poses(rng, points, normals, field, BATCH, hand)
-    outside, free = free_poses(rotation, position, field, hand)
-    counts["outside"] += BATCH - int(outside.sum())
-    counts["palm"] += int((outside & ~free).sum())
+    free = free_poses(rotation, position, field, hand)
     rotation, position = rotation[free], position[free]
     pose, mode = choose_modes(rng, rotation, position, points[:400], hand)
     matrix = np.tile(np.eye(4, dtype=np.float32), (len(pose), 1, 1))
     matrix[:, :3, :3], matrix[:, :3, 3] = rotation[pose], position[pose]
     joints = hand.start[mode].astype(np.float32) + rng.normal(0, NOISE, (len(mode), len(hand.limits)))
     joints = np.clip(joints, *hand.limits.T).astype(np.float32)
-    joints, gaps, free, touching = close_hands(matrix, joints, mode, field, hand)
-    links = link_gaps(gaps, hand)[0] < CONTACT
-    grasping = touching & links[:, 1:].any((1, 2)) & (links.sum((1, 2)) >= 3)
-    counts["start"] += int((~free).sum())
-    counts["contacts"] += int((free & ~grasping).sum())
+    joints, gaps = close_hands(matrix, joints, mode, field, hand)
+    grasping = grasps_it(gaps, hand)
     matrix, joints, gaps = matrix[grasping], joints[grasping], gaps[grasping]
     local = kinematics.finger_spheres(joints, hand).astype(np.float32)  # (n, F, P, 3)
     centers = kinematics.transform(matrix, local)
-    good = np.ones(len(joints), dtype=bool)
-    checks = {
-        "table": (centers[..., 2] - hand.fingers.radii.astype(np.float32)).min((1, 2)) < TABLE,
-        "depth": gaps.min((1, 2)) < -MAX_DEPTH,
-        "fingers": kinematics.fingers_collide(local, hand),
-    }
-    for reason, bad in checks.items():
-        counts[reason] += int((good & bad).sum())
-        good &= ~bad
+    good = (centers[..., 2] - hand.fingers.radii.astype(np.float32)).min((1, 2)) >= TABLE
+    good &= (gaps.min((1, 2)) >= -MAX_DEPTH) & ~kinematics.fingers_collide(local, hand)
     scores, poses = score(centers[good], gaps[good], field, hand), kinematics.matrix_to_pose(matrix[good].astype(float))
     return np.concatenate((poses, joints[good]), 1).astype(np.float32), scores

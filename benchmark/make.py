@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark import dexgraspnet
-from benchmark.grasps import REASONS, synthesize
+from benchmark.grasps import synthesize
 from benchmark.meshes import mesh_objects, named_objects, usable_mesh
 from benchmark.progress import LOG, fill, finish, finished
 from benchmark.shapes import CATEGORIES, draw_pose, pose_scene, procedural_mesh
@@ -21,6 +21,7 @@ from files.categories import CATEGORY_NAMES
 from files.writing import atomic, stable_seed
 from hand.described import BENCHMARK, palm_frame
 from hand.kinematics import matrix_to_pose, pose_to_matrix
+from hand.score import MIN_SCORE
 
 REDRAWS = 5  # how often a procedural object is drawn at most
 CELLS = 100_000  # per m: the vertices of procedural meshes lie on a grid of 10 µm
@@ -77,25 +78,24 @@ def seed_of(name, seed):
 
 
 def made_scenes(synset, name, path, settings, hand):
-    """Scenes (name, bytes of mesh.obj, arrays of recording.npz) of one object with new grasps, and counts by reason.
+    """Scenes (name, bytes of mesh.obj, arrays of recording.npz) of one object with new grasps, and their counts.
 
     path: somebody's mesh. Without it a random object of the category, drawn again where the hand finds next to nothing;
     its recordings hold what makes its meshes again without any grasp.
     """
-    rng, rejected = np.random.default_rng(seed_of(f"{synset}/{name}", settings["seed"])), collections.Counter()
-    for redrawn in range(1 if path else REDRAWS):
+    rng = np.random.default_rng(seed_of(f"{synset}/{name}", settings["seed"]))
+    for _ in range(1 if path else REDRAWS):
         drawn_from = np.array(json.dumps(rng.bit_generator.state))
         vertices, faces = usable_mesh(path, settings) if path else procedural_mesh(synset, rng)
-        scenes, counts = grasps_in_scenes(vertices, faces, settings, rng, hand, own=bool(path))
-        rejected.update({reason: counts[reason] for reason in REASONS})
-        if counts["kept"] >= settings["grasps"] / 6:
+        scenes, kept = grasps_in_scenes(vertices, faces, settings, rng, hand, own=bool(path))
+        if kept >= settings["grasps"] / 6:
             break
     found = []
     for scene, posed, pose, arrays in scenes:
         mesh = mesh_text(posed, faces) if path else mesh_text(on_grid(posed)[0], faces, decimals=5)
         made = {} if path else {"drawn_from": drawn_from, "pose": np.array(pose)}
         found.append((scene, mesh, arrays | made))
-    return found, dict(rejected) | {"kept": counts["kept"], "low": counts["low"], "redrawn": redrawn}
+    return found, {"kept": kept, "low": sum(len(arrays["scores"]) for *_, arrays in scenes) - kept}
 
 
 def imported_scenes(path, hand):
@@ -111,21 +111,21 @@ def imported_scenes(path, hand):
 
 
 def grasps_in_scenes(vertices, faces, settings, rng, hand, own=False):
-    """[(name, posed vertices (V, 3) m, pose, arrays of a recording)] of scenes with grasps, and counts by reason.
+    """[(name, posed vertices (V, 3) m, pose, arrays of a recording)] of scenes with grasps, and how many are kept.
 
     own: somebody's mesh, which keeps its size and, in its first scene, its pose. Grasps are made on micrometres.
     """
-    scenes, counts = [], collections.Counter()
+    scenes, kept = [], 0
     for k in range(settings["scenes"]):
         pose = None if own and k == 0 else draw_pose(rng, resize=not own)
         posed = vertices if pose is None else pose_scene(vertices, *pose)
-        wanted = -(-(settings["grasps"] - counts["kept"]) // (settings["scenes"] - k))
-        grasps, scores, found = synthesize(np.round(posed, 6), faces, wanted, rng, hand)
+        wanted = -(-(settings["grasps"] - kept) // (settings["scenes"] - k))
+        grasps, scores = synthesize(np.round(posed, 6), faces, wanted, rng, hand)
         if len(grasps):
             arrays = {"grasps": grasps, "scores": scores, "joint_names": np.array(hand.joint_names)}
             scenes.append((str(k), posed, pose, arrays))
-        counts.update(found)
-    return scenes, counts
+        kept += int((scores >= MIN_SCORE).sum())
+    return scenes, kept
 
 
 # ---------------------------------------------------------------- a whole root
@@ -167,8 +167,6 @@ def generate(root, settings, workers, quiet=False, hand=BENCHMARK):
     content = {"objects": len(records) - len(unusable), "grasps_kept": totals["kept"]}
     if "import" not in settings:
         content["grasps_low"] = totals["low"]
-        content["objects_redrawn"] = totals["redrawn"]
-        content["candidates_rejected"] = {reason: totals[reason] for reason in REASONS}
     return finish(root, settings, **content, unusable=unusable, **hand.kept)
 
 

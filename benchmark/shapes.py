@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from data import sample_surface
 from files.writing import stable_seed
-from hand.solids import ball, block, dense, lathe, rod, spline, tube
+from benchmark.solids import ball, block, dense, lathe, rod, spline, tube
 
 
 # ---------------------------------------------------------------- what several categories share

@@ -120,21 +120,20 @@ def turn_fingers(fingers, joints, pace, limits, goes_on, frames, field, way=1):
 def close_hands(matrix, joints, mode, field, hand=BENCHMARK):
     """Close whole hands, the thumb first: a thumb that meets nothing is no grasp, and saves the other fingers.
 
-    matrix (n, 4, 4) from the hand's frame to the object's, joints (n, J) rad -> joints (n, J), gaps (n, F, P) m, and
-    masks (n,): free at the start, thumb touches.
+    matrix (n, 4, 4) from the hand's frame to the object's, joints (n, J) rad -> joints (n, J), gaps (n, F, P) m, which
+    are FIELD_REACH where a hand is in the object at the start.
     """
     joints, frames = joints.T.copy(), np.ascontiguousarray(matrix[:, :3].transpose(1, 2, 0))
     pace, limits = hand.speed[mode].T, np.broadcast_to(hand.limits.T[..., None], (2, *joints.shape))
     gaps = finger_gaps(hand.fingers.some(slice(None)), joints, frames, field)  # (F, P, n)
-    free = gaps.min((0, 1)) > -0.001
-    gaps[:], touching = FIELD_REACH, free.copy()
+    touching, gaps[:] = gaps.min((0, 1)) > -0.001, FIELD_REACH
     goes_on = np.array(hand.modes)[mode] == "power"
     for part in (slice(0, 1), slice(1, None)):
         rows = np.flatnonzero(touching)
         of_rows = (values[..., rows] for values in (joints, pace, limits, goes_on, frames))
         joints[:, rows], gaps[part, :, rows] = turn_fingers(hand.fingers.some(part), *of_rows, field)
         touching[rows] = gaps[0, :, rows].min(1) < CONTACT
-    return joints.T, gaps.transpose(2, 0, 1), free, touching
+    return joints.T, gaps.transpose(2, 0, 1)
 
 
 def link_gaps(gaps, hand=BENCHMARK):
@@ -143,3 +142,9 @@ def link_gaps(gaps, hand=BENCHMARK):
     each = np.where(on_link, gaps[..., None, :], np.float32(np.inf))  # not all fingers have as many links
     nearest = each.argmin(-1)
     return np.take_along_axis(each, nearest[..., None], -1)[..., 0], nearest
+
+
+def grasps_it(gaps, hand=BENCHMARK):
+    """Do three links touch, the thumb's and another finger's among them? gaps (n, F, P) m -> (n,)."""
+    links = link_gaps(gaps, hand)[0] < CONTACT  # (n, F, L)
+    return links[:, 0].any(1) & links[:, 1:].any((1, 2)) & (links.sum((1, 2)) >= 3)

@@ -21,7 +21,7 @@ from scipy.ndimage import label
 
 from cli.errors import refuse
 from hand import kinematics
-from hand.closing import CONTACT, DistanceField, finger_gaps, link_gaps, surface_normals, turn_fingers
+from hand.closing import CONTACT, DistanceField, finger_gaps, grasps_it, surface_normals, turn_fingers
 from hand.described import BENCHMARK
 from hand.score import MIN_SCORE, score
 
@@ -78,13 +78,10 @@ def grasp_outcomes(field, poses, joints, hand=BENCHMARK):
     opened, _ = flex(there, frames, field, -1, hand)
     closed, gaps = flex(opened, frames, field, 1, hand)
     closed, gaps = closed.T, gaps.transpose(2, 0, 1)  # (m, J), (m, F, P)
-    links = link_gaps(gaps, hand)[0] < CONTACT  # (m, F, L)
-    touching = links.any(2)
+    touching = gaps.min(2) < CONTACT  # (m, F)
     local = kinematics.finger_spheres(closed, hand).astype(np.float32)  # (m, F, P, 3)
     centers = kinematics.transform(matrix, local)
-    grasping = touching[:, 0] & touching[:, 1:].any(1) & (links.sum((1, 2)) >= 3)
-    grasping &= gaps.min((1, 2)) > -FREE_DEPTH
-    grasping &= ~kinematics.fingers_collide(local, hand)
+    grasping = grasps_it(gaps, hand) & (gaps.min((1, 2)) > -FREE_DEPTH) & ~kinematics.fingers_collide(local, hand)
     holds = grasping.copy()
     holds[grasping] = score(centers[grasping], gaps[grasping], field, hand) >= MIN_SCORE
     found = Outcomes(before.min(1) > -FREE_DEPTH, holds, touching, before, closed)

@@ -87,9 +87,9 @@ def cylinder():
 
 
 def test_grasps_are_physical(cylinder):
-    vertices, faces, found, scores, counts = cylinder
+    vertices, faces, found, scores = cylinder
     assert found.shape == (len(scores), 19) and found.dtype == scores.dtype == np.float32
-    assert counts["kept"] == (scores >= 1.5).sum() == 40 and counts["low"] == (scores < 1.5).sum()
+    assert (scores >= 1.5).sum() == 40
     assert (found[:, 7:] >= BENCHMARK.limits[:, 0] - 1e-5).all() and (
         found[:, 7:] <= BENCHMARK.limits[:, 1] + 1e-5
     ).all()
@@ -118,8 +118,8 @@ def test_one_pose_has_several_solutions(cylinder):
 def test_what_no_hand_can_hold_has_no_grasps():
     """Batches in which no candidate is left, as of a ball of 4 mm, are nothing special."""
     ball = trimesh.creation.icosphere(1, 0.002)
-    found, scores, rejected = grasps.synthesize(ball.vertices, ball.faces, 4, np.random.default_rng(0))
-    assert len(found) == len(scores) == 0 and rejected["contacts"] > 0
+    found, scores = grasps.synthesize(ball.vertices, ball.faces, 4, np.random.default_rng(0))
+    assert len(found) == len(scores) == 0
 
 
 def test_closest_points_and_inside_against_a_box():

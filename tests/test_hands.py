@@ -98,7 +98,7 @@ def test_spheres_are_where_the_urdf_says(drafted):
 
 def test_joints_that_follow(tmp_path):
     path, source = drafted_in(tmp_path, shadow())
-    assert list(source["fingers"]) == ["th_tip", "ff_tip", "mf_tip", "rf_tip", "lf_tip"]  # the thumb, then as in the URDF
+    assert list(source["fingers"]) == ["th_tip", "ff_tip", "mf_tip", "rf_tip", "lf_tip"]  # as in the URDF
     text = shadow().replace("<mimic joint='FFJ2'/>", "<mimic joint='FFJ2' multiplier='0.7' offset='0.3'/>")
     check_spheres(read_source(path) | {"urdf": text})
 

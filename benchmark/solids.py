@@ -1,4 +1,4 @@
-"""Closed solids: revolved profiles, boxes, swept tubes. Objects are built of them, and hands drawn.
+"""Closed solids, of which objects are built: revolved profiles, boxes, swept tubes.
 
 Each is vertices (V, 3) float64 m and faces (F, 3) int64 that point outwards.
 """

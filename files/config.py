@@ -11,8 +11,7 @@ CHOICES = {
     "group": ("knn", "ball"), "normalize": ("unit_sphere", "metric"), "up": ("z", "y"),
     "target_norm": ("instance", "layer"), "pool": POOLS, "loss": LOSSES,
 }  # fmt: skip
-# choices that files of before name: the only one left of each
-FORMER = {"patching": "fps", "tokenizer": "pointnet", "schedule": "cosine"}
+FORMER = {"patching": "fps", "tokenizer": "pointnet"}  # fields that files of before have, and the only choices left
 LEAST_PATCHES = 5  # of a pretraining: four blocks of one patch leave a context
 
 
@@ -43,7 +42,8 @@ def changed(config, **fields):
 def config_from(stored):
     """The ModelConfig of a dict: every field present and of its type, none too many, and as `changed` checks it."""
     fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
-    stored = without_former(stored) if isinstance(stored, dict) else {}
+    items = stored.items() if isinstance(stored, dict) else ()
+    stored = {name: value for name, value in items if (name, value) not in FORMER.items()}
     wrong = set(fields) ^ set(stored)
     refuse(wrong, f"its config has missing or unknown fields: {listed(wrong)}; make it again with this version")
     for name, value in stored.items():
@@ -51,11 +51,6 @@ def config_from(stored):
         if not isinstance(value, (float, int) if kind is float else kind) or (kind is int and value < 1):
             raise UserError(f"{name} must be a {kind.__name__} (whole numbers at least 1), not {value!r}")
     return changed(ModelConfig(**stored))
-
-
-def without_former(stored):
-    """A dict of settings or fields without those of `FORMER` whose value is what today's code does anyway."""
-    return {name: value for name, value in stored.items() if name not in FORMER or value != FORMER[name]}
 
 
 def listed(names):

@@ -86,9 +86,8 @@ class Pace:
         self.stop = bool(self.pressed)
 
     def tick(self):
-        """Bring progress.seconds up to now; -> how many that were."""
-        before, self.progress.seconds = self.progress.seconds, time.perf_counter() - self.started
-        return self.progress.seconds - before
+        """Bring progress.seconds up to now."""
+        self.progress.seconds = time.perf_counter() - self.started
 
     def due(self, every):
         """Whether the step just counted is a multiple of `every`, or the last one."""

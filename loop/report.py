@@ -79,19 +79,6 @@ def remarks(curve):
 
 
 # ---------------------------------------------------------------- all of it
-def cost_lines(result):
-    """Two lines on what a result.json says of `runs.costs`."""
-    in_all = time.perf_counter() - cli.STARTED
-    trained, total, took = result["parameters_trained"] / 1e6, result["parameters"] / 1e6, result["ms_per_step"]
-    time_each = f"{took:.0f} ms per step" if took >= 10 else f"{took:.1f} ms per step"
-    if result["device"] == "cuda":
-        time_each += f", {result['eager_steps']} of {result['steps']} steps outside CUDA graphs"
-    return [
-        f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given",
-        f"{trained:.2f} of {total:.2f} M parameters trained; {time_each}",
-    ]
-
-
 def print_run(result, curve, pack):
     """The table of a finished run, how to read it, what its curve says, what it took.
 
@@ -103,4 +90,7 @@ def print_run(result, curve, pack):
     said = remarks(curve)
     if result["suites"]["val"]["top_logit_rmse"] > rows[MEAN]["top_logit_rmse"]:
         said.append("The mean's RMSE is hard to beat: a squared error rewards averages of grasps, which seldom hold.")
-    print("\n".join(said + cost_lines(result)))
+    in_all = time.perf_counter() - cli.STARTED
+    said.append(f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given")
+    trained, total = result["parameters_trained"] / 1e6, result["parameters"] / 1e6
+    print(*said, f"{trained:.2f} of {total:.2f} M parameters trained", sep="\n")

@@ -148,7 +148,7 @@ def read_csv(path):
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-TIMES = dict.fromkeys(("seconds", "ms_per_step", "clouds_per_s", "command", "curve"))
+TIMES = dict.fromkeys(("seconds", "clouds_per_s", "command", "curve"))
 
 
 def outcome(*paths):

@@ -61,7 +61,7 @@ def test_same_seed_same_numbers_and_from(finished, tmp_path):
     assert files_of(tmp_path / "copy") == files_of(finished)
     train.main(f"{again} --name other --seed 1".split())
     assert files_of(tmp_path / "other")[0] != files_of(finished)[0]
-    shipped = Path(train.__file__).parent / "results/quickstart/config.json"  # has a --schedule, as runs once had
+    shipped = Path(train.__file__).parent / "results/quickstart/config.json"
     assert train.parse(["--from", str(shipped)]).budget == 0.1
 
 
@@ -208,4 +208,3 @@ def test_what_a_run_took_is_kept(adapted):
     adapters = depth * 2 * (width + 3 * width + width + width)  # rank 2: A and B of qkv, then of the projection
     whole = sum(p.numel() for p in network.parameters())
     assert (result["parameters_trained"], result["parameters"]) == (head + adapters, whole + adapters)
-    assert 0 < result["ms_per_step"] * result["steps"] / 1000 <= result["seconds"] + 0.1

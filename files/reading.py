@@ -43,18 +43,13 @@ def readable(path):
 
 
 def read_bytes(path):
-    """A file's content, with a user error where it cannot be read or is something else than a file of data."""
+    """A file's content; `UserError` where it cannot be read, or is a pointer, a web page or a companion in its place."""
     with readable(path):
         content = Path(path).read_bytes()
-    check_foreign(content, path)
-    return content
-
-
-def check_foreign(content, name):
-    """Raise `UserError` where a file's bytes are a pointer, a web page or a companion in place of the file itself."""
     start = content[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()
     for beginning, what in FOREIGN.items():
-        refuse(start.startswith(beginning), f"{name}: {what}")
+        refuse(start.startswith(beginning), f"{path}: {what}")
+    return content
 
 
 def stamp(path):
@@ -79,7 +74,6 @@ def parse_mesh(content, name, longest=MAX_LENGTH):
     All bodies of the file, polygons cut into triangles; nothing that the file refers to is opened. Raises `UserError`
     naming `name`.
     """
-    check_foreign(content, name)
     kind = Path(name).suffix.lower()
     try:
         vertices, faces = surface(*READERS[kind](content))

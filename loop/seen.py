@@ -70,12 +70,7 @@ def leave_out(folder, data, split, same_ids=False):
 
     Says so on stderr; raises `UserError` where nothing of the suite "all" is left. same_ids: as in `roles_in`.
     """
-    path, other = Path(folder) / FILE, f"{data.root}: not the dataset that {folder} was trained on"
-    if not path.exists():
-        unknown = f"{other}, of which it may hold objects: the run has no {FILE}; repeat its command there to write it"
-        print(f"warning: {unknown}", file=sys.stderr)
-        return
-    roles, namesakes = roles_in(data, read_json(path, *ROLES), same_ids)
+    roles, namesakes = roles_in(data, read_json(Path(folder) / FILE, *ROLES), same_ids)
     left_out = set()
     for suite in LEAKS.keys() & split.rows.keys():
         objects = data.object_of_grasp[split.rows[suite]]
@@ -89,4 +84,4 @@ def leave_out(folder, data, split, same_ids=False):
     refuse(nothing, f"{data.root}: all its objects are of the pool or val of {folder} {first}; name data new to it")
     said = f"; {len(left_out)} objects are of the run's pool or val and left out {first}" if left_out else ""
     said += f"; {len(namesakes)} have the id of one, but no mesh or grasp ({namesakes[0]})" if namesakes else ""
-    print(f"warning: {other}{said}", file=sys.stderr)
+    print(f"warning: {data.root}: not the dataset that {folder} was trained on{said}", file=sys.stderr)

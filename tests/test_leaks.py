@@ -182,16 +182,9 @@ def test_all_of_another_root_is_without_what_the_run_has_seen(trained, tmp_path,
             assert found == objects - left_out and told in err and err.count("\n") == 1, (found, objects, err)
 
 
-def test_a_run_of_before_is_evaluated_with_a_word(trained, tmp_path, capsys):
-    root, run = trained
-    old = shutil.copytree(run, tmp_path / "old", ignore=shutil.ignore_patterns("objects.json"))
-    other = shutil.copytree(root, tmp_path / "other", ignore=shutil.ignore_patterns("1"))
-    assert evaluate.main([str(old), "--suite", "all", "--data", str(other)])["suites"]["all"]["num_objects"] == 11
-    assert "the run has no objects.json; repeat its command there" in capsys.readouterr().err
-    evaluate.main([str(old), "--suite", "test"])  # on its own data nothing is to be said
+def test_on_its_own_data_nothing_is_said(trained, capsys):
+    evaluate.main([str(trained[1]), "--suite", "test"])
     assert capsys.readouterr().err == ""
-    train.main(training(root, tmp_path, "--name", "old", *TRAIN))
-    assert (old / "objects.json").read_bytes() == (run / "objects.json").read_bytes()
 
 
 # ---------------------------------------------------------------- names and times

@@ -91,7 +91,7 @@ SWEEPS = {kind: Sweep() for kind in GRIDS} | {
     "table1": Sweep(run_table1, table1_text, figures.draw_table1, seeds="0,1,2"),
     "controls": Sweep(run_controls, controls_text, lambda rows, args: None, seeds="0,1,2", names="ARM"),
     "future": Sweep(run_future, future_text, lambda rows, args: None, seeds="0,1,2", names="VARIANT"),
-    "published": Sweep(run_published, published_text, figures.draw_published),
+    "published": Sweep(run_published, published_text, lambda rows, args: None),
     "assay": Sweep(run_assay, assay_text, lambda rows, args: None, names="ARM"),
     "benchmark": Sweep(run_benchmark, probed_text, seeds="0,1"),
     "encoders": Sweep(run_encoders, probed_text, lambda rows, args: None, seeds="0,1", names="FILE"),
@@ -173,12 +173,10 @@ def publish(rows, args):
 
 
 @contextlib.contextmanager
-def interruptible(jobs):
-    """Say after Ctrl-C how to go on; where there are several jobs a killed sweep stops its runs too."""
-    ends = [name for name in ("SIGTERM", "SIGHUP") if jobs > 1 and hasattr(signal, name)]
-    ends = [name for name in ends if signal.getsignal(getattr(signal, name)) == signal.SIG_DFL]  # else nohup's choice
+def interruptible():
+    """Say after Ctrl-C how to go on; a sweep that is killed ends like that, and so stops its processes."""
     try:
-        with hearing(signal.default_int_handler, *ends):
+        with hearing(signal.default_int_handler, "SIGTERM"):
             yield
     except KeyboardInterrupt:
         hint = "the same command goes on: finished runs have their rows, others go on from their last checkpoint"
@@ -192,7 +190,7 @@ def main(argv=None):
     if not args.tables:
         check_writable(args.runs, "--runs")
     refuse(not importlib.util.find_spec("matplotlib"), "figures need matplotlib; run: pip install matplotlib")
-    with interruptible(args.jobs):
+    with interruptible():
         if args.tables:
             rows, path = read_rows(args.out / "rows.csv"), args.out / "rows.csv"
             refuse(not rows, f"{path}: no rows to make a table from; run the sweep first, or name its --out")

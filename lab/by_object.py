@@ -7,7 +7,7 @@ import torch
 from scipy.stats import t as student
 
 from cli.errors import refuse
-from evaluate import MIN_OBJECTS, read_predictions, sample_statistics
+from evaluate import MIN_OBJECTS, sample_statistics
 from files.reading import read_npz
 from files.writing import atomic
 from lab.rows import flags_of, seed_of
@@ -25,14 +25,10 @@ def per_object(predictions):
     return ids, grasps, np.bincount(index, weights=squared) / grasps
 
 
-def keep_errors(out, run):
+def keep_errors(out, run, predictions):
     """A finished run's errors by object into OUT/objects.npz."""
-    errors, predictions = read_errors(out), read_predictions(run.folder / "predictions.npz")
-    for suite in KEPT_SUITES:
-        of_suite = {key: array[predictions["suite"] == suite] for key, array in predictions.items()}
-        if len(of_suite["logits"]):
-            errors[run.command, suite] = per_object(of_suite)
-    write_errors(out, errors)
+    kept = {(run.command, suite): per_object(predictions[suite]) for suite in KEPT_SUITES if suite in predictions}
+    write_errors(out, read_errors(out) | kept)
 
 
 def write_errors(out, errors):

@@ -61,7 +61,7 @@ def train_oracle(given, args):
     kept = {flag: value for flag, value in given.items() if flag not in of_arms}
     planned, path = plan_runs(ORACLE, kept, ["0"], args), args.out / "oracle.csv"
     run_first(planned, path, args)
-    (run,) = with_origins(planned, args).values()
+    (run,) = with_origins(planned, args)
     gone = not (run.folder / "best.pt").exists()
     refuse(gone, f"{run.folder}: this run has a row in {path}, but is gone; remove that file to train it again")
     return run.folder

@@ -98,7 +98,7 @@ def run_published(names, given, args):
     return run_all(planned, args.out / "rows.csv", args, keep=[remove], kind=PublishedRun)
 
 
-def remove(out, run):
+def remove(out, run, predictions):
     """Remove a run's folder: its config.json names a pack, but the split was another one."""
     shutil.rmtree(run.folder)
 

@@ -7,6 +7,7 @@ marked as failed. Several sweeps may share runs and rows: each run is one proces
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import multiprocessing
@@ -18,19 +19,19 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import evaluate
 import train
 from benchmark.shipped import ensure_root
-from cli.errors import refuse
+from cli.errors import command, refuse
 from cli.processes import hearing, start_worker
 from data import load_dataset
-from files.checkpoints import load_encoder, save_checkpoint, shipped_encoder
+from files.checkpoints import load_encoder, load_run, save_checkpoint, shipped_encoder
 from files.reading import read_bytes
 from files.writing import locked, read_json, stable_seed
 from lab.rows import METRICS, OF_VAL, TRAINING, as_words, command_of, read_rows, write_rows
 from loop.flags import SIZE_FIELDS
+from loop.machine import set_up_torch
 from model import PRESETS, PointEncoder
 from splits import make_split
 
@@ -187,7 +188,7 @@ class PlannedRun:
 
 
 def with_origins(planned, args, kind=PlannedRun):
-    """Command -> run of a `kind`, from the flags of each; every mistake in these shows here."""
+    """Runs of a `kind` from the flags of each, no command twice; every mistake in these shows here."""
     found, datasets = {}, {}  # datasets: by the flags that they depend on
     for flags in planned:
         run = kind(flags, args.runs, encoder_tag(flags), closed=args.closed)
@@ -196,23 +197,47 @@ def with_origins(planned, args, kind=PlannedRun):
         if key not in datasets:
             datasets[key] = open_data(run.settings)[0].fingerprint
         found[run.command] = dataclasses.replace(run, dataset=datasets[key])
-    return found
+    return list(found.values())
 
 
-# ---------------------------------------------------------------- rows
-def finished_row(run, suites):
+# ---------------------------------------------------------------- one run
+def make_row(run, suites):
+    """Train one configuration, or go on with it, then evaluate its best step on `suites`; both write to its log.
+
+    -> its row, and its predictions by suite. A run that diverges has a row that says so.
+    """
+    with open(run.log, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        try:
+            if not (run.folder / "result.json").exists():
+                run.train()
+            summaries, predictions = evaluate_best(run, suites) if suites else ({}, {})
+            return finished_row(run, summaries), predictions
+        except SystemExit as stop:
+            code = stop.code
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return failed_row(run, code), {}
+
+
+def evaluate_best(run, suites):
+    """Summaries and predictions of a finished run's best step, two dicts by suite."""
+    settings = train.parse(run.words)
+    device = set_up_torch(settings.device, settings.threads)
+    model = load_run(run.folder).to(device)
+    data, split = evaluate.open_run(run.folder, quiet=True, model=model)
+    return evaluate.evaluate_suites(model, data, split, suites, device, quiet=True, run=run.folder)
+
+
+def finished_row(run, summaries):
     """The row of a finished run: its command, metrics with intervals, the baseline, time, device, origins."""
     result = read_json(run.folder / "result.json", "suites", "training_mean")
-    summaries = {"": result["suites"]["val"]}
-    if suites:
-        found = read_json(run.folder / "suites.json", "suites")["suites"]
-        summaries |= {f"{suite}_": summary for suite, summary in found.items() if suite != "val"}
-    row = {"command": run.command}
-    for prefix, summary in summaries.items():
+    val, row = result["suites"]["val"], {"command": run.command}
+    others = {f"{suite}_": summary for suite, summary in summaries.items() if suite != "val"}
+    for prefix, summary in ({"": val} | others).items():
         low, high = summary.get("interval_95", {}).get("top_logit_rmse", ("", ""))
         row |= {prefix + name: summary[name] for name in METRICS}
         row |= {prefix + "low_95": low, prefix + "high_95": high}
-    row |= {name: result["suites"]["val"].get(name, "") for name in OF_VAL}
+    row |= {name: val.get(name, "") for name in OF_VAL}
     row["training_mean"] = result["training_mean"]["top_logit_rmse"]
     row |= {name: result[name] for name in ("best_step", "train_objects", "seconds", "device", "threads")}
     return row | {"precision": result["precision"], "encoder": run.encoder, "dataset": run.dataset, "failed": ""}
@@ -227,99 +252,65 @@ def failed_row(run, code):
     return row | {"encoder": run.encoder, "dataset": run.dataset, "failed": failed}
 
 
-def take_into_rows(run, code, path, order, suites, keep):
-    """Write the row of a run that has ended, in the planned order whatever ends first; see `run_all`."""
-    row = failed_row(run, code) if code else finished_row(run, suites)
-    with locked(Path(run.runs) / "rows.lock", wait=True):  # one sweep at a time reads, adds and writes
-        if code == 0:
-            for keep_more in keep:
-                keep_more(path.parent, run)
-        rows = {old["command"]: old for old in read_rows(path)}  # read again: another sweep may have written meanwhile
-        rows[row["command"]] = row
-        write_rows(path, sorted(rows.values(), key=lambda row: order.get(row["command"], -1)))
-    (run.folder / "predictions.npz").unlink(missing_ok=True)  # some 30 MB; `keep` has kept its errors
-
-
-# ---------------------------------------------------------------- one run
-def run_one(run, suites):
-    """Train one configuration, or go on with it, then evaluate its best step on `suites`; both write to its log.
-
-    -> the exit code of a process that does so.
-    """
-    with open(run.log, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        try:
-            if not (run.folder / "result.json").exists():
-                run.train()
-            evaluate_one(run, suites)
-        except SystemExit as stop:
-            return stop.code
-    return 0
-
-
-def evaluate_one(run, suites):
-    files = {"--json": run.folder / "suites.json", "--save-predictions": run.folder / "predictions.npz"}
-    if suites and not all(path.exists() for path in files.values()):
-        machine = {flag: run.flags[flag] for flag in ("--device", "--threads") if flag in run.flags}
-        evaluate.main([str(run.folder), "--suite", *suites, *map(str, as_words(files | machine))])
-
-
 # ---------------------------------------------------------------- many runs
-def run_in_child(run, suites):
-    """`run_one` in a process of its own, out of the terminal's reach: the parent's SIGTERM is its Ctrl-C."""
+def without_rows(runs, path):
+    """Those of some runs that have no row in the CSV file `path`."""
+    there = {row["command"] for row in read_rows(path)}
+    return [run for run in runs if run.command not in there]
+
+
+def run_free(runs, path, suites, keep):
+    """Run what has no row and what no other process has, a row each as it ends; -> the runs that others have."""
+    others = []
+    for run in without_rows(runs, path):
+        with locked(run.log) as mine:
+            if not mine:
+                others.append(run)
+            elif without_rows([run], path):  # its row may have come before the lock
+                add_row(run, *make_row(run, suites), runs, path, keep)
+    return others
+
+
+def add_row(run, row, predictions, runs, path, keep):
+    """Write the row of a run that has ended, in the order of `runs` whatever ends first; see `run_all`."""
+    order = {planned.command: place for place, planned in enumerate(runs)}
+    with locked(Path(run.runs) / "rows.lock", wait=True):  # one process at a time reads, adds and writes
+        for keep_more in keep if not row["failed"] else ():
+            keep_more(path.parent, run, predictions)
+        rows = {old["command"]: old for old in read_rows(path)} | {run.command: row}
+        write_rows(path, sorted(rows.values(), key=lambda row: order.get(row["command"], -1)))
+    rmse = row["failed"] or f"{row['top_logit_rmse']:.4f} rad"
+    print(f"{len(rows.keys() & order)} of {len(order)}, {rmse}: {run.command}", file=sys.stderr)
+
+
+@command
+def run_in_child(work):
+    """`work()` in a process of its own, out of the terminal's reach: the parent's SIGTERM is its Ctrl-C."""
     if hasattr(os, "setsid"):
         os.setsid()
     start_worker()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    raise SystemExit(run_one(run, suites))
-
-
-def start_child(run, suites):
-    """A started process of `run_in_child`; it hears no Ctrl-C until it is in there, since it inherits that."""
-    process = multiprocessing.get_context("spawn").Process(target=run_in_child, args=(run, suites), daemon=True)
-    with hearing(signal.SIG_IGN, "SIGINT"):
-        process.start()
-    return process
-
-
-def take_run(waiting, path):
-    """Take the first run out of a list that has no row and that no other process has -> it and its lock, or Nones."""
-    there = {row["command"] for row in read_rows(path)}  # another sweep may have written meanwhile
-    waiting[:] = [run for run in waiting if run.command not in there]
-    for run in waiting:
-        with contextlib.ExitStack() as lock:
-            if lock.enter_context(locked(run.log)):
-                waiting.remove(run)
-                return run, lock.pop_all()
-    return None, None
-
-
-def ended_runs(waiting, path, jobs, suites):
-    """Run `jobs` at a time, one alone in this process, and yield (run, exit code) as they end; closing stops them."""
-    running, told = {}, 0  # running: process -> run, its lock
     try:
-        while waiting or running:
-            run, lock = take_run(waiting, path) if len(running) < jobs else (None, None)
-            if run and jobs == 1:
-                with lock:
-                    yield run, run_one(run, suites)
-            elif run:
-                running[start_child(run, suites)] = run, lock
-            elif running:
-                wait([process.sentinel for process in running])
-                for process in [process for process in running if not process.is_alive()]:
-                    run, lock = running.pop(process)
-                    with lock:
-                        yield run, process.exitcode
-            elif waiting:
-                if len(waiting) != told:
-                    print(f"waiting for runs that other processes have: {len(waiting)}", file=sys.stderr)
-                told = len(waiting)
-                time.sleep(PAUSE)
+        work()
+    except KeyboardInterrupt:  # the parent says so
+        raise SystemExit(INTERRUPTED) from None
+
+
+def in_processes(jobs, work):
+    """Do the same `work()` in so many processes until all have ended, each says how; Ctrl-C stops them."""
+    new = multiprocessing.get_context("spawn").Process
+    processes = [new(target=run_in_child, args=(work,), daemon=True) for _ in range(jobs)]
+    with hearing(signal.SIG_IGN, "SIGINT"):  # inherited: they hear no Ctrl-C until they are in there
+        for process in processes:
+            process.start()
+    try:
+        while running := [process.sentinel for process in processes if process.is_alive()]:
+            wait(running)
     finally:
-        for process in running:
+        for process in processes:
             process.terminate()
-        for process in running:
+        for process in processes:
             process.join()
 
 
@@ -327,27 +318,27 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
     """Run what the CSV file `path` lacks of the planned runs and write a row as each ends; -> all its rows.
 
     planned: flags of each run, of the given kind; suites: evaluated for each besides val; keep: functions of
-    the folder of rows and a run that are called before its row is written.
+    the folder of rows, a run and its predictions by suite that are called before its row is written.
     """
     rows = {row["command"]: row for row in read_rows(path)}
     of_old = any(row.get("commit") for row in rows.values())
     refuse(of_old, f"{path}: its rows are of another commit, so none are added; give another --out")
-    planned = with_origins(planned, args, kind)
-    for command, run in planned.items():
-        for what in ("encoder", "dataset") if command in rows else ():
-            was, new = rows[command][what], getattr(run, what)
+    runs = with_origins(planned, args, kind)
+    for run in runs:
+        for what in ("encoder", "dataset") if run.command in rows else ():
+            was, new = rows[run.command][what], getattr(run, what)
             mend = "give another --out, or move the file away"
-            refuse(was != new, f"{path}: '{command}' was run with another {what} ({was}, now {new}); {mend}")
-    waiting = [run for command, run in planned.items() if command not in rows]
-    order = {command: place for place, command in enumerate(planned)}
-    print(f"{args.kind}: {len(planned) - len(waiting)} rows found, {len(waiting)} to run", file=sys.stderr)
-    bar = tqdm(desc=args.kind, total=len(waiting), unit="run", disable=None if waiting else True)
-    with bar, contextlib.closing(ended_runs(waiting, path, args.jobs, suites)) as ended:
-        for run, code in ended:
-            if code == INTERRUPTED:
-                raise KeyboardInterrupt
-            take_into_rows(run, code, path, order, suites, keep)
-            bar.update()
+            refuse(was != new, f"{path}: '{run.command}' was run with another {what} ({was}, now {new}); {mend}")
+    missing, told = len(without_rows(runs, path)), []
+    print(f"{args.kind}: {len(runs) - missing} rows found, {missing} to run", file=sys.stderr)
+    work = functools.partial(run_free, runs, path, suites, keep)
+    if args.jobs > 1:
+        in_processes(min(args.jobs, missing), work)
+    while others := work():  # alone, also what a process that failed has left
+        if others != told:
+            print(f"waiting for runs that other processes have: {len(others)}", file=sys.stderr)
+        told = others
+        time.sleep(PAUSE)
     return read_rows(path)
 
 

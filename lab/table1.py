@@ -50,7 +50,7 @@ def rates_of_table1(given, args):
     return {init: [PAPER_RATES, best.get(init, PAPER_RATES)] for init in inits}  # what is planned twice runs once
 
 
-def keep_curve(out, run):
+def keep_curve(out, run, predictions):
     """A finished run's validation curve into OUT/curves.csv."""
     columns = ("step", "train_loss", "val_top_logit_rmse")
     steps = read_rows(run.folder / "metrics.csv")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,7 @@ def test_a_run_that_another_process_has_comes_last(box_root, tmp_path, monkeypat
 
         def let_go():
             meanwhile.extend(row["command"] for row in read_rows(rows))
+            time.sleep(0.2)  # a look at the first, which is not free
             other.close()
 
         with once_there(rows.parent, rows.name, let_go):
@@ -192,6 +194,25 @@ def test_a_run_that_another_process_has_comes_last(box_root, tmp_path, monkeypat
     assert meanwhile == [expected[1]["command"]]  # the free one first
     assert "waiting for runs that other processes have: 1" in capsys.readouterr().err
     assert [row | TIMED for row in again] == [row | TIMED for row in expected]
+
+
+def test_a_run_that_has_just_ended_elsewhere_is_not_trained_again(box_root, tmp_path, monkeypatch):
+    """Its row comes after the look at rows, before the lock."""
+    argv, rows = arguments(box_root, tmp_path), tmp_path / "table" / "rows.csv"
+    expected = sweep.main(argv)
+    content = rows.read_bytes()
+    rows.unlink()
+    shutil.rmtree(tmp_path / "runs")
+
+    @contextlib.contextmanager
+    def locked_late(path, wait=False):
+        rows.write_bytes(content)
+        with locked(path, wait) as mine:
+            yield mine
+
+    monkeypatch.setattr(runner, "locked", locked_late)
+    monkeypatch.setattr(train, "main", None)
+    assert sweep.main(argv) == expected
 
 
 @needs_posix

@@ -4,7 +4,7 @@
     python sweep.py lr-grid                learning rates for both initialisations (Sec. IV-C)
     python sweep.py k | pool | loss | budget | init      one choice, all else equal
     python sweep.py k --quick              the same in a few minutes: exercises (all five of these)
-    python sweep.py future [VARIANT ...]   the paper's Section VI: a loss, adapters
+    python sweep.py future                 the paper's Section VI: adapters
     python sweep.py controls [ARM ...]     the initialisations between controls: no shape, random, all labels
     python sweep.py published              the published code's protocol: how far does an improvement scatter?
     python sweep.py assay [ARM ...]        would better features help? frozen encoders of clouds and of single views
@@ -82,19 +82,19 @@ class Sweep(NamedTuple):
 
     run: Callable = run_grid  # (names, flags of train.py, args) -> all rows, once what has none is run
     text: Callable = lambda rows, args: arms_table(rows)  # Markdown
-    draw: Callable = figures.draw_grid  # (rows, args): figures into OUT
+    draw: Callable = lambda rows, args: None  # figures into OUT
     seeds: str = "0"
     names: str = ""  # what may be named before the flags
 
 
-SWEEPS = {kind: Sweep() for kind in GRIDS} | {
+SWEEPS = {kind: Sweep(draw=figures.draw_grid) for kind in GRIDS} | {
     "table1": Sweep(run_table1, table1_text, figures.draw_table1, seeds="0,1,2"),
-    "controls": Sweep(run_controls, controls_text, lambda rows, args: None, seeds="0,1,2", names="ARM"),
-    "future": Sweep(run_future, future_text, lambda rows, args: None, seeds="0,1,2", names="VARIANT"),
-    "published": Sweep(run_published, published_text, lambda rows, args: None),
-    "assay": Sweep(run_assay, assay_text, lambda rows, args: None, names="ARM"),
-    "benchmark": Sweep(run_benchmark, probed_text, seeds="0,1"),
-    "encoders": Sweep(run_encoders, probed_text, lambda rows, args: None, seeds="0,1", names="FILE"),
+    "controls": Sweep(run_controls, controls_text, seeds="0,1,2", names="ARM"),
+    "future": Sweep(run_future, future_text, seeds="0,1,2"),
+    "published": Sweep(run_published, published_text),
+    "assay": Sweep(run_assay, assay_text, names="ARM"),
+    "benchmark": Sweep(run_benchmark, probed_text, figures.draw_grid, seeds="0,1"),
+    "encoders": Sweep(run_encoders, probed_text, seeds="0,1", names="FILE"),
 }
 
 
@@ -137,7 +137,7 @@ def pair_up(words):
 
 
 def parse(argv):
-    """sweep.py's own arguments, the files, variants or arms that are named, and train.py's flags: flag -> values."""
+    """sweep.py's own arguments, the files or arms that are named, and train.py's flags: flag -> values."""
     args, words = build_parser().parse_known_args(argv)
     kind = args.kind
     names = list(itertools.takewhile(lambda word: not word.startswith("--"), words)) if SWEEPS[kind].names else []

@@ -5,7 +5,6 @@
     --pool attention_surface  the paper's object embedding with these distances beside it
     --loss mdn                a mixture of K Gaussians instead of winner takes all
     --loss hedged             one hypothesis learns the average, the logits learn whose error is lowest
-    --loss annealed           the others learn a little too, less and less
     --lora RANK               a frozen transformer with trained low-rank corrections of its attention
 
 To import this file adds the poolings and losses to the dictionaries of model.py. Shapes as there; Q probes of the
@@ -198,33 +197,7 @@ def hedged_loss(joints_hat, logits, joints, alpha, weights=None):
     return weighted_mean(errors[:, 0] + errors[:, 1:].amin(1) + alpha * expected, weights)
 
 
-TEMPERATURES = (0.5, 5e-4)  # rad², first and last: at first all hypotheses learn alike, in the end the winner alone
-
-
-class AnnealedLoss(nn.Module):
-    """the others learn less and less: the softmin of the errors says who learns (Perera et al., NeurIPS 2024)
-
-    Arguments as in `model.wta_loss`, which it is in the limit of temperature (rad²) zero. The loop calls `anneal`.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        self.register_buffer("temperature", torch.tensor(1.0), persistent=False)
-
-    def anneal(self, step, steps):
-        """Set the temperature of a step: from the first to the last of TEMPERATURES, exponentially."""
-        first, last = TEMPERATURES
-        self.temperature.fill_(first * (last / first) ** (step / max(1, steps - 1)))
-
-    def forward(self, joints_hat, logits, joints, alpha, weights=None):
-        errors = (joints_hat - joints[:, None]).square().mean(2)  # (B, K)
-        shares = (-errors.detach() / self.temperature).softmax(1)  # (B, K)
-        error = weighted_mean((shares * errors).sum(1), weights)
-        chosen = nn.functional.cross_entropy(logits, errors.argmin(1), reduction="none")  # (B,)
-        return error + alpha * weighted_mean(chosen, weights)
-
-
-LOSSES |= {"mdn": MixtureLoss, "hedged": hedged_loss, "annealed": AnnealedLoss}
+LOSSES |= {"mdn": MixtureLoss, "hedged": hedged_loss}
 
 
 # ---------------------------------------------------------------- low-rank adapters

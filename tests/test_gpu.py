@@ -35,7 +35,7 @@ def test_gpu_train_and_evaluate(gpu, box_root, tmp_path):
 
 VARIANTS = [
     "--precision fp32", "--precision bf16", "--pool hand", "--pool surface", "--pool attention_surface",
-    "--pool mean_max", "--pool size", "--pool none", "--loss mdn", "--loss hedged", "--loss annealed",
+    "--pool mean_max", "--pool size", "--pool none", "--loss mdn", "--loss hedged",
     "--lora 2", "--lora 2 --precision bf16", "--lr-backbone 0",
     "--group ball --radius 0.4", "--k 1",
 ]  # fmt: skip

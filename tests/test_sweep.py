@@ -127,8 +127,7 @@ def test_errors(box_root, tmp_path, capsys):
         ("grid --from x", "--from"), ("grid --against x", "table1"), ("grid --rates x", "table1"),
         ("grid --init jepa --jepa-ckpt none.pt", "none.pt"), ("grid --quick", "--quick"), ("grid --tables", "no rows"),
         ("table1 --lr-head 1e-3", "--lr-head"), ("encoders", "FILE.pt"), ("controls posed", "no posed"),
-        ("controls --pool hand", "--pool"), ("controls --init jepa", "--init"), ("future loras", "no loras"),
-        ("future --lora 16", "--lora"),
+        ("controls --pool hand", "--pool"), ("controls --init jepa", "--init"), ("future --lora 16", "--lora"),
         ("published --pack B", "--pack"), ("published --k 1,5", "one value"), ("published --seeds 5", "--seeds"),
     ):  # fmt: skip
         kind, *more = words.split()
@@ -322,7 +321,7 @@ def test_controls(box_root, tmp_path, capsys):
 @pytest.mark.slow
 def test_future(box_root, tmp_path):
     """Trainings, all suites, the table; then nothing is made again."""
-    argv = ["future", "lora", "--jobs", "2", *arguments(box_root, tmp_path)[1:]]
+    argv = arguments(box_root, tmp_path, "--jobs", "2", kind="future")
     rows = sweep.main(argv)
     assert len(rows) == 2 + 2
     assert "--lora 8 --init jepa" in text_of(tmp_path) and "## test_category" in text_of(tmp_path)

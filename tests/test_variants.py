@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 import variants
-from model import LOSSES, PRESETS, Encoded, TransformerEncoder, wta_loss
+from model import LOSSES, PRESETS, Encoded, TransformerEncoder
 
 
 METRIC = dataclasses.replace(PRESETS["tiny"], width=16, normalize="metric")
@@ -101,24 +101,6 @@ def test_padding_of_weight_zero_changes_no_loss(loss):
     found = function(*padded, 0.3, torch.tensor([0.25] * 4 + [0.0] * 2))
     torch.testing.assert_close(found, function(joints_hat, logits, joints, 0.3))
     assert not torch.autograd.grad(found, padded[0])[0][4:].any()
-
-
-def test_annealed_loss_is_the_papers_when_cold_and_a_mean_when_hot():
-    joints_hat, logits, joints = hypotheses()
-    loss = variants.AnnealedLoss(PRESETS["tiny"])
-    loss.temperature.fill_(1e-6)
-    torch.testing.assert_close(loss(joints_hat, logits, joints, 0.1), wta_loss(joints_hat, logits, joints, 0.1))
-    loss.temperature.fill_(1e6)
-    torch.testing.assert_close(loss(joints_hat, logits, joints, 0.0), (joints_hat - joints[:, None]).square().mean())
-
-
-def test_temperature_falls_from_the_first_to_the_last():
-    loss, values = variants.AnnealedLoss(PRESETS["tiny"]), []
-    for step in range(50):
-        loss.anneal(step, 50)
-        values.append(loss.temperature.item())
-    assert (values[0], values[-1]) == pytest.approx(variants.TEMPERATURES)
-    assert values == sorted(values, reverse=True)
 
 
 # ---------------------------------------------------------------- adapters

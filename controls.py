@@ -2,7 +2,6 @@
 
     --init random     an encoder of random weights that stay, its BatchNorm calibrated; pooling and head train
     --init shuffled   the numbers of each tensor of a pretrained encoder in random order: its spread, no knowledge
-    --init oracle     what all labels would give: starts from the encoder of a run that saw them all
     --pool none       no object at all: the wrist pose alone
     --pool size       pose, centroid and radius
     --pool centers    `hand` pooling of bare patch centers, no features

@@ -5,7 +5,7 @@
     python sweep.py k | pool | loss | budget | init      one choice, all else equal
     python sweep.py k --quick              the same in a few minutes: exercises (all five of these)
     python sweep.py future                 the paper's Section VI: adapters
-    python sweep.py controls [ARM ...]     the initialisations between controls: no shape, random, all labels
+    python sweep.py controls [ARM ...]     the initialisations between controls: no shape, random weights
     python sweep.py published              the published code's protocol: how far does an improvement scatter?
     python sweep.py assay [ARM ...]        would better features help? frozen encoders of clouds and of single views
     python sweep.py benchmark              is the open benchmark a good one? baselines and linear probes

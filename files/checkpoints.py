@@ -1,7 +1,7 @@
 """Files of weights, read without trust: plain tensors and plain types, every key checked, no code in them ever run.
 
     load_run(folder)            the GraspModel of a run of train.py
-    load_encoder(path)          the PointEncoder of any checkpoint that has one
+    load_encoder(path)          the PointEncoder of any checkpoint without labels
     load_with_predictor(path)   and the PointJEPA that it was pretrained in
 
 Skip this file when you read for the method. It also reads the file that Point-JEPA's authors publish (Lightning's
@@ -292,18 +292,13 @@ def jepa_from(content, path):
 
 
 def load_encoder(path):
-    """The PointEncoder of an encoder, pretraining or run's checkpoint or of the official file, in eval mode."""
+    """The PointEncoder of an encoder's or a pretraining's checkpoint or of the official file, in eval mode."""
     content = read_checkpoint(path)
     kind = kind_of(content, path)
     if kind in ("jepa", "official"):
         return jepa_from(content, path).encoder
-    weights = content.get("encoder")
-    if kind == "run":
-        check_tensors(content["model"], path)
-        whole = {name: tensor for name, tensor in merged(content["model"]).items() if name.startswith("encoder.")}
-        weights = {name.removeprefix("encoder."): tensor for name, tensor in whole.items()}
-        refuse(not weights, f"{path}: its run had no encoder; give one with --pool attention or another that has")
-    return load_strictly(build(PointEncoder, content.get("config"), path), weights, path)
+    refuse(kind == "run", f"{path}: is of a run, and so trained with labels; give a pretrained encoder")
+    return load_strictly(build(PointEncoder, content.get("config"), path), content["encoder"], path)
 
 
 # ---------------------------------------------------------------- ENCODER_predictor.pt beside ENCODER.pt, for the walk

@@ -26,7 +26,7 @@ from cli.errors import refuse
 from controls import calibrate
 from data import load_dataset
 from evaluate import add_holds, predict_grasps, summarize
-from files.checkpoints import load_encoder, shipped_encoder
+from files.checkpoints import load_encoder, load_run, shipped_encoder
 from files.config import changed
 from files.writing import stable_seed
 from lab.rows import as_words, command_of, read_rows, split_command, write_rows
@@ -78,7 +78,7 @@ class Assay:
             encoder = load_encoder(random_encoder(self.config, self.args.runs))
             return calibrate(encoder, torch.from_numpy(self.data[kind].clouds[in_pool]))
         if arm != "jepa":
-            return load_encoder(self.train_oracle(kind, arm) / "best.pt")
+            return load_run(self.train_oracle(kind, arm)).encoder
         return load_encoder(pretrained(kind))
 
     def train_oracle(self, kind, arm):

@@ -1,9 +1,7 @@
 """controls.py, `--pool centers` and the input of the paper itself, each against what it says to be."""
 
 import dataclasses
-import shutil
 
-import pytest
 import torch
 from conftest import fails, training
 from samples import TINY, save_encoder
@@ -11,22 +9,11 @@ from samples import TINY, save_encoder
 import controls
 import model
 import train
-from files.checkpoints import load_encoder, load_run
-from files.writing import read_json, write_json
-from loop.comparisons import check_oracle
-from splits import HELD_OUT
+from files.checkpoints import load_run
 
 
 def flags(box_root, runs, *more):
     return training(box_root, runs, "--steps", 8, "--eval-every", 4, *more)
-
-
-@pytest.fixture(scope="module")
-def labelled(box_root, tmp_path_factory):
-    """A run with all labels."""
-    runs = tmp_path_factory.mktemp("runs")
-    train.main(flags(box_root, runs, "--name", "all", "--budget", 1, "--lr-backbone", 1e-2))
-    return runs / "all"
 
 
 def random_encoder(seed=0):
@@ -79,51 +66,9 @@ def test_a_shuffled_encoder_keeps_its_numbers_and_nothing_else(box_root, tmp_pat
             assert not torch.equal(first, weights) and not torch.equal(first, other)
 
 
-def test_an_oracle_starts_from_the_labelled_runs_encoder(box_root, labelled, tmp_path, capsys):
-    frozen = ("--lr-backbone", 0, "--budget", 0.5)
-    oracle = ("--init", "oracle", "--jepa-ckpt", labelled / "best.pt")
-    train.main(flags(box_root, tmp_path, *oracle, "--name", "a", *frozen))
-    assert "8 steps with all labels" in capsys.readouterr().err
-    theirs, ours = load_run(labelled).encoder, load_run(tmp_path / "a").encoder
-    for name, weights in theirs.state_dict().items():
-        assert torch.equal(weights, ours.state_dict()[name]), name
-    loaded = load_encoder(labelled / "best.pt")
-    clouds = torch.randn(2, TINY.points, 3)
-    assert torch.equal(loaded(clouds)[0], theirs(clouds)[0]) and not loaded.training
-
-
-def test_an_oracle_must_have_seen_all_labels_of_the_same_split(box_root, labelled, tmp_path, capsys):
-    def refused(*more, folder=labelled):
-        argv = flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", folder / "best.pt", *more)
-        return fails(train.main, argv, capsys)
-
-    assert "pack" in refused("--pack", "B")
-    assert "held_out" in refused("--held-out")
-    assert "other data" in refused("--min-score", 0.5)
-    train.main(flags(box_root, tmp_path, "--name", "half", "--budget", 0.5))
-    assert "budget" in refused(folder=tmp_path / "half")
-    train.main(flags(box_root, tmp_path, "--name", "none", "--pool", "size"))
-    assert "no encoder" in refused(folder=tmp_path / "none")
-    (tmp_path / "none" / "result.json").unlink()
-    argv = flags(box_root, tmp_path, "--init", "jepa", "--jepa-ckpt", labelled / "best.pt")
-    assert "with labels" in fails(train.main, argv, capsys)
-    save_encoder(tmp_path / "none" / "best.pt")
-    assert "saw no labels" in refused(folder=tmp_path / "none")
-    shutil.copytree(labelled, tmp_path / "other")
-    config = tmp_path / "other" / "config.json"
-    write_json(config, read_json(config) | {"fingerprint": "x"})
-    assert "other data" in refused(folder=tmp_path / "other")
-
-
-@pytest.mark.slow
-def test_adapters_are_part_of_an_oracle(box_root, boxes, tmp_path):
-    train.main(flags(box_root, tmp_path, "--name", "a", "--lora", 2, "--lr-backbone", 0, "--budget", 1, "--keep-last"))
-    merged, last = (load_encoder(tmp_path / "a" / f"{which}.pt") for which in ("best", "last"))
-    for name, weights in load_run(tmp_path / "a").encoder.state_dict().items():
-        assert torch.equal(weights, merged.state_dict()[name])
-        assert torch.equal(last.state_dict()[name], load_run(tmp_path / "a", "last").encoder.state_dict()[name])
-    argv = flags(box_root, tmp_path, "--init", "oracle", "--jepa-ckpt", tmp_path / "a" / "best.pt")
-    check_oracle(train.parse(argv), boxes[0].fingerprint, HELD_OUT)
+def test_an_encoder_that_saw_labels_is_not_pretrained(box_root, tiny_run, tmp_path, capsys):
+    argv = flags(box_root, tmp_path, "--init", "jepa", "--jepa-ckpt", tiny_run / "run" / "best.pt")
+    assert "trained with labels" in fails(train.main, argv, capsys)
 
 
 def test_centers_are_the_hand_pooling_with_features_of_zero(boxes):

@@ -299,13 +299,13 @@ def test_given_rates_run_no_trials(box_root, tmp_path):
 
 @pytest.mark.slow
 def test_controls(box_root, tmp_path, capsys):
-    """The oracle's run, trials, arms at the best rates of each, the table; then nothing is trained again."""
-    arms = "size random jepa oracle scratch".split()
+    """Trials, arms at the best rates of each, the table; then nothing is trained again."""
+    arms = "size random jepa scratch".split()
     argv = ["controls", *arms, *arguments(box_root, tmp_path, "--budget", "0.5,1")[1:]]
     rows = sweep.main(argv)
-    assert len(rows) == 5 * 2 * 2
+    assert len(rows) == 4 * 2 * 2
     trials = read_rows(tmp_path / "table" / "trials.csv")
-    assert len(trials) == 2 * 2 + 3 * 4  # rates of heads, and of backbones where those train
+    assert len(trials) == 2 * 2 + 2 * 4  # rates of heads, and of backbones where those train
     scratch = [row for row in trials if "--init scratch" in row["command"]]
     best = flags_of(min(scratch, key=lambda row: float(row["top_logit_rmse"])))
     arm = [flags_of(row) for row in rows if "--init scratch" in row["command"]]
@@ -315,7 +315,7 @@ def test_controls(box_root, tmp_path, capsys):
     text = text_of(tmp_path)
     assert text.count(" better than random, % ") == 2  # on val and test
     assert sweep.main(argv) == rows
-    assert "20 rows found, 0 to run" in capsys.readouterr().err
+    assert "16 rows found, 0 to run" in capsys.readouterr().err
 
 
 @pytest.mark.slow

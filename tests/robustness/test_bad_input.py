@@ -115,7 +115,6 @@ MORE = """
     train       --from nowhere.json => nowhere.json
     train       --radius 0.3 => --group ball
     train       --scale 0.1 => --normalize metric
-    train       --init oracle => --jepa-ckpt
     train       --lora 2 --pool surface => no encoder
     train       --pool size --normalize metric => --normalize
     train       --init jepa --preset tiny => presets with weights

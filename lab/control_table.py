@@ -1,8 +1,8 @@
 """Initialisations between their controls: what no shape, bare centers and random features would give."""
 
 from lab.by_object import keep_errors, read_errors
-from lab.rows import RATE_FLAGS, best_rates
-from lab.runner import choose, plan_runs, refuse_flags, run_all, run_first, seed_by_seed
+from lab.rows import RATE_FLAGS
+from lab.runner import best_rates, choose, plan_runs, refuse_flags, run_all
 from lab.tables import Comparison, alike, arms_table
 
 ARMS = {  # name -> flags
@@ -33,11 +33,11 @@ def run_controls(names, given, args):
     for name, flags in arms.items():
         rates = {flag: given.get(flag, some) for flag, some in RATES.items() if flag == "--lr-head" or name in TRAINED}
         trials += plan_runs(SHARED | flags | rates, own | first, args.seeds[:1], args)
-    best = best_rates(run_first(trials, args.out / "trials.csv", args), place_of)
+    best = best_rates(trials, args.out / "trials.csv", args, place_of)
     for flags in arms.values():
         rates = best.get(place_of(flags), {})  # none where all trials diverged
         planned += plan_runs(SHARED | {"--budget": BUDGETS, "--k": "5,1"} | flags | rates, own, args.seeds, args)
-    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, ("val", "test"), [keep_errors])
+    return run_all(planned, args.out / "rows.csv", args, ("val", "test"), [keep_errors])
 
 
 def place_of(flags):

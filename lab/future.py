@@ -1,7 +1,7 @@
 """Does any of it pay? The paper's Section VI as variants.py has it, which today is adapters, against the default."""
 
 from lab.by_object import keep_errors, read_errors
-from lab.runner import plan_runs, refuse_flags, run_all, seed_by_seed
+from lab.runner import plan_runs, refuse_flags, run_all
 from lab.tables import PREFIXES, Comparison, alike, arms_table
 
 # adapters leave the encoder as it is, so from scratch they start from random weights whose BatchNorm is calibrated
@@ -12,10 +12,10 @@ UNVARIED = {"--loss": "wta", "--schedule": "cosine"}.items()
 
 
 def run_future(names, given, args):
-    """Run default and adapters on every suite, from scratch and with a pretrained encoder, seed by seed; -> rows."""
+    """Run default and adapters on every suite, from scratch and with a pretrained encoder; -> rows."""
     refuse_flags(given, (*VARIED, "--init", "--jepa-ckpt", "--preset"), "future")
     planned = [flags for arms in ARMS for flags in plan_runs(SHARED | arms, given, args.seeds, args)]
-    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, PREFIXES, [keep_errors])
+    return run_all(planned, args.out / "rows.csv", args, PREFIXES, [keep_errors])
 
 
 def with_default(flags, other):

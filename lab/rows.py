@@ -105,12 +105,3 @@ def differences(rows):
         counted = ", ".join(f"{value} ({count} row{'s' * (count > 1)})" for value, count in counts)
         sentences += [f"Rows differ in their {what}: {counted}."] * (len(counts) > 1)
     return sentences
-
-
-def best_rates(trials, place_of):
-    """place_of(flags) -> the rates, a dict of flags, of its trial with the lowest RMSE on val."""
-    best = {}
-    for row in sorted((row for row in trials if row["top_logit_rmse"]), key=lambda row: -float(row["top_logit_rmse"])):
-        flags = flags_of(row)
-        best[place_of(flags)] = {flag: flags[flag] for flag in RATE_FLAGS if flag in flags}  # the last wins
-    return best

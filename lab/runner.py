@@ -29,7 +29,7 @@ from data import load_dataset
 from files.checkpoints import load_encoder, load_run, save_checkpoint, shipped_encoder
 from files.reading import read_bytes
 from files.writing import locked, read_json, stable_seed
-from lab.rows import METRICS, OF_VAL, TRAINING, as_words, command_of, read_rows, write_rows
+from lab.rows import METRICS, OF_VAL, RATE_FLAGS, TRAINING, as_words, command_of, read_rows, write_rows
 from loop.flags import SIZE_FIELDS
 from loop.machine import set_up_torch
 from model import PRESETS, PointEncoder
@@ -67,8 +67,8 @@ def plan_runs(grid, given, seeds, args):
 
     `args.own` are the flags that the sweep gives all of its runs.
     """
-    smoke, planned = SMOKE if args.smoke else {}, []
-    for flags in expand(smoke | args.own | grid | given | smoke, args.smoke):
+    planned = []
+    for flags in expand(args.own | grid | given | (SMOKE if args.smoke else {}), args.smoke):
         if args.smoke and flags.get("--init") in ("jepa", "shuffled"):
             flags.setdefault("--jepa-ckpt", str(random_encoder(PRESETS["tiny"], args.runs)))
         if flags.get("--init") not in train.STORED and (path := flags.pop("--jepa-ckpt", None)):
@@ -84,11 +84,6 @@ def check_same_network(flags, path):
     other = "; ".join(f"{name} {their}, not {our}" for name, (their, our) in pairs.items() if their != our)
     mend = "give --preset and flags that make them alike, or sweep each by itself"
     refuse(other, f"{path}: another network than runs from scratch have here ({other}); {mend}")
-
-
-def seed_by_seed(planned, args):
-    """Planned runs, all of a seed before the next."""
-    return sorted(planned, key=lambda flags: args.seeds.index(flags["--seed"]))
 
 
 def choose(names, known, kind):
@@ -260,9 +255,9 @@ def without_rows(runs, path):
 
 
 def run_free(runs, path, suites, keep):
-    """Run what has no row and what no other process has, a row each as it ends; -> the runs that others have."""
+    """Run what has no row and no other process has, all of a seed before the next; -> the runs that others have."""
     others = []
-    for run in without_rows(runs, path):
+    for run in sorted(without_rows(runs, path), key=lambda run: int(run.flags["--seed"])):
         with locked(run.log) as mine:
             if not mine:
                 others.append(run)
@@ -342,7 +337,10 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
     return read_rows(path)
 
 
-def run_first(planned, path, args):
-    """The rows of runs that others wait for."""
+def best_rates(planned, path, args, place_of):
+    """place_of(flags) -> the rates, a dict of flags, of its trial with the lowest RMSE on val; the trials run here."""
     rows = {row["command"]: row for row in run_all(planned, path, args)}
-    return [rows[command_of(flags)] for flags in planned]
+    trials, best = [(rows[command_of(flags)]["top_logit_rmse"], flags) for flags in planned], {}
+    for _, flags in sorted((trial for trial in trials if trial[0]), key=lambda trial: -float(trial[0])):
+        best[place_of(flags)] = {flag: flags[flag] for flag in RATE_FLAGS if flag in flags}  # the last wins
+    return best

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cli.errors import refuse
 from lab.by_object import keep_errors, read_errors
-from lab.rows import RATE_FLAGS, best_rates, differences, read_rows, write_rows
-from lab.runner import plan_runs, run_all, run_first, seed_by_seed
+from lab.rows import RATE_FLAGS, differences, read_rows, write_rows
+from lab.runner import best_rates, plan_runs, run_all
 from lab.tables import PREFIXES, Comparison, alike, arms_table
 
 PAPER_RATES = {"--lr-backbone": "1e-5", "--lr-head": "1e-3"}  # Sec. IV-C
@@ -29,7 +29,7 @@ def run_table1(names, given, args):
         for chosen in rates[init]:
             own = given | {"--pack": pack, "--init": init} | chosen
             planned += plan_runs({"--budget": BUDGETS.get(pack, "1")}, own, args.seeds, args)
-    return run_all(seed_by_seed(planned, args), args.out / "rows.csv", args, PREFIXES, [keep_curve, keep_errors])
+    return run_all(planned, args.out / "rows.csv", args, PREFIXES, [keep_curve, keep_errors])
 
 
 def rates_of_table1(given, args):
@@ -45,8 +45,8 @@ def rates_of_table1(given, args):
         return {init: [fixed] for init in inits}
     shared = {flag: value for flag, value in given.items() if flag not in ("--budget", "--pack")}
     path = Path(args.rates) / "rows.csv" if args.rates else args.out / "trials.csv"
-    trials = run_first(plan_runs(TRIALS, shared, args.seeds[:1], args), path, args)
-    best = best_rates(trials, lambda flags: flags["--init"])
+    trials = plan_runs(TRIALS, shared, args.seeds[:1], args)
+    best = best_rates(trials, path, args, lambda flags: flags["--init"])
     return {init: [PAPER_RATES, best.get(init, PAPER_RATES)] for init in inits}  # what is planned twice runs once
 
 

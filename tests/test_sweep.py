@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fails, needs_posix, once_there, write_root
+from conftest import fails, interrupted, needs_posix, once_there, write_root
 from samples import TINY, save_encoder
 
 import sweep
 import train
 from files.writing import locked
 from lab import runner
-from lab.rows import differences, flags_of, notes, read_rows, write_rows
+from lab.rows import differences, flags_of, notes, read_rows, seed_of, write_rows
 
 ROOT = Path(__file__).parent.parent
 TIMED = {"seconds": None}  # what differs from run to run
@@ -56,8 +56,7 @@ def test_a_grid_goes_on_where_it_stopped(box_root, tmp_path, capsys):
     assert "grid: 2 rows found, 2 to run" in said.err
     lines = said.out.splitlines()
     assert max(map(len, lines[:-1])) <= 100 and lines[-1].startswith("saved ") and "training mean" in said.out
-    ends = [row["command"].split(" --k ")[1] for row in rows]
-    assert ends == ["1 --seed 0", "1 --seed 1", "2 --seed 0", "2 --seed 1"]
+    assert [(flags_of(row)["--k"], seed_of(row)) for row in rows] == [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]
     saved = read_rows(tmp_path / "table" / "rows.csv")
     assert saved == rows and all(0 < float(row["top_logit_rmse"]) < 10 and row["precision"] == "fp32" for row in rows)
     text = text_of(tmp_path)
@@ -72,6 +71,15 @@ def test_a_grid_goes_on_where_it_stopped(box_root, tmp_path, capsys):
     sweep.main([*argv, "0,1", "--tables", "--runs", str(tmp_path / "none")])
     assert text_of(tmp_path) == text and not (tmp_path / "none").exists()
     assert (tmp_path / "table" / "curves.png").exists()
+
+
+def test_ctrl_c_stops_a_run_and_the_same_command_goes_on(box_root, tmp_path):
+    argv = arguments(box_root, tmp_path)
+    assert "the same command goes on" in interrupted(sweep.main, argv, step=1)
+    (log,) = (tmp_path / "runs").glob("*.log")
+    assert "stopped at step 1" in log.read_text(encoding="utf-8") and not (tmp_path / "table" / "rows.csv").exists()
+    assert len(sweep.main(argv)) == 1
+    assert log.read_text(encoding="utf-8").count("starting at step 0") == 1  # it went on
 
 
 def test_a_diverged_run_keeps_its_row(box_root, tmp_path):

@@ -26,7 +26,7 @@ from cli.words import plural
 from files.cache import cache_path, read_cache, write_cache
 from files.frames import check_reach, describe_frames, frame_figures, frame_warnings
 from files.reading import MAX_LENGTH, MESH_TYPES, parse_mesh, read_array, read_bytes, stamp, unit_hint
-from files.recordings import check_complete, find_scenes, numbered_joints, parse_recording, uncommon_joints
+from files.recordings import check_complete, find_scenes, numbered_joints, read_recording, uncommon_joints
 from files.writing import read_json, stable_seed, write_json
 from hand.described import hand_for, read_source
 
@@ -95,22 +95,23 @@ def as_cloud(points, name):
     return points.astype(np.float32)
 
 
-def mesh_cloud(content, name, num_points, longest=MAX_LENGTH):
-    """Cloud (N, 3) float32 in m of a mesh file's bytes, and the bytes' SHA-256, which alone seeds the cloud."""
+def mesh_cloud(path, num_points, longest=MAX_LENGTH):
+    """Cloud (N, 3) float32 in m of a mesh file, and the SHA-256 of its bytes, which alone seeds the cloud."""
+    content = read_bytes(path)
     digest = hashlib.sha256(content).hexdigest()
-    vertices, faces = parse_mesh(content, name, longest)
+    vertices, faces = parse_mesh(content, str(path), longest)
     try:
         points = sample_surface(vertices, faces, num_points, stable_seed("cloud", digest), np.float64)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-    return as_cloud(points, name), digest
+        raise UserError(f"{path}: {error}") from None
+    return as_cloud(points, path), digest
 
 
 def read_cloud(path, num_points, longest=MAX_LENGTH):
     """Cloud (N, 3) float32 in m from a mesh file or an .npy of at least N points (thinned by a fixed draw)."""
-    content, suffix = read_bytes(path), Path(path).suffix.lower()
+    suffix = Path(path).suffix.lower()
     if suffix in MESH_TYPES:
-        return mesh_cloud(content, str(path), num_points, longest)[0]
+        return mesh_cloud(path, num_points, longest)[0]
     known = " ".join(MESH_TYPES)
     refuse(suffix != ".npy", f"{path}: not a mesh ({known}) and not a cloud (.npy); give one of these")
     cloud = read_array(path, 3)
@@ -118,7 +119,7 @@ def read_cloud(path, num_points, longest=MAX_LENGTH):
     length = np.ptp(cloud, axis=0).max()
     if length > longest:
         raise UserError(f"{path}: {length:.4g} m long, the limit is {longest:g} m; {unit_hint(length)}")
-    seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+    seed = int.from_bytes(hashlib.sha256(read_bytes(path)).digest()[:8], "big")
     return as_cloud(cloud[np.random.default_rng(seed).permutation(len(cloud))[:num_points]], path)
 
 
@@ -181,8 +182,8 @@ def read_scene(name, mesh, recording, num_points, root, old):
     if old and old["stamps"] == stamps:
         return old
     keys = ("poses", "joints", "scores", "joint_names", "recording_hash")
-    scene = dict(zip(keys, parse_recording(read_bytes(recording), recording))) | {"name": name, "stamps": stamps}
-    scene["cloud"], scene["mesh_hash"] = mesh_cloud(read_bytes(mesh), mesh, num_points)
+    scene = dict(zip(keys, read_recording(recording))) | {"name": name, "stamps": stamps}
+    scene["cloud"], scene["mesh_hash"] = mesh_cloud(mesh, num_points)
     return scene
 
 

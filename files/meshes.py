@@ -93,22 +93,15 @@ def read_obj(content):
 
     An OBJ says nowhere how much it holds: one that is cut between two lines cannot be told from a whole one.
     """
-    text, places, corners, sizes, seen, begun = content.removeprefix(codecs.BOM_UTF8), [], [], [], [], []
+    text, places, corners, sizes, seen = content.removeprefix(codecs.BOM_UTF8), [], [], [], []
     for row in rows(text):
-        if begun:
-            row, begun = begun + row, []
         key = row[0].lower()
-        if key not in (b"v", b"f", b"fo"):
-            continue
-        if row[-1].endswith(b"\\"):  # the next line goes on with this one
-            begun = [*row[:-1], *row[-1].removesuffix(b"\\").split()]
-        elif key == b"v":
+        if key == b"v":
             places += row[1:4] if len(row) > 3 else [*row, b"", b"", b""][1:4]  # empty where one is missing
-        else:
+        elif key in (b"f", b"fo"):
             corners += row[1:]
             sizes.append(len(row) - 1)
             seen.append(len(places))
-    refuse(begun, "its last line is cut short; export it again")
     if b"/" in text:  # corners are "v", "v/t", "v//n" or "v/t/n"
         corners = [field.partition(b"/")[0] for field in corners]
     vertices, sizes, corners = coordinates(places), np.array(sizes, dtype=np.int64), whole_numbers(corners)

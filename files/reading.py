@@ -116,12 +116,12 @@ def read_array(path, width):
     return array
 
 
-def read_npz(path, advice, only=None, content=None):
+def read_npz(path, advice, only=None):
     """Arrays by name of an .npz archive, of which only those in `only` are looked at; no pickle is ever read.
 
-    content: the file's bytes where they have been read. Raises `UserError`, which ends with `advice`.
+    Raises `UserError`, which ends with `advice`.
     """
-    content = read_bytes(path) if content is None else content
+    content = read_bytes(path)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: np.asarray(archive[name]) for name in archive.files if only is None or name in only}

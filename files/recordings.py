@@ -70,13 +70,13 @@ def uncommon_joints(recordings):
 
 
 # ---------------------------------------------------------------- one recording
-def parse_recording(content, name):
-    """Poses (n, 7), joints (n, J), scores (n,) float32, joint names (list or None), hash of a recording.npz's bytes.
+def read_recording(name):
+    """Poses (n, 7), joints (n, J), scores (n,) float32, joint names (list or None), hash of the recording.npz `name`.
 
     Scores are NaN, which no recording may hold, where it has none. Raises `UserError` naming the file, the array and
     the row.
     """
-    arrays = read_npz(name, ADVICE, ("grasps", "scores", "qualities", "joint_names"), content)
+    arrays = read_npz(name, ADVICE, ("grasps", "scores", "qualities", "joint_names"))
     refuse("grasps" not in arrays, f"{name}: has no array 'grasps', only {sorted(arrays) or 'others'}; {ADVICE}")
     grasps = numbers(arrays["grasps"], name, "grasps")
     if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):

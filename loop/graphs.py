@@ -20,17 +20,15 @@ class Graphs:
     memory, which is safe in any order: a graph reads its own inputs and what lies outside, parameters and optimiser.
     """
 
-    def __init__(self, step, use, eager=0):
+    def __init__(self, step, use):
         self.step, self.use = step, use
         self.seen, self.captured = collections.Counter(), {}
-        self.eager = eager  # calls that ran one by one, these before it included
         # every step and capture on one stream: gradients remember the stream that they were first made on
         self.stream = torch.cuda.Stream() if use else None
         self.pool = torch.cuda.graph_pool_handle() if use else None
 
     def __call__(self, *inputs):
         if not self.use:
-            self.eager += 1
             return self.step(*inputs)
         shapes = tuple((tuple(x.shape), x.dtype) for x in inputs)
         if shapes not in self.captured and self.seen[shapes] >= WARM and len(self.captured) < MOST:
@@ -42,7 +40,6 @@ class Graphs:
             graph.replay()
             return outputs
         self.seen[shapes] += 1
-        self.eager += 1
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             outputs = self.step(*inputs)

@@ -33,11 +33,10 @@ from cli.processes import hearing
 from evaluate import CLOSED
 from files.writing import atomic, check_writable
 from lab import figures
+from lab.arms import controls_text, future_text, run_controls, run_future
 from lab.assay import assay_text, run_assay
 from lab.baselines import run_benchmark
-from lab.control_table import controls_text, run_controls
 from lab.encoders import probed_text, run_encoders
-from lab.future import future_text, run_future
 from lab.published import published_text, run_published
 from lab.rows import DEFAULTS, notes, read_rows
 from lab.runner import plan_runs, run_all

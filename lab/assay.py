@@ -175,7 +175,7 @@ def run_assay(names, given, args):
     refuse_flags(given, ("--pool", "--k", "--init", "--lr-backbone", "--preset"), "assay")
     grid, shared = {flag: given.get(flag, values) for flag, values in GRID.items()}, args.own | given
     shared = {flag: value for flag, value in shared.items() if flag not in GRID} | (SMOKE if args.smoke else {})
-    path, arms, assay = args.out / "rows.csv", choose(names, dict.fromkeys(ARMS, ()), "assay"), None
+    path, arms, assay = args.out / "rows.csv", choose(names, ARMS, "assay"), None
     rows = {row["command"]: row for row in read_rows(path)}
     for own, seed, arm in itertools.product(expand(grid, args.smoke), args.seeds, arms):
         name = command_of(own | shared | {"--seeds": seed}, f"python sweep.py assay {arm}")

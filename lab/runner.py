@@ -29,7 +29,7 @@ from data import load_dataset
 from files.checkpoints import load_encoder, load_run, save_checkpoint, shipped_encoder
 from files.reading import read_bytes
 from files.writing import locked, read_json, stable_seed
-from lab.rows import METRICS, OF_VAL, RATE_FLAGS, TRAINING, as_words, command_of, read_rows, write_rows
+from lab.rows import METRICS, OF_VAL, TRAINING, as_words, command_of, read_rows, write_rows
 from loop.flags import SIZE_FIELDS
 from loop.machine import set_up_torch
 from model import PRESETS, PointEncoder
@@ -87,10 +87,10 @@ def check_same_network(flags, path):
 
 
 def choose(names, known, kind):
-    """The entries of a dict that are named on the command line, all for no names."""
+    """The names that are given on the command line, all that are known for none."""
     unknown = [name for name in names if name not in known]
     refuse(unknown, f"{kind}: no {', '.join(unknown)}; there are {', '.join(known)}")
-    return {name: dict(flags) for name, flags in known.items() if not names or name in names}
+    return names or list(known)
 
 
 def refuse_flags(given, flags, kind):
@@ -335,12 +335,3 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
         told = others
         time.sleep(PAUSE)
     return read_rows(path)
-
-
-def best_rates(planned, path, args, place_of):
-    """place_of(flags) -> the rates, a dict of flags, of its trial with the lowest RMSE on val; the trials run here."""
-    rows = {row["command"]: row for row in run_all(planned, path, args)}
-    trials, best = [(rows[command_of(flags)]["top_logit_rmse"], flags) for flags in planned], {}
-    for _, flags in sorted((trial for trial in trials if trial[0]), key=lambda trial: -float(trial[0])):
-        best[place_of(flags)] = {flag: flags[flag] for flag in RATE_FLAGS if flag in flags}  # the last wins
-    return best

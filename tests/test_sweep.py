@@ -307,18 +307,13 @@ def test_given_rates_run_no_trials(box_root, tmp_path):
 
 @pytest.mark.slow
 def test_controls(box_root, tmp_path, capsys):
-    """Trials, arms at the best rates of each, the table; then nothing is trained again."""
+    """Arms, the table; then nothing is trained again."""
     arms = "size random jepa scratch".split()
     argv = ["controls", *arms, *arguments(box_root, tmp_path, "--budget", "0.5,1")[1:]]
     rows = sweep.main(argv)
     assert len(rows) == 4 * 2 * 2
-    trials = read_rows(tmp_path / "table" / "trials.csv")
-    assert len(trials) == 2 * 2 + 2 * 4  # rates of heads, and of backbones where those train
-    scratch = [row for row in trials if "--init scratch" in row["command"]]
-    best = flags_of(min(scratch, key=lambda row: float(row["top_logit_rmse"])))
     arm = [flags_of(row) for row in rows if "--init scratch" in row["command"]]
     assert {(flags["--budget"], flags["--k"]) for flags in arm} == {("0.5", "1"), ("0.5", "5"), ("1", "1"), ("1", "5")}
-    assert all(flags[name] == best[name] for flags in arm for name in ("--lr-backbone", "--lr-head"))
     assert all(row["test_top_logit_rmse"] and row["encoder"] for row in rows if "--jepa-ckpt" in row["command"])
     text = text_of(tmp_path)
     assert text.count(" better than random, % ") == 2  # on val and test

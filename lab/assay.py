@@ -11,6 +11,7 @@ What a result means, written down before there was one:
 """
 
 import dataclasses
+import functools
 import itertools
 import sys
 import time
@@ -61,7 +62,7 @@ class Assay:
 
     def __init__(self, flags, args):
         """flags: of train.py, which all rows share; args: sweep.py's own."""
-        self.flags, self.args, self.encoders = flags, args, {}
+        self.flags, self.args = flags, args
         settings = train.parse(as_words(flags))
         self.device, (self.config, _) = set_up_torch("cpu", settings.threads), train.resolve_network(settings)
         points = self.config.points
@@ -71,8 +72,11 @@ class Assay:
         self.data = {kind: dataclasses.replace(data, clouds=own) for kind, own in clouds.items()}
         self.split = make_split(data, settings.pack)
 
+    @functools.cache
     def encoder(self, kind, arm):
-        """The `PointEncoder` of an arm that has one, for one kind of input."""
+        """The `PointEncoder` of an arm for one kind of input; None for an arm without."""
+        if ARMS[arm] != "hand":
+            return None
         if arm == "random" or (arm == "jepa" and self.args.smoke):
             in_pool = np.isin(self.data[kind].object_of_scene, self.split.pool)
             encoder = load_encoder(random_encoder(self.config, self.args.runs))
@@ -112,11 +116,7 @@ class Assay:
         started, own = time.perf_counter(), {"--pool": ARMS[arm], "--k": HYPOTHESES[loss], "--loss": loss}
         settings = train.parse(as_words(self.flags | own | FROZEN | {"--seed": seed}))
         data, rows, val = self.data[kind], self.drawn_rows(float(budget), seed), self.split.rows["val"]
-        with_encoder = ARMS[arm] == "hand"
-        if with_encoder and (kind, arm) not in self.encoders:
-            self.encoders[kind, arm] = self.encoder(kind, arm)
-        encoder = self.encoders.get((kind, arm))
-        head = {name: getattr(settings, name) for name in HEAD_FIELDS}
+        encoder, head = self.encoder(kind, arm), {name: getattr(settings, name) for name in HEAD_FIELDS}
         config = changed(encoder.config if encoder else self.config, **FINE_TUNING, **head)
         model = train.build_model(config, encoder, data, rows, settings)
         read_out(model, data, rows, settings)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from cli.errors import refuse
-from files.checkpoints import load_encoder
+from files.checkpoints import file_hash, load_encoder
 from files.writing import read_json, stable_seed
 from lab.rows import read_rows, write_rows
-from lab.runner import file_tag, open_data, plan_runs, random_encoder, run_all
+from lab.runner import open_data, plan_runs, random_encoder, run_all
 from lab.tables import arms_table, columns_table
 from model import from_z_up, normalize_clouds
 
@@ -138,7 +138,7 @@ def keep_probes(files, flags, out):
     path = out / "probe.csv"
     rows = read_rows(path)
     for name, file in files.items():
-        own = {"file": name, "encoder": file_tag(file)}
+        own = {"file": name, "encoder": file_hash(file)[:8]}
         if not any(own.items() <= row.items() for row in rows):
             encoder = load_encoder(file)
             data, split = open_data(flags, encoder.config.points)

@@ -26,8 +26,7 @@ from benchmark.shipped import ensure_root
 from cli.errors import command, refuse
 from cli.processes import hearing, start_worker
 from data import load_dataset
-from files.checkpoints import load_encoder, load_run, save_checkpoint, shipped_encoder
-from files.reading import read_bytes
+from files.checkpoints import file_hash, load_encoder, load_run, save_checkpoint, shipped_encoder
 from files.writing import locked, read_json, stable_seed
 from lab.rows import METRICS, OF_VAL, TRAINING, as_words, command_of, read_rows, write_rows
 from loop.flags import SIZE_FIELDS
@@ -115,16 +114,11 @@ def encoder_file(flags):
     return flags.get("--jepa-ckpt") or shipped_encoder(flags.get("--preset", "small"))
 
 
-def file_tag(path):
-    """Eight digits of the content of a file."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()[:8]
-
-
 def encoder_tag(flags):
-    """`file_tag` of the encoder that a run starts from; "" for scratch, and for poolings without an encoder."""
+    """Eight digits of the encoder that a run starts from; "" for scratch, and for poolings without an encoder."""
     if flags.get("--init") not in train.STORED or not train.sees_tokens(flags.get("--pool", "attention")):
         return ""
-    return file_tag(encoder_file(flags))
+    return file_hash(encoder_file(flags))[:8]
 
 
 def open_data(flags, points=None):

@@ -74,12 +74,14 @@ def test_a_grid_goes_on_where_it_stopped(box_root, tmp_path, capsys):
 
 
 def test_ctrl_c_stops_a_run_and_the_same_command_goes_on(box_root, tmp_path):
-    argv = arguments(box_root, tmp_path)
-    assert "the same command goes on" in interrupted(sweep.main, argv, step=1)
-    (log,) = (tmp_path / "runs").glob("*.log")
-    assert "stopped at step 1" in log.read_text(encoding="utf-8") and not (tmp_path / "table" / "rows.csv").exists()
-    assert len(sweep.main(argv)) == 1
-    assert log.read_text(encoding="utf-8").count("starting at step 0") == 1  # it went on
+    """In its second run, of two steps each; all of a seed come before the next."""
+    argv = arguments(box_root, tmp_path, "--k", "1,2", "--seeds", "0,1")
+    assert "the same command goes on" in interrupted(sweep.main, argv, step=3)
+    assert len(read_rows(tmp_path / "table" / "rows.csv")) == 1
+    (stopped,) = tmp_path.glob("runs/*_k-2_*_seed-0-*.log")
+    assert "stopped at step 1" in stopped.read_text(encoding="utf-8")
+    assert len(sweep.main(argv)) == 4
+    assert stopped.read_text(encoding="utf-8").count("starting at step 0") == 1  # it went on
 
 
 def test_a_diverged_run_keeps_its_row(box_root, tmp_path):
@@ -286,7 +288,6 @@ def test_table1_and_made_again_from_its_files(box_root, tmp_path):
     chosen, flags = flags_of(best), {tuple(sorted(flags_of(row).items())) for row in rows}
     assert any(chosen.items() - {("--budget", "0.1")} <= set(found) for found in flags)  # its rates are among the arms'
     assert {row["command"] for row in read_rows(out / "curves.csv")} == {row["command"] for row in rows}
-    assert not list(tmp_path.glob("runs/*/predictions.npz"))
     assert "better than scratch, %" in text_of(tmp_path) and "better than table" not in text_of(tmp_path)
     (out / "efficiency.png").unlink()
     sweep.main([*argv, "--tables", "--against", str(out)])

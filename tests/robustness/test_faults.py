@@ -118,12 +118,7 @@ def full_disk(path):
 
 FAULTS = {  # what happens: how, in a folder; exit code; what is said; step of the last checkpoint
     "Ctrl-C": (lambda _: after_step(9, press), 130, "--resume", 9),
-    "a NaN": (
-        lambda _: in_forward(8, lambda found: (found[0] * np.nan, *found[1:])),
-        2,
-        "not finite at step 7; ",
-        5,
-    ),
+    "a NaN": (lambda _: in_forward(8, lambda found: (found[0] * np.nan, *found[1:])), 2, "not finite at step 7; ", 5),
     # the loss is finite, but would poison the weights and so the next checkpoint
     "an infinite gradient": (lambda _: in_forward(10, infinite_gradient), 2, "at step 9; ", 5),
     "no memory": (lambda _: in_forward(8, no_memory), 2, "out of memory; ", 5),
@@ -216,37 +211,16 @@ def end(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_once_there(action, folder, name):
-    """Start `action` in a child, and kill -9 it as soon as a file of that name lies in the folder."""
-    child = start(action, folder.with_suffix(".log"))
-
-    def kill():
-        with contextlib.suppress(ProcessLookupError):  # it may have ended just now
-            os.kill(child, signal.SIGKILL)
-
-    with once_there(folder, name, kill):
-        assert end(child) in (0, -signal.SIGKILL), folder.with_suffix(".log").read_text(encoding="utf-8")
-
-
 def synthesis(root):
     synthesize.main(f"--out {root} {MADE} --workers 1 --quiet".split())
 
 
 @slow
 @needs_fork
-@pytest.mark.parametrize("which, names", [("train", "config.json last.pt best.pt"), ("pretrain", "e.last.pt")])
-def test_killed_learning_ends_as_undisturbed(learners, undisturbed, tmp_path, which, names):
-    main, argv, *_ = learners[which]
-    for name in names.split():
-        kill_once_there(lambda: main(argv(tmp_path / "out", "--resume")), tmp_path / "out", name)
-    main(argv(tmp_path / "out", "--resume"))
-    assert files_of(tmp_path / "out", which) == files_of(undisturbed, which)
-
-
-@slow
-@needs_fork
 def test_killed_synthesis_ends_as_undisturbed(made_root, tmp_path):
-    kill_once_there(lambda: synthesis(tmp_path / "root"), tmp_path / "root", "recording.npz")
+    child = start(lambda: synthesis(tmp_path / "root"), tmp_path / "log")
+    with once_there(tmp_path, "recording.npz", lambda: os.kill(child, signal.SIGKILL)):
+        assert end(child) == -signal.SIGKILL, (tmp_path / "log").read_text(encoding="utf-8")
     synthesis(tmp_path / "root")
     assert files_in(tmp_path / "root") == files_in(made_root)
 

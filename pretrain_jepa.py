@@ -234,7 +234,8 @@ def pretraining_loop(run):
     args, progress = run.args, run.progress
     tau_start = first_tau(args.steps) if args.tau is None else args.tau
     stream = cloud_batches(len(run.clouds), args, progress.step)
-    take_step = Graphs(functools.partial(pretraining_step, run), run.graph)
+    take_step = functools.partial(pretraining_step, run)
+    take_step = Graphs(take_step) if run.graph else take_step
     run.jepa.train()
     with paced(progress, args.steps, "pretraining", run.device, args.quiet) as pace:
         while pace.goes_on():

@@ -14,22 +14,17 @@ MOST = 256  # captured shapes; further ones run as they are
 class Graphs:
     """Calls `step(*inputs)` -> tuple of tensors by one captured CUDA graph per shape of the inputs.
 
-    With `use` false the step runs as it is, and so do the first WARM calls with inputs (tensors) of new shapes. A
-    captured step must not look at a value, draw numbers on the CPU or copy from it; random numbers of the GPU go on
-    as in the step. The tensors that a call returns are overwritten by the next call. All graphs share one pool of
+    In the first WARM calls with inputs (tensors) of new shapes the step runs as it is. A captured step must not look at
+    a value, draw numbers on the CPU or copy from it; random numbers of the GPU go on as in the step. The tensors that a call returns are overwritten by the next call. All graphs share one pool of
     memory, which is safe in any order: a graph reads its own inputs and what lies outside, parameters and optimiser.
     """
 
-    def __init__(self, step, use):
-        self.step, self.use = step, use
-        self.seen, self.captured = collections.Counter(), {}
+    def __init__(self, step):
+        self.step, self.seen, self.captured = step, collections.Counter(), {}
         # every step and capture on one stream: gradients remember the stream that they were first made on
-        self.stream = torch.cuda.Stream() if use else None
-        self.pool = torch.cuda.graph_pool_handle() if use else None
+        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
     def __call__(self, *inputs):
-        if not self.use:
-            return self.step(*inputs)
         shapes = tuple((tuple(x.shape), x.dtype) for x in inputs)
         if shapes not in self.captured and self.seen[shapes] >= WARM and len(self.captured) < MOST:
             self.captured[shapes] = self.capture(inputs)

@@ -90,7 +90,7 @@ def record_anew(root):
 
 def more_scenes(root):
     """A scene more of every object that was there: others of its grasps are held back."""
-    fresh = write_root(root.parent / "scenes", GROUPS, seed=8, grasps=40)
+    fresh = write_root(root.parent / "scenes", GROUPS, seed=8, grasps=12)  # a grasp that trained is now held back
     for path in objects_of(fresh):
         shutil.move(path / "scene_0", root / path.parent.name / path.name / "scene_a")
 

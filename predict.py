@@ -33,7 +33,6 @@ from pictures.draw import Shown, draw_grasps
 from pictures.page import write_page
 
 OUTSIDE = np.radians(5)  # the top logit's joints leave the range of their training by more than this in 1 % of grasps
-LIMIT_SLACK = 1e-3  # rad
 
 
 def build_parser():
@@ -112,18 +111,14 @@ def table(names, joints, probabilities):
     return "\n".join(f"{name:<{width}}" + "".join(cells) for name, cells in rows.items())
 
 
-def as_json(args, model, hand, poses, joints, probabilities, warnings):
+def as_json(args, model, poses, joints, probabilities, warnings):
     """All that was predicted as plain types; poses (n, 7) as they were given, whatever is up."""
-    result = {"run": args.run, "mesh": args.mesh, "unit": "rad", "joint_names": model.joint_names, "warnings": warnings}
-    result["predictions"] = [
+    predictions = [
         {"pose": pose, "hypotheses": [{"probability": p, "joints": j} for p, j in zip(shares, angles)]}
         for pose, shares, angles in zip(poses.tolist(), probabilities.tolist(), joints.tolist())
     ]
-    if hand:
-        low, high = hand.limits.T
-        outside = (joints < low - LIMIT_SLACK) | (joints > high + LIMIT_SLACK)
-        result["joints_outside_limits"] = int(outside.sum())
-    return result
+    names = {"unit": "rad", "joint_names": model.joint_names}
+    return {"run": args.run, "mesh": args.mesh} | names | {"warnings": warnings, "predictions": predictions}
 
 
 def draw(args, hand, names, poses, joints, probabilities):
@@ -160,7 +155,7 @@ def main(argv=None):
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
 
-    result = as_json(args, model, hand, given, joints, probabilities, warnings)
+    result = as_json(args, model, given, joints, probabilities, warnings)
     if args.json == "-":
         print(json.dumps(result, indent=2))
     else:

@@ -9,10 +9,10 @@ PANELS = (  # label of the axis, {column: (label, colour)}
 )
 
 
-def draw_curve(rows, path, title="", best_step=None, mean_rmse=None):
+def draw_curve(rows, path, title, best_step, mean_rmse):
     """Write the curve as PNG; rows: dicts as in metrics.csv, numbers or their text.
 
-    best_step: of best.pt; mean_rmse: rad, of the training mean. Both are lines, where they are given.
+    best_step: of best.pt; mean_rmse: rad, of the training mean. Both are lines.
     """
     from matplotlib.figure import Figure
 
@@ -20,13 +20,11 @@ def draw_curve(rows, path, title="", best_step=None, mean_rmse=None):
     figure.suptitle(title, fontsize=10)
     steps = [float(row["step"]) for row in rows]
     panels = figure.subplots(1, len(PANELS))
-    if mean_rmse is not None:
-        panels[1].axhline(mean_rmse, color="0.5", linestyle="--", label="training mean")
+    panels[1].axhline(mean_rmse, color="0.5", linestyle="--", label="training mean")
     for ax, (label, columns) in zip(panels, PANELS):
         for column, (name, colour) in columns.items():
             ax.plot(steps, [float(row[column]) for row in rows], color=colour, marker="o", markersize=3, label=name)
-        if best_step is not None:
-            ax.axvline(best_step, color="0.6", linestyle=":", label=f"step {best_step}: best.pt")
+        ax.axvline(best_step, color="0.6", linestyle=":", label=f"step {best_step}: best.pt")
         ax.set(xlabel="step", ylabel=label)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8)

@@ -30,7 +30,7 @@ AXIS_COLOURS = ((0.9, 0, 0), (0, 0.6, 0), (0, 0, 0.9))  # of the wrist's x, y, z
 AXIS_LENGTH, AXIS_RADIUS, AXIS_BEADS = 0.08, 0.003, 40  # m, of a row of balls
 OBJECT_COLOUR, TABLE_COLOUR, INSIDE_COLOUR = (0.9, 0.8, 0.55), (0.85, 0.85, 0.87), (0.1, 0.1, 0.1)
 SURFACE_POINTS, HAND_POINTS = 400_000, 150_000  # that a photograph paints
-LINE_STEP = 0.02  # m between the lines on the table
+LINE_REACH, LINE_STEP = 0.16, 0.02  # m: lines on the table from the origin each way, and between two of them
 NOTE = (
     f"A link in full colour touches, a pale one is off the object, a black one is over {1000 * FREE_DEPTH:.0f} mm deep "
     f"in it. Red, green, blue: the wrist's x, y and z, which points out of the palm. Lines: z = 0, "
@@ -108,10 +108,10 @@ def wrist_axes(pose):
     return np.stack((origin, origin + AXIS_LENGTH * matrix[:3, :3].T), axis=1)
 
 
-def table_lines(reach):
+def table_lines():
     """A grid of lines on the table plane z = 0 -> `Lit`."""
-    ticks = np.arange(-reach, reach + LINE_STEP / 2, LINE_STEP)
-    along = np.linspace(-reach, reach, 600)
+    ticks = np.arange(-LINE_REACH, LINE_REACH + LINE_STEP / 2, LINE_STEP)
+    along = np.linspace(-LINE_REACH, LINE_REACH, 600)
     x, y = (axis.ravel() for axis in np.meshgrid(ticks, along))
     points = np.concatenate((np.stack((x, y, 0 * x), 1), np.stack((y, x, 0 * x), 1)))
     return Lit(points, np.tile((0, 0, 1), (len(points), 1)), np.tile(TABLE_COLOUR, (len(points), 1)))
@@ -133,7 +133,7 @@ def lit_grasp(surface, grasp, gaps=None, hand=BENCHMARK):
     """Table, an object's surface (a `Lit`) and the hand of a grasp (7 + J,) -> `Lit`."""
     fewer = Lit(*(part[::2] for part in surface))  # it is small beside the hand
     balls = lit_balls(*hand_balls(grasp, gaps, hand), HAND_POINTS)
-    return together(balls, lit_axes(grasp[:7]), fewer, table_lines(0.16))
+    return together(balls, lit_axes(grasp[:7]), fewer, table_lines())
 
 
 def view_of_hand(surface, grasp, hand=BENCHMARK):
@@ -152,18 +152,14 @@ def view_of_hand(surface, grasp, hand=BENCHMARK):
     return found
 
 
-def solid_points(lit):
-    """The points of a `Lit` without the table, which may leave the frame."""
-    return lit.points[(lit.colours != TABLE_COLOUR).any(1)]
-
-
 def photos_of_hands(field, surface, view, grasps, hand):
     """A `Photo` of each of the grasps [(7 + J,)] at an object, all in one view and scale.
 
     field: `solid_field` of the object, surface: its `Lit`.
     """
     scenes = [lit_grasp(surface, grasp, contact_gaps(field, grasp, hand), hand) for grasp in grasps]
-    where = frame(np.concatenate([solid_points(scene) for scene in scenes]), view)
+    solid = [scene.points[(scene.colours != TABLE_COLOUR).any(1)] for scene in scenes]  # the table may leave the frame
+    where = frame(np.concatenate(solid), view)
     return [photograph(scene, view, *where) for scene in scenes]
 
 

@@ -59,8 +59,11 @@ def find_fingers(links):
     return [thumb._replace(flexes=thumb.flexes[-2:]), *(finger for finger in fingers if finger is not thumb)]
 
 
-def find_wrist(palm, fingers):
-    """The JSON's `wrist`: where fingers point at rest, and where tips go as joints turn to where there is more room."""
+def find_wrist(palm, thumb, fingers):
+    """The JSON's `wrist`: where fingers point at rest, and where tips go as joints turn to where there is more room.
+
+    Where the thumb points along with the others, as a claw's, all point out of the palm; the thumb is at its lower end.
+    """
     along, normal = sum(finger.points[-1] - finger.points[0] for finger in fingers), np.zeros(3)
     for finger in fingers:
         for joint in finger.flexes:
@@ -68,7 +71,11 @@ def find_wrist(palm, fingers):
     normal -= along * (normal @ along) / max(along @ along, 1e-9)
     length = np.linalg.norm(normal)
     refuse(length < 1e-6, "has fingers without length (add links at their tips) or that close in no common direction")
-    directions = {"palm_normal": normal / length, "finger_direction": along / np.linalg.norm(along)}
+    normal, along = normal / length, along / np.linalg.norm(along)
+    thumb_along = thumb.points[-1] - thumb.points[0]
+    if thumb_along @ along > 0.9 * np.linalg.norm(thumb_along):
+        normal, along = along, -normal
+    directions = {"palm_normal": normal, "finger_direction": along}
     return {"link": palm, "position": [0, 0, 0]} | {key: (v.round(4) + 0.0).tolist() for key, v in directions.items()}
 
 
@@ -152,7 +159,7 @@ def draft(text, palm):
     lengths = [np.linalg.norm(np.diff(finger.points, axis=0), axis=1).sum() for finger in fingers[1:]]
     size = round(float(np.median(lengths)) / FINGER, 3)
     refuse(size > 10, f"has fingers {size * FINGER:.3g} m long; a URDF is in metres, scale it")
-    wrist = find_wrist(palm, fingers[1:])
+    wrist = find_wrist(palm, fingers[0], fingers[1:])
     spheres, guessed = find_spheres(fingers, palm, links, elements, size)
     closing = {joint.name: 1 for finger in fingers for joint in finger.flexes}
     source = {

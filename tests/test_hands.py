@@ -183,8 +183,9 @@ def test_names_with_numbers_are_names(drafted):
 def test_imported_grasps_with_their_hand(tmp_path):
     """The names of recordings stand for joints of the URDF in `joints` alone; wrists are turned into our frame."""
     text = "<robot name='three'> <link name='palm'/>"
-    for k, y in enumerate((0, -0.04, 0.04)):  # three fingers along z, which close along x
-        text += finger(f"finger{k}", "palm", [f"turn_{k}"], [f"0.02 {y} 0.09", "0 0 0.08"], ["0 1 0"], [(0, 1.6)])
+    for k, place in enumerate(("-0.04 0 0.09", "0.04 -0.03 0.09", "0.04 0.03 0.09")):  # a claw: all fingers along z
+        axis = "0 -1 0" if k else "0 1 0"  # the thumb closes along x, the others towards it
+        text += finger(f"finger{k}", "palm", [f"turn_{k}"], [place, "0 0 0.08"], [axis], [(0, 1.6)])
     path, source = drafted_in(tmp_path, text + "</robot>")
     source["joints"] = dict(zip(JOINTS, source["joints"]))
     write_json(path, source)
@@ -194,8 +195,8 @@ def test_imported_grasps_with_their_hand(tmp_path):
     plain, turned = (load_dataset(tmp_path / name, 64, quiet=True) for name in ("plain", "turned"))
     assert plain.hand is None and turned.hand.joint_names == tuple(sorted(JOINTS))
     before, after = (Rotation.from_quat(found.poses[:, 3:]).as_matrix() for found in (plain, turned))
-    np.testing.assert_allclose(after[:, :, 2], before[:, :, 0], atol=1e-5)  # its palm looks along x
-    np.testing.assert_allclose(after[:, :, 1], before[:, :, 2], atol=1e-5)
+    np.testing.assert_allclose(after[:, :, 2], before[:, :, 2], atol=1e-5)  # its palm looks along z
+    np.testing.assert_allclose(after[:, :, 1], before[:, :, 0], atol=1e-5)  # from the thumb to the others
     heel = plain.poses[:, :3] + before @ source["wrist"]["position"]
     np.testing.assert_allclose(turned.poses[:, :3], heel, atol=1e-5)
     assert contact_gaps(lambda points: np.ones(len(points)), np.r_[turned.poses[0], turned.joints[0]], turned.hand).size

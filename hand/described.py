@@ -187,7 +187,7 @@ def palm_frame(wrist):
     refuse(np.linalg.norm(x) < 1e-3, "palm_normal and finger_direction are parallel or zero")
     z, x = z / np.linalg.norm(z), x / np.linalg.norm(x)
     matrix[:3, :3] = x, np.cross(z, x), z
-    matrix[:3, 3] = -matrix[:3, :3] @ numbers(wrist.get("position", (0, 0, 0)), "position", 3)
+    matrix[:3, 3] = -matrix[:3, :3] @ numbers(wrist["position"], "position", 3)
     return matrix
 
 
@@ -209,7 +209,6 @@ def build_hand(source):
     names, palm, tips = list(source["joints"].values()), source["wrist"]["link"], source["fingers"].values()
     refuse(palm not in elements, f"wrist: the URDF has no link '{palm}'; name another one")
     links = at_rest(joints, palm, palm_frame(source["wrist"]))
-    refuse(not all(isinstance(tip, str) for tip in tips), "'fingers' must be {name: its last link}; mend it")
     for link in (*source["spheres"], *tips):
         refuse(link not in links, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
     for joint in names:
@@ -240,8 +239,6 @@ def build_hand(source):
     refuse(twice, f"joint '{twice}' closes two fingers; each must close by joints of its own")
     idle = " ".join(tip for tip, its_closing in zip(tips, closing) if not its_closing.any())
     refuse(idle, f"no joint of its own closes the finger with the tip '{idle}'; name one in 'closing'")
-    size = numbers(source.get("size", 1), "size", 1).item()
-    refuse(size <= 0, "size must be over 0; mend it")
     boxes = {box: numbers(source[box], box, 3, 2) for box in ("grasp_center", "work_box")}
     for box, values in boxes.items():
         refuse((values[:, 0] > values[:, 1]).any(), f"{box}: a low end lies over its high end; swap them")
@@ -250,7 +247,7 @@ def build_hand(source):
         finger_names=tuple(source["fingers"]), fingers=fingers, flexors=closing.argmax(1), links=on_links,
         palm_centers=on_palm[:, :3], palm_radii=on_palm[:, 3],
         modes=tuple(modes), start=np.radians(start), speed=speed,
-        **boxes, size=size, source=source,
+        **boxes, size=numbers(source["size"], "size", 1).item(), source=source,
     )  # fmt: skip
 
 

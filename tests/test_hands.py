@@ -214,6 +214,7 @@ WRONG = {  # of the LEAP hand's text: what stands in place of what, and what is 
     "no parent": ("<parent link='base'/>", "", "lacks its <parent link=>"),
     "one name twice": ("joint name='3'", "joint name='2'", "two joints are named '2'"),
     "degrees": ("upper='2.042'", "upper='117'", "joint '3' turns more than twice; its <limit> must be in radians"),
+    "millimetres": ("0 0.0381 0", "0 38.1 0", "a URDF is in metres, scale it"),
     "a flat box": ("<link name='palm_lower'>", "<link name='palm_lower'>" + box(0.1, 0, 0.1, "0 0 0"),
                    "link 'palm_lower': a box has no size"),
     "nobody's": ("<limit lower='-0.366'", "<mimic joint='who'/> <limit lower='-0.366'", "moves by joint 'who', which"),
@@ -253,12 +254,10 @@ def test_urdfs_that_cannot_be_described(tmp_path, capsys, problems):
         (("pre_shapes", "fist"), {}, "pre_shapes are some of power, pinch, sphere"),
         (("wrist", "palm_normal"), [0, 1, 0], "palm_normal and finger_direction are parallel"),
         (("wrist", "link"), "plam", "the URDF has no link 'plam'"),
-        (("size",), 0, "size must be over 0"),
         (("grasp_center",), [[0.1, -0.1]] * 3, "grasp_center: a low end lies over its high end"),
         (("work_box",), None, "lacks 'work_box'; python -m hand"),
         (("work_box",), [1, 2], "work_box lacks a number"),
         (("fingers",), ["thumb_tip"], "is no description of a hand"),
-        (("fingers", "finger0_tip"), {"tip": "finger0_tip"}, "'fingers' must be {name: its last link}"),
     ],
 )
 def test_descriptions_that_are_wrong(path, value, message, tmp_path, capsys):

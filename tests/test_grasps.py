@@ -110,6 +110,15 @@ def test_grasps_are_physical(cylinder):
     assert np.mean(np.array(exact) > 0) > 0.85
 
 
+def test_three_links_touch_in_a_grasp_a_thumbs_and_another_fingers():
+    gaps = np.full((4, 4, 8), 0.01)  # spheres 0 to 3 are on a finger's first link, 4 and 5 on its second
+    gaps[0, 0, [0, 4]] = gaps[0, 2, 0] = 0.001
+    gaps[1, 0, [0, 1]] = gaps[1, 2, 0] = 0.001  # two links
+    gaps[2, 1, [0, 4]] = gaps[2, 2, 0] = 0.001  # no thumb
+    gaps[3, 0, [0, 4, 7]] = 0.001  # nothing but the thumb
+    assert closing.grasps_it(gaps).tolist() == [True, False, False, False]
+
+
 def test_one_pose_has_several_solutions(cylinder):
     _, counts = np.unique(cylinder[2][:, :7], axis=0, return_counts=True)
     assert counts.max() == 2 and 0.05 < np.mean(counts == 2) < 0.5

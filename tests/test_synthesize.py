@@ -70,8 +70,9 @@ def test_category_sizes():
 
 
 def test_existing_roots(made_root, tmp_path, monkeypatch, capsys):
-    argv = ("--out", made_root, *FLAGS)
+    argv, written = ("--out", made_root, *FLAGS), (made_root / "dataset.json").stat().st_mtime_ns
     run(*argv)  # complete: nothing to do
+    assert (made_root / "dataset.json").stat().st_mtime_ns == written
     assert "32 grasps" in capsys.readouterr().out
     assert "other settings (seed 0 there, 7 here)" in fails(synthesize.main, [*argv, "--seed", 7], capsys)
     (tmp_path / "mine/03797390/a/0").mkdir(parents=True)

@@ -43,7 +43,7 @@ def readable(path):
 
 
 def read_bytes(path):
-    """A file's content; `UserError` where it cannot be read, or is a pointer, a web page or a companion in its place."""
+    """A file's content; `UserError` where it cannot be read, or where something else stands in its place."""
     with readable(path):
         content = Path(path).read_bytes()
     start = content[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()

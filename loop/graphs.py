@@ -14,9 +14,10 @@ MOST = 256  # captured shapes; further ones run as they are
 class Graphs:
     """Calls `step(*inputs)` -> tuple of tensors by one captured CUDA graph per shape of the inputs.
 
-    In the first WARM calls with inputs (tensors) of new shapes the step runs as it is. A captured step must not look at
-    a value, draw numbers on the CPU or copy from it; random numbers of the GPU go on as in the step. The tensors that a call returns are overwritten by the next call. All graphs share one pool of
-    memory, which is safe in any order: a graph reads its own inputs and what lies outside, parameters and optimiser.
+    In the first WARM calls with inputs (tensors) of new shapes the step runs as it is. A captured step must not look
+    at a value, draw numbers on the CPU or copy from it; random numbers of the GPU go on as in the step. The tensors
+    that a call returns are overwritten by the next call. All graphs share one pool of memory, which is safe in any
+    order: a graph reads its own inputs and what lies outside, parameters and optimiser.
     """
 
     def __init__(self, step):

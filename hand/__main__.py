@@ -62,7 +62,7 @@ def find_fingers(links):
 def find_wrist(palm, thumb, fingers):
     """The JSON's `wrist`: where fingers point at rest, and where tips go as joints turn to where there is more room.
 
-    Where the thumb points along with the others, as a claw's, all point out of the palm; the thumb is at its lower end.
+    A thumb that points along with the others is a claw's: all point out of the palm, whose lower end the thumb is at.
     """
     along, normal = sum(finger.points[-1] - finger.points[0] for finger in fingers), np.zeros(3)
     for finger in fingers:

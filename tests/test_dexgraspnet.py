@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import Planted, fails, random_grasps, write_box, write_root
+from conftest import Planted, fails, random_grasps, stopped, write_box, write_root
 from scipy.spatial.transform import Rotation
 
 import data
@@ -65,8 +65,8 @@ def test_frames_scales_and_names(tmp_path, capsys):
             np.testing.assert_allclose(Rotation.from_quat(found.poses[row, 3:]).as_matrix(), turn, atol=1e-6)
             np.testing.assert_allclose(found.joints[row], [qpos[name] for name in sorted(JOINTS)], atol=1e-6)
     assert re.search("scores +none", data.describe(found))
-    card = fails(synthesize.main, ["--card", tmp_path / "out", "--out", tmp_path / "card"], capsys)
-    assert "has no scores or another hand" in card
+    code, err = stopped(synthesize.main, ["--card", tmp_path / "out", "--out", tmp_path / "card"])
+    assert code == 2 and f"error: {tmp_path / 'out'}: has no scores or another hand" in err
 
 
 def test_recordings_with_and_without_scores_in_one_root(tmp_path, capsys):

@@ -33,16 +33,15 @@ def map_in_processes(function, items, workers, chunk=1):
 
 
 @contextlib.contextmanager
-def hearing(handler, *names):
-    """Let `handler` hear signals, by name, for the block; nothing in a thread, and on Windows not all are there."""
+def hearing(handler, name):
+    """Let `handler` hear the signal of that name for the block; in a thread it hears nothing."""
     here = threading.current_thread() is threading.main_thread()
-    signums = [getattr(signal, name) for name in names if here and hasattr(signal, name)]
-    before = {signum: signal.signal(signum, handler) for signum in signums}
+    before = signal.signal(getattr(signal, name), handler) if here else None
     try:
         yield
     finally:
-        for signum, previous in before.items():
-            signal.signal(signum, previous)
+        if here:
+            signal.signal(getattr(signal, name), before)
 
 
 def start_worker():

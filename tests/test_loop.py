@@ -1,6 +1,5 @@
 """loop/: the machine, what a curve says."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F

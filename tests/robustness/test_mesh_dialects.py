@@ -550,7 +550,8 @@ FOREIGN = {
     "web page": b"\n <!DOCTYPE html><html><body>Quota exceeded</body></html>",
     "web page or XML": b"\xef\xbb\xbf<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
     "macOS": bytes.fromhex("00051607000200004d6163204f532058"),
-    "is UTF-16": obj().encode("utf-16"), "UTF-16; save": b"\xfe\xff" + obj().encode("utf-16-be"),
+    "is UTF-16": obj().encode("utf-16"),
+    "UTF-16; save": b"\xfe\xff" + obj().encode("utf-16-be"),
 }
 
 

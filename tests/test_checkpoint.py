@@ -22,8 +22,8 @@ from files import checkpoints
 from loop.fast import speed_up
 from model import PRESETS, PointJEPA
 
-SHIPPED = Path(model.__file__).parent / "checkpoints"
-SHIPPED_SHA256 = {"small.pt": "886adb7d420b7718358470683406a35410921704cb73fc47732391008335aa38"}
+SHIPPED = Path(model.__file__).parent / "checkpoints/small.pt"
+SHIPPED_SHA256 = "886adb7d420b7718358470683406a35410921704cb73fc47732391008335aa38"
 
 
 # ---------------------------------------------------------------- our own checkpoints
@@ -46,14 +46,10 @@ def test_jepa_round_trip(tmp_path):
     assert torch.equal(checkpoints.load_encoder(tmp_path / "encoder.pt")(clouds)[0], encoder(clouds)[0])
 
 
-@pytest.mark.parametrize("name", SHIPPED_SHA256)
-def test_shipped_encoders_are_whole(name):
+def test_the_shipped_encoder_is_whole():
     """The bytes that the numbers in results/ were made with; a new encoder means a new line above and new numbers."""
-    path = SHIPPED / name
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHIPPED_SHA256[name]
-    encoder = checkpoints.load_encoder(path)
-    assert encoder.config == dataclasses.replace(PRESETS[path.stem], **model.PRETRAINING)
-    assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
+    assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() == SHIPPED_SHA256
+    assert checkpoints.load_encoder(SHIPPED).config == dataclasses.replace(PRESETS["small"], **model.PRETRAINING)
 
 
 def test_every_field_of_the_network_is_needed_and_known(tmp_path):

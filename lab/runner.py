@@ -19,6 +19,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 import evaluate
 import train
@@ -248,8 +249,11 @@ def without_rows(runs, path):
     return [run for run in runs if run.command not in there]
 
 
-def run_free(runs, path, suites, keep):
-    """Run what has no row and no other process has, all of a seed before the next; -> the runs that others have."""
+def run_free(runs, path, suites, keep, look=lambda: None):
+    """Run what has no row and no other process has, all of a seed before the next; -> the runs that others have.
+
+    `look()` is called after each.
+    """
     others = []
     for run in sorted(without_rows(runs, path), key=lambda run: int(run.flags["--seed"])):
         with locked(run.log) as mine:
@@ -257,6 +261,7 @@ def run_free(runs, path, suites, keep):
                 others.append(run)
             elif without_rows([run], path):  # its row may have come before the lock
                 add_row(run, *make_row(run, suites), runs, path, keep)
+                look()
     return others
 
 
@@ -269,7 +274,7 @@ def add_row(run, row, predictions, runs, path, keep):
         rows = {old["command"]: old for old in read_rows(path)} | {run.command: row}
         write_rows(path, sorted(rows.values(), key=lambda row: order.get(row["command"], -1)))
     rmse = row["failed"] or f"{row['top_logit_rmse']:.4f} rad"
-    print(f"{len(rows.keys() & order)} of {len(order)}, {rmse}: {run.command}", file=sys.stderr)
+    tqdm.write(f"{len(rows.keys() & order)} of {len(order)}, {rmse}: {run.command}", file=sys.stderr)
 
 
 @command
@@ -286,8 +291,11 @@ def run_in_child(work):
         raise SystemExit(INTERRUPTED) from None
 
 
-def in_processes(jobs, work):
-    """Do the same `work()` in so many processes until all have ended, each says how; Ctrl-C stops them."""
+def in_processes(jobs, work, look):
+    """Do the same `work()` in so many processes until all have ended, each says how; Ctrl-C stops them.
+
+    `look()` is called every second.
+    """
     new = multiprocessing.get_context("spawn").Process
     processes = [new(target=run_in_child, args=(work,), daemon=True) for _ in range(jobs)]
     with hearing(signal.SIG_IGN, "SIGINT"):  # inherited: they hear no Ctrl-C until they are in there
@@ -295,7 +303,8 @@ def in_processes(jobs, work):
             process.start()
     try:
         while running := [process.sentinel for process in processes if process.is_alive()]:
-            wait(running)
+            wait(running, timeout=1)
+            look()
     finally:
         for process in processes:
             process.terminate()
@@ -321,11 +330,16 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
     missing, told = len(without_rows(runs, path)), []
     print(f"{args.kind}: {len(runs) - missing} rows found, {missing} to run", file=sys.stderr)
     work = functools.partial(run_free, runs, path, suites, keep)
-    if args.jobs > 1:
-        in_processes(min(args.jobs, missing), work)
-    while others := work():  # alone, also what a process that failed has left
-        if others != told:
-            print(f"waiting for runs that other processes have: {len(others)}", file=sys.stderr)
-        told = others
-        time.sleep(PAUSE)
+    with tqdm(desc=args.kind, total=missing, unit="run", disable=None if missing else True) as bar:
+
+        def look():
+            bar.update(missing - len(without_rows(runs, path)) - bar.n)
+
+        if args.jobs > 1:
+            in_processes(min(args.jobs, missing), work, look)
+        while others := work(look):  # alone, also what a process that failed has left
+            if others != told:
+                print(f"waiting for runs that other processes have: {len(others)}", file=sys.stderr)
+            told = others
+            time.sleep(PAUSE)
     return read_rows(path)

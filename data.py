@@ -204,8 +204,9 @@ def collect(root, scenes, min_score, excluded, source=None):
         digest.update(f"{scene['name']} {scene['mesh_hash']} {scene['recording_hash']}\n".encode())
     if source:  # the surface is seen from its links
         digest.update(repr(source).encode())
-    names = next((scene["joint_names"] for scene, _ in kept if scene["joint_names"]), None)
     arrays = {key: np.concatenate([scene[key][rows] for scene, rows in kept]) for key in ("poses", "joints", "scores")}
+    named = (scene["joint_names"] for scene, _ in kept if scene["joint_names"])
+    names = next(named, numbered_joints(arrays["joints"].shape[1]))
     row = np.concatenate([rows for _, rows in kept])
     return GraspData(
         root=str(root),
@@ -215,7 +216,7 @@ def collect(root, scenes, min_score, excluded, source=None):
         **arrays,
         scene=np.repeat(np.arange(len(kept)), [len(rows) for _, rows in kept]),
         row=row,
-        joint_names=names or numbered_joints(arrays["joints"].shape[1]),
+        joint_names=names,
         excluded=excluded,
         num_low=total - len(row),
         hand=hand_for(names, source, f"{root}/dataset.json"),

@@ -298,12 +298,12 @@ def check_fits(data, model):
     """Stop where a network takes clouds of another size than a `GraspData` has, or predicts other joints."""
     sizes = data.clouds.shape[1], model.config.points
     refuse(sizes[0] != sizes[1], f"{data.root}: read with {sizes[0]} points per cloud, not the network's {sizes[1]}")
-    theirs, ours = list(data.joint_names), model.joint_names
+    theirs, ours = list(data.joint_names), model.joint_names or list(data.joint_names)
     sizes = len(theirs), model.config.joints
     refuse(sizes[0] != sizes[1], f"{data.root}: has {sizes[0]} joints, the run {sizes[1]}; name other data")
-    named = ours is not None and numbered_joints(len(theirs)) not in (theirs, ours)  # as recordings without names are
-    for i, (mine, other) in enumerate(zip(ours or (), theirs)):
-        refuse(named and mine != other, f"{data.root}: joint {i} is '{other}', in the run '{mine}'; name other data")
+    unnamed = {*theirs} != {*ours} and numbered_joints(len(theirs)) in (theirs, ours)  # recordings without names
+    for i, (mine, other) in enumerate(() if unnamed else zip(ours, theirs)):
+        refuse(mine != other, f"{data.root}: joint {i} is '{other}', in the run '{mine}'; name other data")
 
 
 def evaluate_file(args):

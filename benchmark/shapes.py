@@ -11,9 +11,9 @@ a change of order or kind of a draw makes other data, and needs another VERSION 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from benchmark.solids import ball, block, dense, lathe, rod, spline, tube
 from data import sample_surface
 from files.writing import stable_seed
-from benchmark.solids import ball, block, dense, lathe, rod, spline, tube
 
 
 # ---------------------------------------------------------------- what several categories share

@@ -109,12 +109,13 @@ def test_saved_predictions_of_any_precision_without_names(tmp_path, capsys):
         assert "suites" not in found and "interval_95" not in found
 
 
-def test_joints_of_another_order_are_not_scored(named_run, tmp_path, capsys):
+def test_joints_of_another_order_are_not_scored(named_run, tiny_run, tmp_path, capsys):
     """Equal in number, and so accepted by the network; recordings without names cannot be told apart."""
-    names = BENCHMARK.joint_names
-    turned = write_root(tmp_path / "turned", {"02876657": 2}, names=names[::-1])
-    said = fails(evaluate.main, [named_run, "--suite", "all", "--data", turned], capsys)
-    assert f"joint 0 is '{names[-1]}', in the run '{names[0]}'" in said
+    names, numbered = BENCHMARK.joint_names, [f"joint_{i}" for i in range(12)]
+    for run, ours in ((named_run, names), (tiny_run / "run", numbered)):
+        turned = write_root(tmp_path / ours[0], {"02876657": 2}, names=ours[::-1])
+        said = fails(evaluate.main, [run, "--suite", "all", "--data", turned], capsys)
+        assert f"joint 0 is '{ours[-1]}', in the run '{ours[0]}'" in said
     fewer = write_root(tmp_path / "fewer", {"02876657": 2}, num_joints=11, names=names[:-1])
     assert "has 11 joints, the run 12" in fails(evaluate.main, [named_run, "--suite", "all", "--data", fewer], capsys)
 

@@ -171,12 +171,15 @@ def test_recordings_of_others(drafted, tmp_path, capsys):
     assert "is not empty and not a root of synthesize.py" in said
 
 
-def test_names_with_numbers_are_names(drafted):
+def test_names_with_numbers_are_names(drafted, tmp_path):
     """The Allegro's joints are called joint_0 and so on, as those of recordings are that name none."""
     source = read_source(drafted / "my.json")
     mine, numbered = list(source["joints"]), [f"joint_{i}" for i in range(len(source["joints"]))]
-    named = {*mine} == {*numbered}
-    assert hand_for(numbered, source).joint_names == tuple(numbered if named else mine)
+    order = tuple(numbered if {*mine} == {*numbered} else mine)
+    root = write_root(tmp_path / "root", {"02876657": 3}, grasps=6, num_joints=len(mine))  # which names none
+    found = load_dataset(root, 64, quiet=True, source=source)
+    of_a_run = hand_for(found.joint_names, source)
+    assert found.hand.joint_names == of_a_run.joint_names == order
     assert hand_for(numbered[:12]) is None  # of the benchmark's hand, which is known without a file
 
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import fails, read_csv
 
 import train
+from benchmark.solids import block
 from hand.described import BENCHMARK
 from hand.kinematics import finger_spheres
-from benchmark.solids import block
 from lab import physics
 from lab.physics import build_model, holds, mujoco
 

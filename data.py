@@ -301,6 +301,15 @@ def warn_of_frames(data):
         print(f"warning: {data.root}: {line}", file=sys.stderr)
 
 
+def warn_of_limits(data):
+    """Say on stderr which joints are recorded beyond the limits of the hand, as those in another order or unit are."""
+    low, high = data.hand.limits.T
+    beyond = ((data.joints < low - 0.1) | (data.joints > high + 0.1)).mean(0)
+    for joint in np.flatnonzero(beyond > 0.05):
+        limits = f"{beyond[joint]:.0%} of its angles beyond {low[joint]:.2f} to {high[joint]:.2f} rad"
+        print(f"warning: {data.root}: {data.joint_names[joint]} has {limits}; see the order of joints", file=sys.stderr)
+
+
 def describe_scores(scores):
     """Range and median of scores (n,), of which those are NaN that a recording does not have."""
     known = scores[~np.isnan(scores)]
@@ -344,6 +353,7 @@ def main(argv=None):
     print(describe(data))
     warn_of_frames(data)
     if source:
+        warn_of_limits(data)
         write_json(kept, (read_json(kept) if kept.exists() else {}) | data.hand.kept)
         order = " ".join(data.hand.joint_names)
         print(f"saved {kept}: the hand, {len(data.hand.finger_names)} fingers; joints in the order {order}")

@@ -1,6 +1,6 @@
 """Point-JEPA pretraining: predict the latents of hidden blocks of patches (Saito et al. 2024).
 
-    python pretrain_jepa.py --out checkpoints/small.pt            the encoder that ships
+    python pretrain_jepa.py --out my_encoder.pt                   on shapes of the benchmark's generator
     python pretrain_jepa.py --clouds FOLDER --out my_encoder.pt   meshes or .npy clouds of your own
     python train.py --init jepa --jepa-ckpt my_encoder.pt         fine-tune from it
 

@@ -25,7 +25,7 @@ def changed(config, **fields):
         f"patches must not exceed points ({config.points})": config.patches <= config.points,
         f"patch_size must not exceed points ({config.points})": config.patch_size <= config.points,
         "patches · patch_size must be at least 2, for BatchNorm": config.patches * config.patch_size > 1,
-        "a ball's radius must be positive": config.group != "ball" or 0 < config.radius < math.inf,
+        "a ball's radius must be given and positive (--radius)": config.group != "ball" or 0 < config.radius < math.inf,
         "context_low and context_high must be in order": 0 < shares[0] <= shares[1] <= 1,
         "--loss hedged needs a --k of at least 2, one for the average": config.loss != "hedged" or config.k > 1,
         "--pool size: metric clouds hide no size; leave --normalize metric out":

@@ -17,7 +17,7 @@ SAME_AS_RUN = ("data", "skip_bad", "cache_dir", "no_graph", *BASELINE)
 
 
 def pose_and_size(args, data, points, train):
-    """The val summary of `--pool size`: pose, centroid and radius, no shape; trained once per data, pack and budget.
+    """The val summary of `--pool size`: pose, centroid and radius, no shape; trained once per `BASELINE`.
 
     train(flags): a run on this data. -> None where it cannot be trained, which is said.
     """
@@ -26,7 +26,7 @@ def pose_and_size(args, data, points, train):
     folder = Path(args.runs) / name
     try:
         if not (folder / "result.json").exists():
-            print("\npose and size only, once for this data and budget:", file=sys.stderr)
+            print("\npose and size only, once for this data, budget, length, K and loss:", file=sys.stderr)
             same = as_flags({name: getattr(args, name) for name in SAME_AS_RUN} | {"points": points})
             more = ["--quiet"] * args.quiet + ["--resume"] * (folder / "config.json").exists()
             with contextlib.redirect_stdout(io.StringIO()):

@@ -140,7 +140,8 @@ def weights_panels(photo, seen, weights):
 
     share = (weights - weights.min()) / (weights.max() - weights.min()).clamp(min=1e-9)
     colours = colormaps["viridis"](share.numpy())[nearest_patch(photo, seen), :3]
-    return [("17  attention pooling: how much each\npatch counts (yellow: most)", painted(photo, colours))]
+    counts = f"({weights.min():.3f} to {weights.max():.3f}, yellow)"
+    return [(f"17  attention pooling: how much each\npatch counts {counts}", painted(photo, colours))]
 
 
 def hand_panels(thing, photo, pose, joints, grasp, hand=BENCHMARK):

@@ -155,13 +155,17 @@ def test_recordings_of_others(drafted, tmp_path, capsys):
     root = write_root(tmp_path / "root", {"02876657": 3}, grasps=6, names=names[:12])
     assert "differ in the joints" in fails(data.main, [root, "--hand", drafted / "my.json"], capsys)
     assert load_dataset(root, 64, quiet=True).hand is None
-    for path in root.glob("*/*/*/recording.npz"):
-        arrays = dict(np.load(path))
-        joints = np.zeros((len(arrays["grasps"]), len(names) - 12))
-        np.savez(path, grasps=np.hstack((arrays["grasps"], joints)), scores=arrays["scores"], joint_names=names)
-    data.main([str(root), "--hand", str(drafted / "my.json"), "--points", "64"])
+    hand, rng = hand_for(names, source), np.random.default_rng(0)
+    for order, beyond in ((names[::-1], True), (names, False)):
+        for path in root.glob("*/*/*/recording.npz"):
+            arrays = dict(np.load(path))
+            joints = rng.uniform(*hand.limits.T, (len(arrays["grasps"]), len(names)))
+            np.savez(path, grasps=np.hstack((arrays["grasps"][:, :7], joints)), joint_names=order)
+        data.main([str(root), "--hand", str(drafted / "my.json"), "--points", "64"])
+        told = capsys.readouterr()
+        assert ("of its angles beyond" in told.err) == beyond and f"saved {root / 'dataset.json'}" in told.out
     found = load_dataset(root, 64, quiet=True)
-    assert list(found.hand.joint_names) == names and f"saved {root / 'dataset.json'}" in capsys.readouterr().out
+    assert list(found.hand.joint_names) == names
     joints = np.random.default_rng(0).uniform(*found.hand.limits.T)
     ours = hand_drawing(found.poses[0], joints[::-1], hand_for(None, source))
     for mine, theirs in zip(hand_drawing(found.poses[0], joints, found.hand), ours):

@@ -32,7 +32,7 @@ from files.writing import read_json
 
 MODES = ("power", "pinch", "sphere")
 MAX_RADIUS = 0.02  # m, of a sphere on a finger: a distance field is exact so far from the surface
-NO_HAND = "no hand is known with these joints; name it before training: python data.py ROOT --hand FILE.json"
+NO_HAND = "no hand is known with these joints; before training: python data.py ROOT --hand FILE.json"
 
 
 class Fingers(NamedTuple):

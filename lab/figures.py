@@ -20,6 +20,7 @@ LOOKS = {  # label of a panel -> column, label, marker and its size, colour; the
         ("holds_average", "average of K", "D", 4, "C3"),
     ),
 }
+OF_PANELS = ("--pack", "--budget")  # of curves: a panel for each
 
 
 # ---------------------------------------------------------------- any figure
@@ -80,15 +81,15 @@ def draw_grid(rows, args):
     draw_curves(rows, args.out, title, grid_style)
 
 
-def words_of(arm):
-    """An arm in a figure: "init jepa, loss wta"."""
+def words_of(arm, told=()):
+    """An arm in a figure: "init jepa, loss wta", without flags that are told elsewhere."""
     start = f"({arm.start}) " * (arm.start != TRAINING)
-    return start + ", ".join(f"{flag[2:]} {value}" for flag, value in arm.own.items())
+    return start + ", ".join(f"{flag[2:]} {value}" for flag, value in arm.own.items() if flag not in told)
 
 
 def grid_style(arm, number):
     """How the lines of an arm of any grid are drawn: ten colours, then the same dashed and dotted."""
-    return {"label": words_of(arm), "color": f"C{number}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+    return {"label": words_of(arm, OF_PANELS), "color": f"C{number}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
 
 
 # ---------------------------------------------------------------- lines
@@ -122,11 +123,12 @@ def draw_curves(rows, out, title, style_of):
 
     A panel for each pack and budget; style_of(arm, its number): how its lines are drawn.
     """
-    curves, lines = {}, {}  # command -> step -> [RMSE]; pack, budget -> lines
+    curves, lines, numbers = {}, {}, {}  # command -> step -> [RMSE]; pack, budget -> lines; words -> number
     for row in read_rows(out / "curves.csv"):
         curves.setdefault(row["command"], {})[int(row["step"])] = [float(row["val_top_logit_rmse"])]
-    for number, arm in enumerate(arms_of(rows)):
-        pack, budget = (arm.flags.get(flag, DEFAULTS[flag]) for flag in ("--pack", "--budget"))
+    for arm in arms_of(rows):
+        pack, budget = (arm.flags.get(flag, DEFAULTS[flag]) for flag in OF_PANELS)
+        number = numbers.setdefault(words_of(arm, OF_PANELS), len(numbers))
         style = style_of(arm, number) | {"linewidth": 0.9}
         found = [(curves[row["command"]], style) for row in arm.rows if row["command"] in curves]
         if found and pack != BOTH_PACKS:

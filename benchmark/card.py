@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, cKDTree
 from tqdm import tqdm
 
 from benchmark.progress import recorded
@@ -38,12 +38,19 @@ def sphere_gaps(vertices, faces, centers, radii):
 
     gaps, nearest = np.full(len(centers), np.inf), np.zeros_like(centers)
     for part in trimesh.Trimesh(vertices, faces, process=False).split(only_watertight=False, repair=False):
-        found, distance, _ = trimesh.proximity.closest_point_naive(part, centers)
-        triangles = part.triangles.view(np.ndarray)
-        inside = [part.is_watertight and is_inside(center[None], triangles)[0] for center in centers]
-        gap = np.where(inside, -distance, distance) - radii
-        closer = gap < gaps
-        gaps[closer], nearest[closer] = gap[closer], found[closer]
+        triangles, (low, high) = part.triangles.view(np.ndarray), part.bounds
+        middle, corners = triangles.mean(1), cKDTree(triangles.reshape(-1, 3))
+        size = np.linalg.norm(triangles - middle[:, None], axis=2).max(1)  # (F,)
+        for i, center in enumerate(centers):
+            reach, _ = corners.query(center)  # the nearest point is no further away
+            faces_near = triangles[np.linalg.norm(middle - center, axis=1) <= reach + size + 1e-9]
+            found = trimesh.triangles.closest_point(faces_near, np.tile(center, (len(faces_near), 1)))
+            distance = np.linalg.norm(found - center, axis=1)
+            boxed = ((center > low) & (center < high)).all()
+            inside = boxed and part.is_watertight and is_inside(center[None], triangles)[0]
+            gap = (-1 if inside else 1) * distance.min() - radii[i]
+            if gap < gaps[i]:
+                gaps[i], nearest[i] = gap, found[distance.argmin()]
     return gaps, nearest
 
 

@@ -23,19 +23,35 @@ def mesh_objects(folder, out):
     out = Path(out).resolve()
     paths = [path for path in files_under(folder, MESH_TYPES) if not Path(os.path.realpath(path)).is_relative_to(out)]
     refuse(not paths, f"--meshes {folder}: no {' '.join(MESH_TYPES)} files in it")
-    named = named_objects((path.relative_to(folder).with_suffix("").parts, path) for path in paths)
+    found = {path: path.relative_to(folder).with_suffix("").parts for path in paths}
+    named = named_objects((names, path) for path, names in found.items())
     leader = duplicate_groups(ids := ["/".join(key) for key in named], ids)
     count = len(set(leader.values()))
     if count < len(named):
         print(f"--meshes {folder}: {len(named)} meshes of {plural(count, 'object')} by name (DATA.md, Splits)")
-    inside = collections.defaultdict(set)  # folder -> which objects its meshes are of, by name
-    for name, path in zip(ids, named.values()):
-        inside[path.parent.relative_to(folder)].add(leader[name])
-    several = sorted(below.as_posix() for below, objects in inside.items() if len(objects) > 1 < len(below.parts))
-    known = "is one object, name its meshes so that it shows (visual, lod1, piece_1)"
-    if several:
-        print(f"warning: --meshes {folder}: if each of these folders {known}: {', '.join(several)}", file=sys.stderr)
+    unclear = list(unclear_folders({found[path]: leader[name] for name, path in zip(ids, named.values())}))
+    if unclear:
+        known = "is one object, name its meshes so that it shows (visual, lod1, piece_1)"
+        print(f"warning: --meshes {folder}: if each of these folders {known}: {', '.join(unclear)}", file=sys.stderr)
     return named
+
+
+def unclear_folders(groups):
+    """Folders that hold several meshes and look like one object each, though no known word in a name says so.
+
+    That is, below a category; or with meshes of the same names, not numbers, as in other folders. groups: {names of
+    folders and file: what tells objects apart}.
+    """
+    inside = collections.defaultdict(dict)
+    for names, group in groups.items():
+        for cut in (1, 2)[: len(names) - 1]:
+            inside[names[:-cut]][names[-cut:]] = group
+    alike = collections.Counter(rest for rest, _ in {item for content in inside.values() for item in content.items()})
+    for folder, content in sorted(inside.items()):
+        below = len(folder) > 1  # a category
+        usual = {rest for rest in content if alike[rest] > 1 and not any(name[-1].isdigit() for name in rest)}
+        if len({group for rest, group in content.items() if rest in usual or below and len(rest) == 1}) > 1:
+            yield "/".join(folder)
 
 
 def named_objects(found):

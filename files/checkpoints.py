@@ -234,8 +234,11 @@ def official_config(content, path):
                 "normalize": "unit_sphere", "up": "y", "target_norm": "layer", "context_low": 0.4, "context_high": 0.75,
                 "heads": hyper.get("encoder_heads", 6),
                 "predictor_heads": hyper.get("predictor_heads", 6)}  # fmt: skip
-    for name in ("encoder_add_pos_at_every_layer", "predictor_add_target_pos"):
-        refuse(not hyper.get(name, True), f"{path}: its setting {name} is off, which is not read here; give another")
+    needed = {"encoder_add_pos_at_every_layer": True, "predictor_add_target_pos": True,
+              "predictor_add_pos_at_every_layer": False}  # fmt: skip
+    for name, value in needed.items():
+        other = hyper.get(name, value)
+        refuse(other != value, f"{path}: its setting {name} is {other}, which is not read here; give another file")
     return sizes | settings
 
 

@@ -96,6 +96,8 @@ def read_obj(content):
     text, places, corners, sizes, seen = content.removeprefix(codecs.BOM_UTF8), [], [], [], []
     for row in rows(text):
         key = row[0].lower()
+        if row[-1].endswith(b"\\") and key in (b"v", b"f", b"fo"):
+            raise UserError(f"a '{key.decode()}' line goes on behind a backslash; export it with whole lines")
         if key == b"v":
             places += row[1:4] if len(row) > 3 else [*row, b"", b"", b""][1:4]  # empty where one is missing
         elif key in (b"f", b"fo"):

@@ -93,6 +93,8 @@ def read_recording(name):
         fits = names.dtype.kind == "U" and names.shape == joints.shape[1:]
         refuse(not fits, f"{name}: 'joint_names' must be {joints.shape[1]} strings")
         names = names.tolist()
+        odd = next((joint for joint in names if not joint.isprintable()), None)
+        refuse(odd is not None, f"{name}: 'joint_names' has '{odd}' with a control character; leave that out")
         twice = next((joint for i, joint in enumerate(names) if joint in names[:i]), None)
         refuse(twice is not None, f"{name}: 'joint_names' has '{twice}' twice; name each joint once")
     poses = normal_poses(grasps[:, :7], f"{name}: 'grasps'")

@@ -234,11 +234,17 @@ def build_hand(source):
     shapes = numbers([[shape.get(joint, 0) for joint in names] for shape in shapes], "pre_shapes: one", -1, len(names))
     start, speed = np.split(shapes, 2)  # (modes, J)
     limits = np.array([joints[joint].limits for joint in names])
+    low, high = np.degrees(limits).T
+    outside = (start < low - 0.1) | (start > high + 0.1)  # degrees, written with one decimal
+    beyond = " ".join(np.array(names)[(outside & (start != 0)).any(0)])
+    refuse(beyond, f"pre_shapes start beyond the limits of joint '{beyond}'; mend them")
     closing = fingers.levers.max(1) * np.abs(speed).sum(0)  # (F, J) how far each joint takes a finger
     twice = " ".join(np.array(names)[(closing > 0).sum(0) > 1])
     refuse(twice, f"joint '{twice}' closes two fingers; each must close by joints of its own")
     idle = " ".join(tip for tip, its_closing in zip(tips, closing) if not its_closing.any())
     refuse(idle, f"no joint of its own closes the finger with the tip '{idle}'; name one in 'closing'")
+    size = numbers(source["size"], "size", 1).item()
+    refuse(size <= 0, "size must be over 0; mend it")
     boxes = {box: numbers(source[box], box, 3, 2) for box in ("grasp_center", "work_box")}
     for box, values in boxes.items():
         refuse((values[:, 0] > values[:, 1]).any(), f"{box}: a low end lies over its high end; swap them")
@@ -247,7 +253,7 @@ def build_hand(source):
         finger_names=tuple(source["fingers"]), fingers=fingers, flexors=closing.argmax(1), links=on_links,
         palm_centers=on_palm[:, :3], palm_radii=on_palm[:, 3],
         modes=tuple(modes), start=np.radians(start), speed=speed,
-        **boxes, size=numbers(source["size"], "size", 1).item(), source=source,
+        **boxes, size=size, source=source,
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Which grasps of a dataset hold: the meshes of its scenes are read again, and hands closed on them (hand/holds.py)."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,8 @@ from files.reading import MESH_NAMES, composed, read_mesh
 from hand.holds import Outcomes, grasp_outcomes, solid_field
 
 CLOSED, PER_SCENE = 1000, 10  # of so many grasps of a suite it is seen whether they hold, some 12 s; of a scene
+KEPT_BYTES = 5e8  # of distance fields, the least lately used first to go; one of our objects has up to 1 MB
+_fields = {}  # (path, when it was written) -> field, the last one used at the end
 
 
 def close_some(data, rows, predictions, quiet=False, threads=1, count=CLOSED):
@@ -36,18 +37,21 @@ def outcomes_in_scenes(data, rows, joints, quiet=False, threads=1):
     scenes, parts, outcomes = np.unique(data.scene[rows]), [], []
     for scene in tqdm(scenes, "closing hands", unit="scene", disable=quiet or None, delay=2):
         part = np.flatnonzero(data.scene[rows] == scene)
-        path = scene_mesh(data, scene)
-        field = field_of(path, path.stat().st_mtime_ns, threads)
+        field = kept_field(scene_mesh(data, scene), threads)
         outcomes.append(grasp_outcomes(field, data.poses[rows[part]], joints[part], data.hand))
         parts.append(part)
     back = np.argsort(np.concatenate(parts))
     return Outcomes(*(np.concatenate(values)[back] for values in zip(*outcomes)))
 
 
-@functools.lru_cache(CLOSED // PER_SCENE)  # a run and the row beside it close hands in the same scenes
-def field_of(path, _written, threads):
-    """`solid_field` of a mesh, some 0.1 s and up to 1 MB for one of ours; written anew, it is another mesh."""
-    return solid_field(*read_mesh(path), threads=threads)
+def kept_field(path, threads):
+    """`solid_field` of a mesh, some 0.1 s; kept, since a run and the row beside it close hands in the same scenes."""
+    key = path, path.stat().st_mtime_ns  # another mesh at the same place is read again
+    field = _fields.pop(key, None) or solid_field(*read_mesh(path), threads=threads)
+    _fields[key] = field
+    while sum(kept.values.nbytes for kept in _fields.values()) > KEPT_BYTES:
+        del _fields[next(iter(_fields))]
+    return field
 
 
 def scene_mesh(data, scene):

@@ -39,7 +39,8 @@ SMOKE = {"--preset": "tiny", "--steps": "2", "--objects-per-batch": "4", "--thre
 NETWORK = (  # fields of ModelConfig that two runs share whose initialisations are compared
     *SIZE_FIELDS, "points", "patches", "patch_size", "group", "radius", "normalize", "scale",
 )  # fmt: skip
-INTERRUPTED = 130  # exit code of a run after Ctrl-C
+ERROR, INTERRUPTED = 2, 130  # exit codes of a run, the second one after Ctrl-C
+GO_ON = "the same command goes on, with a lower --jobs where memory is short"
 PAUSE = 10  # s between two looks for a run that no other process has
 
 
@@ -305,6 +306,10 @@ def in_processes(jobs, work, look):
         while running := [process.sentinel for process in processes if process.is_alive()]:
             wait(running, timeout=1)
             look()
+            codes = [process.exitcode for process in processes if process.exitcode]
+            if ERROR in codes:
+                raise SystemExit(ERROR)  # it has said why
+            refuse(codes, f"a process of this sweep ended with code {min(codes, default=0)}; {GO_ON}")
     finally:
         for process in processes:
             process.terminate()

@@ -222,7 +222,8 @@ def test_official_file_errors_name_what_is_wrong(tmp_path):
         ("missing student.norm.weight", {**whole, "student.norm.weight": torch.tensor(1.0)}, {}),
         ("not a dict of tensors", {**whole, 3: torch.zeros(3)}, {}),
         ("hyper_parameters are a list", whole, [1]),
-        ("add_pos_at_every_layer is off", whole, {"encoder_add_pos_at_every_layer": False}),
+        ("encoder_add_pos_at_every_layer is False", whole, {"encoder_add_pos_at_every_layer": False}),
+        ("predictor_add_pos_at_every_layer is True", whole, {"predictor_add_pos_at_every_layer": True}),
         ("heads must divide", whole, {"encoder_heads": 5}),
         ("patches must be a", whole, {"tokenizer_num_groups": "64"}),
     ]

@@ -258,6 +258,8 @@ def test_urdfs_that_cannot_be_described(tmp_path, capsys, problems):
         (("pre_shapes",), {"power": {"start": {}, "closing": {"14": 1}}}, "no joint of its own closes the finger"),
         (("fingers", "finger0_tip"), "base", "link 'base' does not hang on the palm"),
         (("fingers",), {"thumb": "thumb_tip"}, "has fewer than two fingers"),
+        (("pre_shapes", "power", "start", "4"), 400, "pre_shapes start beyond the limits of joint '4'"),
+        (("size",), 0, "size must be over 0"),
         (("pre_shapes", "fist"), {}, "pre_shapes are some of power, pinch, sphere"),
         (("wrist", "palm_normal"), [0, 1, 0], "palm_normal and finger_direction are parallel"),
         (("wrist", "link"), "plam", "the URDF has no link 'plam'"),

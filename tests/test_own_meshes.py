@@ -148,10 +148,11 @@ def test_meshes_of_one_object_are_one_group(meshes):
 
 
 FOLDERS = [  # files, the folders that are named since what they hold may be one object
+    ("can/laser/m.obj can/kinect/m.obj box/laser/m.obj box/kinect/m.obj", "box, can"),
     ("cups/cup0/a.obj cups/cup0/b.obj cups/cup1/a.obj", "cups/cup0"),
     ("cups/cup0/hull_0.obj cups/cup0/hull_1.obj", "cups/cup0"),
     ("cups/0.obj cups/1.obj bowls/0.obj bowls/1.obj", ""), ("cups/a/m.obj cups/b/m.obj bowls/c/m.obj", ""),
-    ("cups/a/visual.obj cups/a/collision.obj", ""),
+    ("visual/a.obj visual/b.obj collision/a.obj collision/b.obj", ""), ("cups/a/visual.obj cups/a/collision.obj", ""),
     ("cups/a.obj cups/b.obj bowls/c.obj", ""), ("cups/a/a.obj cups/a/a_piece_1.obj", ""),
 ]  # fmt: skip
 

@@ -241,6 +241,21 @@ def test_one_signal_stops_two_jobs_and_the_same_command_goes_on(box_root, tmp_pa
     assert not (tmp_path / "table" / "rows.csv").exists()
 
 
+@pytest.mark.slow
+def test_two_jobs_stop_at_what_one_cannot_do(box_root, tmp_path, capfd):
+    argv = arguments(box_root, tmp_path, "--k", "1,2", "--jobs", "2", kind="grid")
+    sweep.main(argv)
+    (tmp_path / "table" / "rows.csv").unlink()
+    for result in tmp_path.glob("runs/*/result.json"):
+        result.write_text("{}", encoding="utf-8")
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(argv)
+    said = capfd.readouterr().err
+    assert stop.value.code == 2 and "result.json" in said and said.count("error: ") <= 2  # the parent does not try, too
+    assert not (tmp_path / "table" / "rows.csv").exists()
+
+
 # ---------------------------------------------------------------- kinds with stages of their own
 
 

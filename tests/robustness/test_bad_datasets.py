@@ -87,6 +87,8 @@ def bad_arrays(good, scores):
     yield "transposed, few", {"grasps": good.T}, "has shape (19, 6); it must be (n, 7 + J)"
     yield "transposed, many", {"grasps": many.T}, "row 0"
     letters = list("abcdefghijkl")
+    odd = {"grasps": good, "joint_names": np.array([*letters[:-1], "red\x1b[31m"])}
+    yield "a joint with a control character", odd, "with a control character"
     yield "a joint twice", {"grasps": good, "joint_names": np.array([*letters[:-1], "c"])}, "has 'c' twice"
     for names in (["a"], [["a"] * 12], [b"a"] * 12, list(range(12)), [f"j{i}" for i in range(13)]):
         bad = {"grasps": good, "scores": scores, "joint_names": np.array(names)}

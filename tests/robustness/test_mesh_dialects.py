@@ -210,8 +210,9 @@ def obj_dialects():
     for word in ("g half", "usemtl red", "s 1", "g", "mtllib none.mtl"):
         yield f"'{word}' among the faces", "".join([*lines[:30], word + "\n", *lines[30:]])
     yield "lines, points, parameters and unknown words", obj(head="vp 0.5\nlod 2\nhello world\n") + "l 1 2\np 3\n"
-    for start, cause in (("f 8 ", "'\\' stands where a whole number"), ("v 0.115 ", "three finite numbers")):
-        yield f"'{start}' goes on", obj().replace(start, start + "\\\n"), cause
+    for start in ("f 8 ", "f 8", "f 8/1", "v 0.115 "):
+        whole = obj().replace("f 8 ", "f 8/1 ") if "/" in start else obj()
+        yield f"'{start}' goes on", whole.replace(start, start + "\\\n"), "line goes on behind a backslash"
     for more, count in ((" 0.5 0.5 0.5", 5), (" 1.0", 16)):
         yield f"colours or weights{more} of {count} vertices", vertices.replace("\n", more + "\n", count) + faces
     yield "a corner at what is no number", vertices.replace(" 0.010", " 1.#IND", 1) + faces, "three finite numbers"

@@ -22,8 +22,10 @@ METRICS = (
 OF_VAL = ("nll", "free", "holds", "holds_best_of_k", "holds_average", "grasps_closed")  # empty where a run has none
 TRAINING = "python train.py"  # how the command of a run of train.py starts; baselines have other commands
 PUBLISHED = "python sweep.py published"  # and of one that is trained on a split of another kind
-TOLD = ("--data", "--steps", "--pack", "--budget")
-DEFAULTS = {flag: str(train.build_parser().get_default(flag[2:])) for flag in TOLD}  # what a command need not say
+TOLD = ("--data", "--steps", "--pack", "--budget", "--lr-backbone")
+DEFAULTS = {  # what a command need not say
+    flag: str(train.build_parser().get_default(flag[2:].replace("-", "_"))) for flag in TOLD
+}
 RATE_FLAGS = ("--lr-backbone", "--lr-head")
 EQUAL_RESULTS = ("--device", "--cache-dir", "--save-every")  # flags that one mean may mix; `notes` tell the device
 CONVERGED = 8000  # steps, after which curves are nearly flat

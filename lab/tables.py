@@ -6,7 +6,7 @@ import statistics
 from typing import Callable, NamedTuple
 
 from lab.by_object import better_cell
-from lab.rows import EQUAL_RESULTS, METRICS, OF_VAL, TRAINING, flags_of, split_command
+from lab.rows import DEFAULTS, EQUAL_RESULTS, METRICS, OF_VAL, TRAINING, flags_of, split_command
 
 PREFIXES = {"val": "", "test": "test_", "test_grasp": "test_grasp_", "test_category": "test_category_"}  # of columns
 COLUMNS = {"selection_gap": "gap", "coverage_15": "coverage@15°", "seconds": "s per run"}  # of every table, if any
@@ -77,11 +77,12 @@ def settings_of(row):
 
 def arms_of(rows):
     """The arms of some rows in their order; after those that differ in the pack alone both of them as one."""
-    by_pack = {}  # (start of a command, its flags but --pack in any order) -> pack -> rows
+    by_pack = {}  # (start, flags but --pack in any order, defaults said or not) -> pack -> rows
     for row in rows:
         start, flags = split_command(row["command"])[0], settings_of(row)
         pack = flags.pop("--pack", None)
-        by_pack.setdefault((start, frozenset(flags.items())), {}).setdefault(pack, []).append(row)
+        backbone = {"--lr-backbone": float(flags.get("--lr-backbone", DEFAULTS["--lr-backbone"]))}
+        by_pack.setdefault((start, frozenset((flags | backbone).items())), {}).setdefault(pack, []).append(row)
     groups = []  # start of a command, its flags, rows
     for (start, _), packs in by_pack.items():
         groups += [(start, settings_of(group[0]), group) for group in packs.values()]

@@ -342,7 +342,7 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
 
         if args.jobs > 1:
             in_processes(min(args.jobs, missing), work, look)
-        while others := work(look):  # alone, also what a process that failed has left
+        while others := work(look):  # alone, also what others had and did not end
             if others != told:
                 print(f"waiting for runs that other processes have: {len(others)}", file=sys.stderr)
             told = others

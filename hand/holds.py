@@ -1,7 +1,7 @@
 """Would the hand hold the object at these joints? A grasp is judged by closing it, not by its distance to another one.
 
     field = solid_field(vertices, faces)               once per scene
-    outcomes = grasp_outcomes(field, poses, joints)    free, holds, touching, ... of any joints at any wrist poses
+    outcomes = grasp_outcomes(field, poses, joints)    free and holds, of any joints at any wrist poses
 
 A mean squared error rewards the average of two grasps whether or not it holds anything. Here the joints are carried
 out by the plainest controller there is. A finger that is in the object opens by its flexion joint until it is out, one
@@ -21,7 +21,7 @@ from scipy.ndimage import label
 
 from cli.errors import refuse
 from hand import kinematics
-from hand.closing import CONTACT, DistanceField, finger_gaps, grasps_it, surface_normals, turn_fingers
+from hand.closing import DistanceField, finger_gaps, grasps_it, surface_normals, turn_fingers
 from hand.described import BENCHMARK
 from hand.score import MIN_SCORE, score
 
@@ -40,9 +40,6 @@ class Outcomes(NamedTuple):
 
     free: np.ndarray  # (...) bool: no link deeper than FREE_DEPTH in the object, before opening and closing
     holds: np.ndarray  # (...) bool: closed, what benchmark/grasps.py would keep
-    touching: np.ndarray  # (..., F) bool: fingers that touch, closed
-    gaps: np.ndarray  # (..., F) m: each finger's distance to the object then, negative inside
-    closed: np.ndarray  # (..., J) rad: the joints after opening and closing
 
 
 def solid_field(vertices, faces, density=DENSITY, threads=1):
@@ -74,18 +71,16 @@ def grasp_outcomes(field, poses, joints, hand=BENCHMARK):
     matrix = np.repeat(kinematics.pose_to_matrix(poses), sets, axis=0).astype(np.float32)  # (m, 4, 4), m = n x sets
     frames = np.ascontiguousarray(matrix[:, :3].transpose(1, 2, 0))
     there = np.clip(joints, *hand.limits.T).astype(np.float32).reshape(-1, len(hand.limits)).T  # (J, m)
-    before = finger_gaps(hand.fingers.some(slice(None)), there, frames, field).min(1).T  # (m, F)
+    free = finger_gaps(hand.fingers.some(slice(None)), there, frames, field).min((0, 1)) > -FREE_DEPTH  # (m,)
     opened, _ = flex(there, frames, field, -1, hand)
     closed, gaps = flex(opened, frames, field, 1, hand)
-    closed, gaps = closed.T, gaps.transpose(2, 0, 1)  # (m, J), (m, F, P)
-    touching = gaps.min(2) < CONTACT  # (m, F)
-    local = kinematics.finger_spheres(closed, hand).astype(np.float32)  # (m, F, P, 3)
+    gaps = gaps.transpose(2, 0, 1)  # (m, F, P)
+    local = kinematics.finger_spheres(closed.T, hand).astype(np.float32)  # (m, F, P, 3)
     centers = kinematics.transform(matrix, local)
     grasping = grasps_it(gaps, hand) & (gaps.min((1, 2)) > -FREE_DEPTH) & ~kinematics.fingers_collide(local, hand)
     holds = grasping.copy()
     holds[grasping] = score(centers[grasping], gaps[grasping], field, hand) >= MIN_SCORE
-    found = Outcomes(before.min(1) > -FREE_DEPTH, holds, touching, before, closed)
-    return Outcomes(*(values.reshape(*shape, *values.shape[1:]) for values in found))
+    return Outcomes(free.reshape(shape), holds.reshape(shape))
 
 
 def flex(joints, frames, field, way, hand=BENCHMARK):

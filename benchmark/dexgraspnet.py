@@ -136,6 +136,4 @@ class Stored:
 
 def stored_number(kind, content):
     """A number as numpy pickles it: its dtype, a `Stored` of a code, say f8, and a byte order; its bytes."""
-    if not re.fullmatch("[fiu][1248]", kind.made[0]):
-        raise UserError(f"holds a value of numpy's type '{kind.made[0]}', which is no number")
     return np.frombuffer(content, np.dtype(kind.state[1] + kind.made[0])).item()

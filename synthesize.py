@@ -60,10 +60,11 @@ def parse_args(argv):
     args = parser.parse_args(argv)
     counts = args.objects or args.grasps or args.scenes
     kind = args.imported[0] if args.imported else "dexgraspnet"
-    made = args.meshes or args.imported or args.card or args.hand
+    made = args.meshes or args.imported or args.hand
     about_meshes = args.rescale or args.up != "z" or args.mesh_scale != 1
     rules = {
-        "--out DIR is needed (see --help)": not args.out and (counts or args.seed or made),
+        "--out DIR is needed (see --help)": not args.out and (counts or args.seed or made or args.card),
+        "--card describes a root that is there; leave out flags that make one": args.card and (counts or made),
         "--objects counts procedural objects and does not go with --meshes": args.meshes and args.objects,
         "--mesh-scale, --up and --rescale go with --meshes; add that or leave them out":
             about_meshes and not args.meshes,

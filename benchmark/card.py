@@ -90,6 +90,8 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     refuse(unscored, f"{root}: has no scores or another hand; the card is of roots that synthesize.py filled")
     rows = np.random.default_rng(seed).permutation(len(data.scores))
     kept, grasps = rows[data.scores[rows] >= MIN_SCORE], np.concatenate((data.poses, data.joints), 1)
+    few = f"{root}: none of its {len(rows)} grasps has a score of {MIN_SCORE} or more; make a root that has some"
+    refuse(not len(kept), few)
     sample, scores = len(kept[:sample]), data.scores[rows[:mixed]]
     bar = tqdm((*kept[:sample], *rows[:mixed]), "measuring", unit="grasp", disable=None)
     measured = [measure_grasp(*read_mesh(scene_mesh(data, data.scene[i])), grasps[i], data.hand) for i in bar]

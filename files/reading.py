@@ -46,7 +46,7 @@ def read_bytes(path):
     """A file's content; `UserError` where it cannot be read, or where something else stands in its place."""
     with readable(path):
         content = Path(path).read_bytes()
-    start = content[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()
+    start = content[:80].removeprefix(b"\xef\xbb\xbf").lstrip()  # what follows a blank header in an STL is a number
     for beginning, what in FOREIGN.items():
         refuse(start.startswith(beginning), f"{path}: {what}")
     return content

@@ -81,10 +81,10 @@ def read_recording(name):
     grasps = numbers(arrays["grasps"], name, "grasps")
     if grasps.ndim != 2 or grasps.shape[1] < 8 or not len(grasps):
         raise UserError(f"{name}: 'grasps' has shape {grasps.shape}; it must be (n, 7 + J), a row per grasp")
-    scores = arrays.get("scores", arrays.get("qualities"))
-    scores = np.full(len(grasps), np.nan) if scores is None else numbers(scores, name, "scores")
-    shape, one_each = (len(grasps),), "one per row of 'grasps'"
-    refuse(scores.shape != shape, f"{name}: 'scores' has shape {scores.shape}; it must be {shape}, {one_each}")
+    key, shape = "scores" if "scores" in arrays else "qualities", (len(grasps),)
+    scores = numbers(arrays[key], name, key) if key in arrays else np.full(shape, np.nan)
+    one_each = f"it must be {shape}, one per row of 'grasps'"
+    refuse(scores.shape != shape, f"{name}: '{key}' has shape {scores.shape}; {one_each}")
     joints = grasps[:, 7:]
     turns = f": a joint is over {MAX_ANGLE:.4g} rad; joints are in radians"
     refuse_row(np.abs(joints) > MAX_ANGLE, f"{name}: 'grasps' row", turns)

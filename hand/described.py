@@ -213,6 +213,7 @@ def build_hand(source):
         refuse(link not in links, f"link '{link}' does not hang on the palm, link '{palm}'; name another one")
     for joint in names:
         refuse(joint not in joints, f"joint '{joint}' is not in the URDF; name another one in 'joints'")
+        refuse(names.count(joint) > 1, f"joint '{joint}' stands for two in 'joints'; name another one")
     refuse(len(tips) < 2, "has fewer than two fingers, which can hold nothing between them")
     spheres = []  # the joints that turn it, and each (4,) in the hand's frame
     for link in sorted(source["spheres"], key=lambda link: len(links[link][1])):  # from the palm on

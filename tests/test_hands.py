@@ -255,6 +255,7 @@ def test_urdfs_that_cannot_be_described(tmp_path, capsys, problems):
         (("joints", "4"), None, "moves by joint '4', which 'joints' lacks"),
         (("pre_shapes", "power", "start", "4x"), 0, "pre_shapes name the joint '4x', which 'joints' lacks"),
         (("joints", "3"), "nothing", "joint 'nothing' is not in the URDF"),
+        (("joints", "spread"), "3", "joint '3' stands for two in 'joints'"),
         (("pre_shapes",), {"power": {"start": {}, "closing": {"14": 1}}}, "no joint of its own closes the finger"),
         (("fingers", "finger0_tip"), "base", "link 'base' does not hang on the palm"),
         (("fingers",), {"thumb": "thumb_tip"}, "has fewer than two fingers"),

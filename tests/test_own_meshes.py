@@ -81,8 +81,10 @@ def test_broken_and_turned_meshes(tmp_path, capsys):
     trimesh.Trimesh(tin.vertices, faces, process=False).export(folder / "tins/broken tin.ply")
     (folder / "nonsense.obj").write_text("not a mesh", encoding="utf-8")
     (folder / "linked.obj").symlink_to("linked.obj")
+    write_box(folder / "line.obj", (0.1, 0, 0))
     content = make(folder, tmp_path / "out", "--up", "y", "--scenes", 2, "--grasps", 6)
     text = capsys.readouterr().out
+    assert "unsorted/line: " in text and "line.obj: the surface area is 0 m²" in text
     assert "unsorted/nonsense: " in text and "unsorted/linked: " in text and "Too many levels" in text
     assert objects_of(tmp_path / "out") == ["tins/broken_tin"] * 2 and content["grasps_kept"] == 6
     vertices, _ = read_mesh(tmp_path / "out/tins/broken_tin/0/mesh.obj")

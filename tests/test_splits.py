@@ -116,6 +116,7 @@ def test_duplicates_go_together(tmp_path):
             shutil.copy(root / first / "scene_0/mesh.obj", root / other / "scene_0")
     split = splits.make_split(load(root), "A", 1.0)
     assert sorted(split.duplicates) == [list(pair), list(three)]
+    assert "kept on one side: " + " ".join(three) in splits.counts_table(split)
     assert "1/object_005" in split.suites["test_category"]
     sides = split.suites | {"train": split.pool}
     (side,) = [names for names in sides.values() if three[0] in names]

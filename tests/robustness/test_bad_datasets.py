@@ -59,8 +59,8 @@ def bad_arrays(good, scores):
     rule = "it must be (n, 7 + J), a row per grasp"
     for shape in ((), (6,), (2, 3, 19), (6, 7), (0, 19), (6, 2)):
         yield f"grasps {shape}", {"grasps": np.zeros(shape), "scores": scores}, rule
-    for shape in ((), (0,), (5,), (6, 1), (12,)):
-        yield f"scores {shape}", {"grasps": good, "scores": np.zeros(shape)}, "'scores' has shape"
+    for shape, key in zip(((), (0,), (5,), (6, 1), (12,)), ("scores", "qualities") * 3):
+        yield f"{key} {shape}", {"grasps": good, key: np.zeros(shape)}, f"'{key}' has shape"
     for kind in (bool, complex, "U5", "S5", "datetime64[s]", [("a", float)]):
         for name, array in (("grasps", good), ("scores", scores)):
             bad = {"grasps": good, "scores": scores, name: np.zeros(array.shape, kind)}

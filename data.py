@@ -26,7 +26,7 @@ from cli.words import plural
 from files.cache import cache_path, read_cache, write_cache
 from files.frames import check_reach, describe_frames, frame_figures, frame_warnings
 from files.reading import MAX_LENGTH, MESH_TYPES, parse_mesh, read_array, read_bytes, stamp, unit_hint
-from files.recordings import check_complete, find_scenes, numbered_joints, read_recording, uncommon_joints
+from files.recordings import find_scenes, numbered_joints, read_recording, uncommon_joints
 from files.writing import read_json, stable_seed, write_json
 from hand.described import hand_for, read_source
 
@@ -175,7 +175,9 @@ def read_scene(name, mesh, recording, num_points, root, old):
 
     mesh, recording: paths, None where there is none. Raises `UserError`.
     """
-    check_complete(Path(mesh or recording).parent, mesh, recording)
+    for path, what in ((mesh, "mesh.obj (or .stl .ply .off .glb)"), (recording, "recording.npz")):
+        lacking = f"{Path(mesh or recording).parent}: has no {what}"
+        refuse(path is None, f"{lacking}; put it there, by this name and no other, or remove the folder")
     if name.encode(errors="ignore").decode() != name:
         raise UserError(f"{root}/{ascii(name)[1:-1]}: the folder's name is not valid UTF-8; rename it")
     stamps = [stamp(mesh), stamp(recording)]

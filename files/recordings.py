@@ -9,7 +9,7 @@ import numpy as np
 
 from cli.errors import UserError, refuse
 from files.folders import walk
-from files.reading import MAX_LENGTH, MESH_NAMES, MESH_TYPES, composed, read_npz, refuse_row
+from files.reading import MAX_LENGTH, MESH_NAMES, composed, read_npz, refuse_row
 
 MAX_ANGLE = 4 * np.pi  # rad; a larger joint value is taken for degrees
 ADVICE = "write it with numpy.savez(file, grasps=..., scores=...)"
@@ -36,17 +36,6 @@ def find_scenes(root):
         elif recording:
             misplaced.append(paths[1])
     return sorted(scenes), misplaced
-
-
-def check_complete(folder, mesh, recording):
-    """Raise `UserError` where a scene lacks its mesh or its recording, with what may be it under another name."""
-    kinds = (mesh, "mesh.obj (or .stl .ply .off .glb)", MESH_TYPES), (recording, "recording.npz", ".npz")
-    for path, what, types in kinds:
-        if path is None:
-            files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
-            near = sorted(file for file in files if file.lower().endswith(types))
-            way = f"is it {' or '.join(near)}? Rename that" if near else "put it there or remove the folder"
-            raise UserError(f"{folder}: has no {what}; {way}")
 
 
 def uncommon_joints(recordings):

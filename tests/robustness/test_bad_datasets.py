@@ -137,7 +137,6 @@ def bad_files():
         "a dangling link": (lambda path: path.symlink_to("nowhere"), "{}: cannot be read"),
         "a link to itself": (lambda path: path.symlink_to(path.name), "{}: cannot be read"),
         "called otherwise": (lambda path: path.with_suffix(".OBJ.bak").touch(), "has no {}"),
-        "another name": (lambda path: path.with_stem("m").touch(), "is it m."),
     }  # fmt: skip
     if hasattr(os, "mkfifo"):  # not on Windows
         kinds["a pipe"] = os.mkfifo, "{}: is not a file"

@@ -20,7 +20,7 @@ MAX_DEPTH = 0.0015  # m, by the grid's distance: what a finger's last step may p
 TABLE = -0.06  # m: objects stand on a thin post over the table, else the hand could not reach under a low one
 
 
-def sample_poses(rng, points, normals, field, count, hand=BENCHMARK):
+def sample_poses(rng, points, normals, field, count, hand):
     """Wrist frames (count, 3, 3), (count, 3): the palm over a surface point, from above or from a side."""
     pick = rng.integers(len(points), size=count)
     point, normal = points[pick], normals[pick]
@@ -43,7 +43,7 @@ def sample_poses(rng, points, normals, field, count, hand=BENCHMARK):
     return rotation.astype(np.float32), (point - np.einsum("nij,nj->ni", rotation, center)).astype(np.float32)
 
 
-def free_poses(rotation, position, field, hand=BENCHMARK):
+def free_poses(rotation, position, field, hand):
     """Where the palm stands above the table, comes from above or a side, and is not inside the object: (n,) bool."""
     centers, radii = hand.palm_centers.astype(np.float32), hand.palm_radii.astype(np.float32)[:, None]
     palm = np.einsum("nij,pj->pni", rotation, centers) + position  # (p, n, 3)
@@ -52,7 +52,7 @@ def free_poses(rotation, position, field, hand=BENCHMARK):
     return free
 
 
-def choose_modes(rng, rotation, position, points, hand=BENCHMARK):
+def choose_modes(rng, rotation, position, points, hand):
     """Pre-shapes by the geometry in reach: indices into the poses and modes, some poses twice.
 
     The spread of the surface points inside the work box along the hand's axes decides: long across the

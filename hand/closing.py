@@ -136,7 +136,7 @@ def close_hands(matrix, joints, mode, field, hand=BENCHMARK):
     return joints.T, gaps.transpose(2, 0, 1)
 
 
-def link_gaps(gaps, hand=BENCHMARK):
+def link_gaps(gaps, hand):
     """gaps (..., F, P) m -> the gap of each finger's links and the sphere that has it (..., F, L)."""
     on_link = hand.links[:, None] == np.arange(hand.links.max() + 1)[:, None]  # (F, L, P)
     each = np.where(on_link, gaps[..., None, :], np.float32(np.inf))  # not all fingers have as many links

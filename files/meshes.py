@@ -260,7 +260,7 @@ def ply_polygons(element, order, body, at):
                 at += int(length[1]) if length else 0
                 values = np.frombuffer(body, order + kind, int(size), at)
                 at += values.nbytes
-                if size < 0 or size != len(values):
+                if size != len(values):  # not a whole number, or under 0, which takes all that is left
                     raise ValueError
                 if name == "vertex_indices":
                     found.append(values)

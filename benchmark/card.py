@@ -86,12 +86,11 @@ def write_card(root, out, seed, sample=1000, mixed=600):
     shipped = recorded(root).get("settings", {}).get("shipped")
     refuse(shipped, f"{without}; take a root that synthesize.py --out made")
     data = load_dataset(root, NUM_POINTS, min_score=-np.inf)
-    unscored = data.hand is None or np.isnan(data.scores).any()
-    refuse(unscored, f"{root}: has no scores or another hand; the card is of roots that synthesize.py filled")
+    unfit = data.hand is None or np.isnan(data.scores).any() or data.scores.max() < MIN_SCORE
+    scored = f"scores, of which some are {MIN_SCORE} or more"
+    refuse(unfit, f"{root}: has another hand or not all {scored}; the card is of roots that synthesize.py filled")
     rows = np.random.default_rng(seed).permutation(len(data.scores))
     kept, grasps = rows[data.scores[rows] >= MIN_SCORE], np.concatenate((data.poses, data.joints), 1)
-    few = f"{root}: none of its {len(rows)} grasps has a score of {MIN_SCORE} or more; make a root that has some"
-    refuse(not len(kept), few)
     sample, scores = len(kept[:sample]), data.scores[rows[:mixed]]
     bar = tqdm((*kept[:sample], *rows[:mixed]), "measuring", unit="grasp", disable=None)
     measured = [measure_grasp(*read_mesh(scene_mesh(data, data.scene[i])), grasps[i], data.hand) for i in bar]

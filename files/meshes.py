@@ -304,11 +304,8 @@ def check_glb(gltf):
     """Refuse by its name what trimesh leaves out or takes for something else."""
     nodes, meshes = gltf.get("nodes", []), gltf.get("meshes", [])
     primitives = [primitive for mesh in meshes for primitive in mesh["primitives"]]
-    numbers = [
-        *(p["attributes"]["POSITION"] for p in primitives),
-        *(p["indices"] for p in primitives if "indices" in p),
-    ]
-    accessors = [gltf["accessors"][number] for number in numbers]
+    needed = [number for p in primitives for number in (p["attributes"]["POSITION"], p.get("indices"))]
+    accessors = [gltf["accessors"][number] for number in needed if number is not None]
     roots = {node for scene in gltf.get("scenes", []) for node in scene.get("nodes", [])}
     below = [*roots, *(child for node in nodes for child in node.get("children", []))]
     required = [name for name in gltf.get("extensionsRequired", []) if not name.startswith(HARMLESS)]

@@ -12,6 +12,7 @@ import data
 import synthesize
 from benchmark import dexgraspnet
 from cli.errors import UserError
+from hand.described import BENCHMARK
 
 JOINTS = ["robot0:THJ0", "robot0:FFJ3", "robot0:FFJ2"]  # in no order, as in the published files
 WRIST = ["WRJRx", "WRJRy", "WRJRz", "WRJTx", "WRJTy", "WRJTz"]
@@ -65,8 +66,11 @@ def test_frames_scales_and_names(tmp_path, capsys):
             np.testing.assert_allclose(Rotation.from_quat(found.poses[row, 3:]).as_matrix(), turn, atol=1e-6)
             np.testing.assert_allclose(found.joints[row], [qpos[name] for name in sorted(JOINTS)], atol=1e-6)
     assert re.search("scores +none", data.describe(found))
-    code, err = stopped(synthesize.main, ["--card", tmp_path / "out", "--out", tmp_path / "card"])
-    assert code == 2 and f"error: {tmp_path / 'out'}: has no scores or another hand" in err
+    for path in write_root(tmp_path / "low", {"1": 1}, names=BENCHMARK.joint_names).rglob("recording.npz"):
+        np.savez(path, **dict(np.load(path)) | {"scores": np.ones(12)})
+    for name in ("out", "low"):
+        code, err = stopped(synthesize.main, ["--card", tmp_path / name, "--out", tmp_path / "card"])
+        assert code == 2 and f"error: {tmp_path / name}: has another hand or not all scores" in err
 
 
 def test_recordings_with_and_without_scores_in_one_root(tmp_path, capsys):

@@ -5,11 +5,9 @@ import json
 import numpy as np
 import pytest
 import trimesh
-from conftest import fails, write_root
 from scipy.spatial import ConvexHull
 from scipy.stats import spearmanr
 
-import synthesize
 from benchmark import card, grasps, shapes
 from hand import closing, kinematics
 from hand.described import BENCHMARK
@@ -152,14 +150,6 @@ def test_mesh_with_a_hole_has_no_inside():
     box = trimesh.creation.box((0.1, 0.1, 0.1))
     gaps, _ = card.sphere_gaps(box.vertices, box.faces[:-1], np.zeros((1, 3)), np.array([0.01]))
     np.testing.assert_allclose(gaps, 0.04)
-
-
-def test_no_card_of_grasps_that_do_not_count(tmp_path, capsys):
-    root = write_root(tmp_path / "root", {"a": 1}, names=BENCHMARK.joint_names)
-    path = root / "a/object_000/scene_0/recording.npz"
-    np.savez(path, **dict(np.load(path)) | {"scores": np.ones(12)})
-    said = fails(synthesize.main, ["--card", root, "--out", tmp_path / "card"], capsys)
-    assert "none of its 12 grasps has a score of 1.5 or more" in said
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmark.shipped import ensure_root
 from cli.errors import UserError, command, refuse
-from cli.flags import Parser, number
+from cli.flags import Parser, file_name, number
 from data import load_dataset, warn_of_frames
 from files.categories import named
 from files.checkpoints import check_run, load_run
@@ -270,8 +270,8 @@ def build_parser():
     flag("--closed", type=number(int, 1), default=CLOSED, metavar="N", help="grasps of a suite that --holds tells of")
     flag("--save-predictions", metavar="FILE", help="joints_pred, logits, joints_true, object, synset, suite (.npz)")
     flag("--json", metavar="FILE", help="save the metrics")
-    flag("--picture", metavar="FILE", help="draw six grasps of the first suite, recorded beside predicted (.png)")
-    flag("--page", metavar="FILE", help="the same with all hypotheses, on a page one can turn (.html)")
+    flag("--picture", type=file_name(".png"), metavar="FILE", help="draw six grasps of the first suite (.png)")
+    flag("--page", type=file_name(".html"), metavar="FILE", help="the same with all hypotheses, to turn (.html)")
     flag("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice")
     flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
     flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
@@ -286,9 +286,12 @@ def moved(mesh):
 
 def parse(argv):
     """The arguments; stops where they contradict each other."""
-    args = build_parser().parse_args(argv)
-    for flag in ("data", "holds", "save_predictions", "picture", "page"):
-        refuse(args.predictions and getattr(args, flag), f"--{flag.replace('_', '-')} goes with a RUN; leave it out")
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    for name in ("data", "suite", "checkpoint", "holds", "closed", "save_predictions", "picture", "page"):
+        given = getattr(args, name) != parser.get_default(name)
+        refuse(given and args.predictions, f"--{name.replace('_', '-')} goes with a RUN; leave it out")
+        refuse(given and name == "closed" and not args.holds, "--closed goes with --holds; add that")
     alone = "all" not in args.suite or (args.data and len(args.suite) == 1)
     refuse(not alone, "--suite all: goes alone; give --data ROOT of objects that the run has not seen")
     return args

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cli.errors import command, refuse
-from cli.flags import Parser, number
+from cli.flags import Parser, file_name, number
 from data import read_cloud
 from files.checkpoints import check_run, load_run
 from files.frames import MIN_POINTS, SMALL, STANDING, check_reach, looks_away, turn_poses_to_z_up, turn_to_z_up
@@ -47,8 +47,8 @@ def build_parser():
     scale = "multiply MESH, not its poses, by this to have it in metres: 0.001 where it is in millimetres"
     flag("--mesh-scale", type=number(float, above=0), default=1.0, metavar="F", help=scale)
     flag("--json", metavar="FILE", help="save all hypotheses, in rad; - prints them instead of the table")
-    flag("--picture", metavar="FILE", help="draw the most probable hypothesis for up to six poses (.png)")
-    flag("--page", metavar="FILE", help="all hypotheses for up to six poses, on a page one can turn (.html)")
+    flag("--picture", type=file_name(".png"), metavar="FILE", help="draw the likeliest hypothesis of six poses (.png)")
+    flag("--page", type=file_name(".html"), metavar="FILE", help="all hypotheses of up to six poses, to turn (.html)")
     flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
     flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
     return parser

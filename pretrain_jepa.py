@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmark.clouds import add_cloud_flags, load_clouds
 from cli.errors import command, refuse
-from cli.flags import Parser, number
+from cli.flags import Parser, file_name, number
 from files.checkpoints import save_checkpoint, save_predictor
 from files.config import CHOICES, LEAST_PATCHES, changed
 from files.writing import check_writable, stable_seed, write_csv, write_json
@@ -76,7 +76,7 @@ def build_parser():
 
     group = parser.add_argument_group("output")
     flag, either = group.add_argument, group.add_mutually_exclusive_group().add_argument
-    flag("--out", default="runs/pretrained.pt", metavar="FILE",
+    flag("--out", type=file_name(".pt"), default="runs/pretrained.pt", metavar="FILE",
          help="the encoder checkpoint, a .pt; card, curve and .last.pt have its name")  # fmt: skip
     either("--resume", action="store_true", help="go on from OUT's .last.pt, to the same result")
     either("--overwrite", action="store_true", help="start anew even if OUT is there")
@@ -84,11 +84,8 @@ def build_parser():
 
 
 def parse(argv):
-    """The arguments; stops where --out names no .pt file."""
-    args = build_parser().parse_args(argv)
-    out = Path(args.out)
-    refuse(out.suffix != ".pt" or out.is_dir(), f"--out {out}: must be a file that ends in .pt")
-    return args
+    """The arguments."""
+    return build_parser().parse_args(argv)
 
 
 def unfinished_run(args):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from benchmark.shapes import CATEGORIES, procedural_mesh
 from cli.errors import command, refuse
-from cli.flags import Parser, number
+from cli.flags import Parser, file_name, number
 from data import read_cloud, sample_surface
 from evaluate import open_run
 from files.checkpoints import check_run, load_run, load_with_predictor, shipped_encoder
@@ -215,7 +215,7 @@ def build_parser():
     flag("--shape", choices=tuple(SHAPES), metavar="NAME", help=f"the object, of {', '.join(SHAPES)} (default: mug)")
     flag("--mesh", metavar="FILE", help="an object of your own: a mesh in metres, z up")
     flag("--encoder", metavar="FILE", help="a pretrained encoder (default: the one that ships)")
-    flag("--out", metavar="FILE", default="walkthrough.png", help="where the pictures go (.png)")
+    flag("--out", type=file_name(".png"), metavar="FILE", default="walkthrough.png", help="where pictures go (.png)")
     flag("--seed", type=number(int, 0), default=13, help="of the object's form, of the blocks, of the run's grasp")
     return parser
 

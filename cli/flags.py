@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 import sys
+from pathlib import Path
 
 from cli.errors import UserError, refuse
 
@@ -56,6 +57,17 @@ def number(kind, low=-math.inf, high=math.inf, above=None):
             bounds += f" and at most {high}" if high < math.inf else ""
             raise argparse.ArgumentTypeError(f"'{text}' must be {bounds}")
         return value
+
+    return parse
+
+
+def file_name(suffix):
+    """An argparse type: the name of a file of the kind that is written there."""
+
+    def parse(text):
+        if Path(text).suffix.lower() != suffix:
+            raise argparse.ArgumentTypeError(f"'{text}' must be a file that ends in {suffix}")
+        return text
 
     return parse
 

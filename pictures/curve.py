@@ -25,7 +25,7 @@ def draw_curve(rows, path, title, best_step, mean_rmse):
         for column, (name, colour) in columns.items():
             ax.plot(steps, [float(row[column]) for row in rows], color=colour, marker="o", markersize=3, label=name)
         ax.axvline(best_step, color="0.6", linestyle=":", label=f"step {best_step}: best.pt")
-        ax.set(xlabel="step", ylabel=label)
+        ax.set(xlabel="step", ylabel=label, xlim=(0, None))
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8)
     with atomic(path) as temporary:

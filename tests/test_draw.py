@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from hand.closing import CONTACT
 from hand.holds import FREE_DEPTH
+from matplotlib.figure import Figure
 
 from hand import kinematics
-from pictures import draw, photo, sheet
+from pictures import curve, draw, photo, sheet
 
 GRASP = np.r_[0.02, -0.03, 0.3, 1, 0, 0, 0, np.zeros(12)]  # 30 cm over the origin, looking down
 
@@ -66,6 +67,14 @@ def test_hand_of_a_picture_is_the_hand():
     blue = lit.points[(lit.colours == draw.AXIS_COLOURS[2]).all(1)]
     low, high = axes[2].min(0) - draw.AXIS_RADIUS, axes[2].max(0) + draw.AXIS_RADIUS
     assert np.allclose(blue.min(0), low, atol=2e-3) and np.allclose(blue.max(0), high, atol=2e-3)
+
+
+def test_a_curve_begins_at_step_0(tmp_path, monkeypatch):
+    """A single validation, too: its point is where the training ended."""
+    drawn, names = [], ("train_loss", "val_top_logit_rmse", "val_best_of_k_rmse", "val_coverage_15")
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.extend(figure.axes) or path.touch())
+    curve.draw_curve([{"step": 500} | dict.fromkeys(names, 0.3)], tmp_path / "curve.png", "run", 500, 0.354)
+    assert len(drawn) == 3 and all(ax.get_xlim()[0] == 0 and 500 < ax.get_xlim()[1] < 550 for ax in drawn)
 
 
 def test_like_features_have_like_colours():

@@ -97,8 +97,8 @@ def test_two_learning_rates_and_their_schedule(box_root, tmp_path):
 def test_every_pool_and_loss_trains(box_root, tmp_path, pool):
     """And the paper's own input."""
     own = "--normalize metric --scale 0.1 --group ball --radius 0.05"
-    more = {"mean": "--loss mdn", "max": "--loss hedged", "mean_max": own}.get(pool, "").split()
-    result = train.main(arguments(box_root, tmp_path, "--pool", pool, "--steps", 2, "--k", 2, *more))
+    more = {"mean": "--loss mdn", "max": "--loss hedged", "mean_max": own, "centers": "--patches 5"}.get(pool, "")
+    result = train.main(arguments(box_root, tmp_path, "--pool", pool, "--steps", 2, "--k", 2, *more.split()))
     val = result["suites"]["val"]
     assert np.isfinite(val["top_logit_rmse"]) and np.isfinite(val.get("nll", np.nan)) == ("mdn" in more)
 

@@ -32,6 +32,7 @@ from files.writing import read_json, write_json
 from hand.described import NO_HAND
 from hand.scenes import CLOSED, close_some
 from loop.fast import exact_products
+from loop.flags import add_device_flags
 from loop.machine import set_up_torch
 from loop.report import bracket, how_to_read, metrics_table, run_rows
 from loop.runs import finished_result
@@ -273,8 +274,7 @@ def build_parser():
     flag("--picture", type=file_name(".png"), metavar="FILE", help="draw six grasps of the first suite (.png)")
     flag("--page", type=file_name(".html"), metavar="FILE", help="the same with all hypotheses, to turn (.html)")
     flag("--seed", type=number(int, 0), default=0, help="of the bootstrap over objects, and of the picture's choice")
-    flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
-    flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
+    add_device_flags(flag)
     flag("--quiet", action="store_true", help="no progress bars")
     flag("--mesh", type=moved, help=argparse.SUPPRESS)
     return parser

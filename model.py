@@ -534,7 +534,7 @@ class PointJEPA(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.config, self.step = config, 0
+        self.config = config
         self.encoder = PointEncoder(config)
         self.target = copy.deepcopy(self.encoder.transformer).requires_grad_(False)
         self.predictor = Predictor(config)

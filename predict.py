@@ -28,6 +28,7 @@ from files.recordings import normal_poses, numbered_joints
 from files.writing import write_json
 from hand.described import NO_HAND, hand_for
 from loop.fast import exact_products
+from loop.flags import add_device_flags
 from loop.machine import set_up_torch
 from pictures.draw import Shown, draw_grasps
 from pictures.page import write_page
@@ -49,8 +50,7 @@ def build_parser():
     flag("--json", metavar="FILE", help="save all hypotheses, in rad; - prints them instead of the table")
     flag("--picture", type=file_name(".png"), metavar="FILE", help="draw the likeliest hypothesis of six poses (.png)")
     flag("--page", type=file_name(".html"), metavar="FILE", help="all hypotheses of up to six poses, to turn (.html)")
-    flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
-    flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
+    add_device_flags(flag)
     return parser
 
 

@@ -265,7 +265,7 @@ def main(argv=None):
     refuse(args.data and not args.run, "--data goes with a RUN; leave it out")
     refuse(args.shape and args.mesh, "--shape does not go with --mesh; leave one out")
     panels = walk_run(args) if args.run else walk_alone(args)
-    write_panels(panels, args.out, below=0.5)
+    write_panels(panels, args.out)
     print(f"\ndrawn: {args.out}")
     return [title for title, _ in panels]
 

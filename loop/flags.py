@@ -21,16 +21,21 @@ def add_encoder_flags(flag, own, least_patches=1):
     flag("--patch-size", type=count, metavar="N", help=f"points per patch {own}")
 
 
-def add_machine_flags(parser):
-    """The flags about the machine; `parser`: an argparse parser."""
-    flag = parser.add_argument_group("machine").add_argument
+def add_device_flags(flag):
+    """The flags that `set_up_torch` takes; flag: the add_argument of a parser or of its group."""
     flag("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes CUDA where there is one")
+    flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
+
+
+def add_machine_flags(parser):
+    """The flags about the machine that a training has; `parser`: an argparse parser."""
+    flag = parser.add_argument_group("machine").add_argument
+    add_device_flags(flag)
     flag(
         "--precision", choices=("auto", "fp32", "tf32", "bf16"), default="auto",
         help="of products; fp32 is exact; tf32 needs CUDA; bf16 on a CPU needs AVX512_BF16 or AMX; "
         "auto: fp32 on CPU; on CUDA bf16 where that was measured to be faster than tf32, else tf32",
     )  # fmt: skip
-    flag("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one per core)")
     flag("--no-graph", action="store_true", help="on CUDA, start every operation by itself instead of a captured step")
     flag("--quiet", action="store_true", help="no progress bars")
 

@@ -4,8 +4,6 @@ import time
 
 import cli
 
-# what the rows of a run's table are called, but for its own, which names a step
-MEAN, BASELINE, RECORDED = "training mean", "pose and size only", "recorded"
 LATE, FELL = 0.75, 0.01  # share of the steps after which a curve should be flat; how much it may still fall
 EARLY, ROSE = 0.5, 0.02  # share of the steps before which the lowest error is early; how much it may rise afterwards
 
@@ -37,8 +35,8 @@ def run_rows(result, again=None):
     lacks: whether grasps hold, and the row of the baseline.
     """
     kept = {
-        MEAN: result["training_mean"], BASELINE: result.get("pose_and_size"),
-        "run": result["suites"]["val"], RECORDED: result["recorded"],
+        "training mean": result["training_mean"], "pose and size only": result.get("pose_and_size"),
+        "run": result["suites"]["val"], "recorded": result["recorded"],
     }  # fmt: skip
     names = {"run": f"this run, step {result['best_step']}"}
     return {names.get(name, name): row | (again or {}).get(name, {}) for name, row in kept.items() if row}
@@ -88,7 +86,7 @@ def print_run(result, curve, pack):
     print(f"\nval of pack {pack}\n{metrics_table(rows)}\n")
     print("\n".join(how_to_read(rows)), end="\n\n")
     said = remarks(curve)
-    if result["suites"]["val"]["top_logit_rmse"] > rows[MEAN]["top_logit_rmse"]:
+    if result["suites"]["val"]["top_logit_rmse"] > result["training_mean"]["top_logit_rmse"]:
         said.append("The mean's RMSE is hard to beat: a squared error rewards averages of grasps, which seldom hold.")
     in_all = time.perf_counter() - cli.STARTED
     said.append(f"{result['seconds']:.0f} s of training and validation; {in_all:.0f} s since this command was given")

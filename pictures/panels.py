@@ -8,45 +8,36 @@ import numpy as np
 from files.writing import atomic
 
 COLUMNS, DPI = 4, 70
-WIDTH, SIDE, TITLE, LINE = 3.6, 3.4, 0.55, 0.22  # inches: a panel, its picture, its title's room, a line at the foot
+WIDTH, HEIGHT, LINE = 3.6, 4.2, 0.22  # inches, of a panel and of a line at the foot
 
 
-def legend_entries(names):
-    """The entries of a legend {name: colour}."""
+def legend(on, names, **place):
+    """A legend {name: colour} on axes or a figure."""
     from matplotlib.patches import Patch
 
-    return [Patch(color=colour, label=name) for name, colour in names.items()]
+    handles = [Patch(color=colour, label=name) for name, colour in names.items()]
+    on.legend(handles=handles, frameon=False, **place)
 
 
-def legend(ax, names):
-    """A legend {name: colour} below a panel."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02)}
-    ax.legend(handles=legend_entries(names), ncols=3, frameon=False, fontsize=10, **place)
-
-
-def write_panels(panels, path, below=0.0, names=None, note=""):
-    """Write panels [(title, function of axes)] as one PNG.
-
-    below: inches under each panel, for its legend; names {name: colour} and a note stand at the foot.
-    """
+def write_panels(panels, path, names=None, note=""):
+    """Write panels [(title, function of axes)] as one PNG; names {name: colour} and a note stand at the foot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.image import imsave
 
     columns = min(COLUMNS, len(panels))
-    lines, row = textwrap.wrap(note, 42 * columns), TITLE + SIDE + below
-    foot = LINE * (len(lines) + 1 + math.ceil(len(names or ()) / (3 * columns)))
-    width, height = columns * WIDTH, row * math.ceil(len(panels) / columns) + foot
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    for k, (title, fill) in enumerate(panels):
-        middle, top = WIDTH * (k % columns + 0.5), height - row * (k // columns)
-        place = (middle - SIDE / 2) / width, (top - TITLE - SIDE) / height
-        fill(figure.add_axes((*place, SIDE / width, SIDE / height)))
-        figure.text(middle / width, (top - 0.05) / height, title, fontsize=11, ha="center", va="top")
+    rows, note = math.ceil(len(panels) / columns), textwrap.fill(note, 42 * columns)
+    size = columns * WIDTH, rows * HEIGHT + LINE * note.count("\n")
+    figure = Figure(size, DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (title, fill) in zip(axes, panels):
+        fill(ax)
+        ax.set_title(title, fontsize=11)
+    for ax in axes[len(panels) :]:
+        ax.axis("off")
     if names:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, foot / height)}
-        figure.legend(handles=legend_entries(names), ncols=3 * columns, frameon=False, **place)
-    figure.text(0.5, 0.05 / height, "\n".join(lines), fontsize=9, ha="center", va="bottom")
+        legend(figure, names, loc="outside lower center", ncols=3 * columns, title=note, title_fontsize=9)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3] // 8 * 8 + 7  # 32 levels of a colour: half the file

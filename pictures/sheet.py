@@ -19,6 +19,7 @@ from pictures.panels import legend
 from pictures.photo import axes_of_view, frame, photograph, project, show
 
 VIEW = axes_of_view(math.radians(-55), math.radians(22))  # of an object alone
+BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02), "ncols": 3}  # a legend, of its panel
 GREY, BLUE, RED = (0.85, 0.85, 0.87), (0.16, 0.32, 0.6), (0.86, 0.08, 0.24)
 TARGETS = ((0.84, 0.19, 0.15), (0.99, 0.6, 0.15), (0.25, 0.65, 0.35), (0.65, 0.35, 0.7))
 
@@ -76,7 +77,7 @@ def encoder_panels(photo, seen):
             ax.plot((0, point[0]), (0, point[1]), color=GREY, linewidth=1.5, zorder=0)
         ax.scatter(*where.T, s=70, color=colours[0])
         ax.scatter(0, 0, marker="x", s=150, color=RED, linewidths=3)
-        ax.set_aspect("equal", adjustable="datalim")
+        ax.set(aspect="equal", adjustable="datalim", box_aspect=1)
         ax.margins(0.12)
         ax.axis("off")
 
@@ -112,7 +113,7 @@ def pretraining_panels(photo, seen, guess):
         for hidden, colour in zip(guess.hidden, TARGETS):
             colours[hidden] = colour
         show(ax, photo, colours[step])
-        legend(ax, {"context": BLUE, **{f"target {i + 1}": c for i, c in enumerate(TARGETS)}, "left out": GREY})
+        legend(ax, {"context": BLUE, **{f"target {i + 1}": c for i, c in enumerate(TARGETS)}, "left out": GREY}, **BELOW)
 
     def of_hidden(shades):
         """Draws the hidden patches in shades (M * T, 3), all others grey."""
@@ -152,7 +153,7 @@ def hand_panels(thing, photo, pose, joints, grasp, hand=BENCHMARK):
 
     def recorded(ax):
         show(ax, of_recorded)
-        legend(ax, {"palm": PALM_COLOUR, **finger_colours(hand)})
+        legend(ax, {"palm": PALM_COLOUR, **finger_colours(hand)}, **BELOW)
 
     title = "16  recorded grasp (pale: off, black: in the\nobject; red, green, blue: the wrist's x, y, z)"
     panels, names = [(title, recorded)], {"chosen": grasp.chances.argmax(), "winner": grasp.degrees.argmin()}

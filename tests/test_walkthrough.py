@@ -42,7 +42,7 @@ def walk(tmp_path, capsys):
         capsys.readouterr()
         with pytest.MonkeyPatch.context() as patch:
             if not drawn:
-                patch.setattr(walkthrough, "write_panels", lambda panels, path, below: None)
+                patch.setattr(walkthrough, "write_panels", lambda panels, path: None)
             titles = walkthrough.main([*map(str, argv), "--out", str(tmp_path / "drawn.png")])
         assert not drawn or (tmp_path / "drawn.png").read_bytes()[:4] == b"\x89PNG"
         text, stages, last = capsys.readouterr().out, {}, 0

@@ -43,7 +43,7 @@ from splits import SUITES, Split, make_split
 
 ROOT_METRICS = ("top_logit_rmse", "best_of_k_rmse")  # reported as the root of the mean
 MIN_OBJECTS = 8  # a bootstrap over fewer objects says nothing
-SETTINGS = ("data", "min_score", "skip_bad", "cache_dir", "pack", "budget", "held_out")  # what a run's data depends on
+SETTINGS = ("data", "min_score", "skip_bad", "cache_dir", "pack", "budget", "held_out", "alpha")  # of a run
 
 
 # ---------------------------------------------------------------- metrics

@@ -84,8 +84,13 @@ def build_parser():
 
 
 def parse(argv):
-    """The arguments."""
-    return build_parser().parse_args(argv)
+    """The arguments, none of which would do nothing."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    synthetic, own_number = args.clouds == "synthetic", args.num_clouds != parser.get_default("num_clouds")
+    refuse(synthetic and args.skip_bad, "--skip-bad goes with a folder of --clouds; leave it out")
+    refuse(own_number and not synthetic, "--num-clouds goes with --clouds synthetic; leave it out")
+    return args
 
 
 def unfinished_run(args):

@@ -191,10 +191,9 @@ def walk_grasp(run, cloud, pose, joints, alpha):
 def open_grasp(folder, seed, root=None):
     """A run and one grasp of its validation: model, alpha, `Thing`, pose (1, 7), joints (1, J) rad, joint names."""
     check_run(folder)
-    run, path = load_run(folder), Path(folder) / "config.json"
-    alpha = read_json(path, "settings")["settings"].get("alpha")
-    refuse(not isinstance(alpha, (int, float)), f"{path}: names no alpha; give a folder that train.py wrote")
+    run = load_run(folder)
     data, split = open_run(folder, root, model=run)
+    alpha = read_json(Path(folder) / "config.json")["settings"]["alpha"]
     rows = split.rows["val"]
     refuse(not len(rows), f"{folder}: its data has no validation grasps to show; train on more objects")
     row = np.random.default_rng(seed).choice(rows)

@@ -15,8 +15,7 @@ class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, with defaults in --help and errors as `UserError`."""
 
     def __init__(self, doc):
-        description = (doc or "").strip()  # `python -OO` leaves docstrings out
-        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        super().__init__(description=doc.strip(), allow_abbrev=False, formatter_class=HelpFormatter)
         # argparse takes "-1e-3" for an option; this pattern lets it through as a number
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
@@ -41,18 +40,17 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def number(kind, low=-math.inf, high=math.inf, above=None):
-    """An argparse type: a finite `kind` (int, up to LARGEST, or float) in [low, high], strictly over `above`."""
+    """An argparse type: a finite `kind` (int, at most LARGEST, or float) in [low, high], strictly over `above`."""
+    high = min(high, LARGEST) if kind is int else high
 
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"'{text}' is not {'a whole number' if kind is int else 'a number'}"
-            ) from None
-        if kind is int and abs(value) > LARGEST:
-            raise argparse.ArgumentTypeError(f"a whole number must be at most {LARGEST}, with either sign")
-        if not math.isfinite(value) or value < low or value > high or (above is not None and value <= above):
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"'{text}' is not {what}") from None
+        fits = low <= value <= high and (above is None or value > above)  # which NaN does not
+        if not fits or abs(value) == math.inf:
             bounds = f"over {above}" if above is not None else f"at least {low}" if low > -math.inf else "finite"
             bounds += f" and at most {high}" if high < math.inf else ""
             raise argparse.ArgumentTypeError(f"'{text}' must be {bounds}")
@@ -74,7 +72,7 @@ def file_name(suffix):
 
 def told(names):
     """A dict of name -> what it is, a text or the first line of a docstring, for --help."""
-    docs = {name: what if isinstance(what, str) else what.__doc__ or "" for name, what in names.items()}
+    docs = {name: what if isinstance(what, str) else what.__doc__ for name, what in names.items()}
     lines = {name: doc.partition("\n")[0] for name, doc in docs.items()}
     return "; ".join(f"{name}: {line}" for name, line in lines.items())
 

@@ -48,9 +48,9 @@ def how_to_read(results):
         "top-logit RMSE: error of the hypothesis that a run trusts most; brackets: 95 % over objects",
         "cov@15°: share with one of the K hypotheses within 15° (RMS over joints) of the recording",
     ]
-    closed = next((r["grasps_closed"] for r in results.values() if "grasps_closed" in r), None)
+    closed = " or ".join(str(n) for n in sorted({r["grasps_closed"] for r in results.values() if "holds" in r}))
     holds = f"holds: share whose hand, closed from the prediction, would hold the object; of {closed} grasps"
-    return lines + [holds] * (closed is not None)
+    return lines + [holds] * (closed != "")
 
 
 # ---------------------------------------------------------------- what the curve says

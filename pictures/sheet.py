@@ -113,7 +113,8 @@ def pretraining_panels(photo, seen, guess):
         for hidden, colour in zip(guess.hidden, TARGETS):
             colours[hidden] = colour
         show(ax, photo, colours[step])
-        legend(ax, {"context": BLUE, **{f"target {i + 1}": c for i, c in enumerate(TARGETS)}, "left out": GREY}, **BELOW)
+        targets = {f"target {i}": colour for i, colour in enumerate(TARGETS, 1)}
+        legend(ax, {"context": BLUE, **targets, "left out": GREY}, **BELOW)
 
     def of_hidden(shades):
         """Draws the hidden patches in shades (M * T, 3), all others grey."""

@@ -46,9 +46,6 @@ def test_a_fault_of_ours_is_not_hidden():
         main([])
 
 
-# the huge ones: something later would break, a conversion to float, to an index, to a number of threads
-
-
 def test_settings_as_flags_are_the_settings_again():
     parser = Parser("doc")
     parser.add_argument("--rate", type=number(float))

@@ -3,7 +3,7 @@
 import dataclasses
 
 import torch
-from conftest import fails, training
+from conftest import training
 from samples import TINY, save_encoder
 
 import controls
@@ -64,11 +64,6 @@ def test_a_shuffled_encoder_keeps_its_numbers_and_nothing_else(box_root, tmp_pat
         assert torch.equal(first.flatten().sort().values, weights.flatten().sort().values)
         if weights.numel() > 1 and weights.std() > 0:
             assert not torch.equal(first, weights) and not torch.equal(first, other)
-
-
-def test_an_encoder_that_saw_labels_is_not_pretrained(box_root, tiny_run, tmp_path, capsys):
-    argv = flags(box_root, tmp_path, "--init", "jepa", "--jepa-ckpt", tiny_run / "run" / "best.pt")
-    assert "trained with labels" in fails(train.main, argv, capsys)
 
 
 def test_centers_are_the_hand_pooling_with_features_of_zero(boxes):

@@ -110,8 +110,9 @@ def test_a_backbone_at_rate_zero_stays_to_the_bit(box_root, tmp_path):
     torch.manual_seed(train.stable_seed("weights", 0))
     fresh = model.GraspModel(network.config).encoder.state_dict()
     assert all(torch.equal(weights, fresh[name]) for name, weights in network.encoder.state_dict().items())
-    rest = (p.numel() for name, p in network.named_parameters() if not name.startswith("encoder."))
-    assert result["parameters_trained"] == sum(rest)
+    parameters = {name: p.numel() for name, p in network.named_parameters()}
+    rest = [count for name, count in parameters.items() if not name.startswith("encoder.")]
+    assert (result["parameters_trained"], result["parameters"]) == (sum(rest), sum(parameters.values()))
 
 
 # ---------------------------------------------------------------- stopped, resumed, kept
@@ -163,12 +164,6 @@ def test_pictures_of_another_hand_are_its_curve_and_without_matplotlib_none(box_
     assert [path.name for path in (tmp_path / "run").glob("*.png")] == ["curve.png"]
 
 
-def test_a_flag_that_contradicts_the_checkpoint_is_refused(box_root, tiny_run, tmp_path, capsys):
-    argv = arguments(box_root, tmp_path, "--init", "jepa", "--jepa-ckpt", tiny_run / "encoder.pt")
-    for flag, value in (("--patches", 4), ("--points", 32), ("--group", "ball"), ("--preset", "small")):
-        assert "encoder.pt" in fails(train.main, [*argv, flag, value], capsys)
-
-
 # ---------------------------------------------------------------- adapters
 LORA = ("--lora", 2, "--steps", 8, "--eval-every", 4, "--save-every", 4, "--keep-last")
 
@@ -198,12 +193,3 @@ def test_resumed_training_with_adapters_repeats_the_undisturbed_one(adapted, box
     whole, cut = (read_checkpoint(folder / "last.pt")["model"] for folder in (adapted, tmp_path / "cut"))
     assert all(torch.equal(cut[name], weights) for name, weights in whole.items())
     assert "parameters trained" in capsys.readouterr().out
-
-
-def test_what_a_run_took_is_kept(adapted):
-    result, network = read_json(adapted / "result.json"), load_run(adapted)
-    head = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("encoder."))
-    width, depth = network.config.width, network.config.depth
-    adapters = depth * 2 * (width + 3 * width + width + width)  # rank 2: A and B of qkv, then of the projection
-    whole = sum(p.numel() for p in network.parameters())
-    assert (result["parameters_trained"], result["parameters"]) == (head + adapters, whole + adapters)

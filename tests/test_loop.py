@@ -63,3 +63,8 @@ def test_what_a_curve_says(top, best, loss, expected):
     said = report.remarks([dict(zip(names, row)) for row in zip(range(10, 90, 10), top, best, loss)])
     assert len(said) == len(expected) and all(line.startswith(begin) for line, begin in zip(said, expected)), said
     assert all(len(line) <= 100 for line in said)
+
+
+def test_the_table_says_of_how_many_grasps_a_share_that_holds_is():
+    rows = {f"of {count}": {"holds": 0.1, "grasps_closed": count} for count in (1000, 9)}
+    assert report.how_to_read(rows)[-1].endswith("; of 9 or 1000 grasps")

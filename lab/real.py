@@ -10,7 +10,6 @@ pretraining, less those that ShapeNetCore has, too. Their licence is for researc
 """
 
 import collections
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import cli  # noqa: F401 - first, so that Ctrl-C is one line while all else load
 from cli.errors import command, refuse
 from cli.flags import Parser, number
 from files.categories import CATEGORY_NAMES
-from files.reading import read_bytes
+from files.checkpoints import file_hash
 from files.writing import check_writable
 
 MESH = "coacd/decomposed.obj"
@@ -31,23 +30,22 @@ def objects_and_others(meshdata, most):
     """{category/name: path} of what is grasped, `most` of a category, and {name: path} of what pretraining sees."""
     paths = {path.parents[1].name: path for path in sorted(Path(meshdata).glob(f"*/{MESH}"))}
     refuse(not paths, f"{meshdata}: no folders with {MESH}; give the folder meshdata of DexGraspNet's object set")
-    objects, others, counts = {}, {}, collections.Counter()
+    objects, others, counts, numbers = {}, {}, collections.Counter(), set()
     for name, path in paths.items():
-        source, *kind, number = name.split("-")
-        if source != "core":
+        kind, _, number = name.rpartition("-")
+        if not kind.startswith("core-"):
             others[name] = path
-        elif counts[kind := "-".join(kind)] < most:
+            continue
+        kind = kind.removeprefix("core-")
+        numbers.add(number)
+        if counts[kind] < most:
             counts[kind] += 1
             objects[f"{SYNSETS.get(kind, kind)}/{number}"] = path
-    grasped = {number for name in paths if name.startswith("core-") for number in name.split("-")[-1:]}
-    contents = {digest(path) for path in objects.values()}
-    known = [name for name, path in others.items() if name.split("-")[-1] in grasped or digest(path) in contents]
-    return objects, {name: path for name, path in others.items() if name not in known}
-
-
-def digest(path):
-    """Of the content of a file."""
-    return hashlib.sha256(read_bytes(path)).digest()
+    grasped = set(map(file_hash, objects.values()))
+    for name, path in list(others.items()):
+        if name.rpartition("-")[2] in numbers or file_hash(path) in grasped:
+            del others[name]
+    return objects, others
 
 
 @command

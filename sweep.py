@@ -39,7 +39,7 @@ from lab.baselines import run_benchmark
 from lab.encoders import probed_text, run_encoders
 from lab.published import published_text, run_published
 from lab.rows import DEFAULTS, notes, read_rows
-from lab.runner import plan_runs, run_all
+from lab.runner import as_ctrl_c, plan_runs, run_all
 from lab.table1 import TRIALS, keep_curve, run_table1, table1_text
 from lab.tables import arms_table, short_table
 from loop.machine import set_precision, set_up_torch
@@ -109,7 +109,6 @@ def build_parser():
     flag("--jobs", type=number(int, 1), default=1, metavar="N", help="runs side by side, each a process if over 1")
     flag("--closed", type=number(int, 1), default=CLOSED, metavar="N",
          help="grasps of val that are closed; 1,000 tell the share that holds to 1.3 points")  # fmt: skip
-    flag("--rates", metavar="FOLDER", help="table1: take trials of rates from this lr-grid (default: OUT/trials.csv)")
     flag("--against", metavar="FOLDER", help="table1: another table1 to compare with")
     flag("--tables", action="store_true", help="run nothing: tables and figures from the rows that are there")
     flag("--quick", action="store_true", help=f"an exercise of minutes: {', '.join(QUICK)}")
@@ -141,7 +140,6 @@ def parse(argv):
     kind = args.kind
     names = list(itertools.takewhile(lambda word: not word.startswith("--"), words)) if SWEEPS[kind].names else []
     given = pair_up(words[len(names) :])
-    refuse(args.rates and kind != "table1", "--rates goes with table1; leave it out")
     refuse(args.against and kind != "table1", "--against goes with table1; leave it out")
     refuse(args.seeds and kind == "published", "--seeds: published gives every draw a seed of its own; leave it out")
     refuse(args.quick and kind not in QUICK, f"--quick goes with {', '.join(QUICK)}; leave it out")
@@ -173,9 +171,13 @@ def publish(rows, args):
 
 @contextlib.contextmanager
 def interruptible():
-    """Say after Ctrl-C how to go on; a sweep that is killed ends like that, and so stops its processes."""
+    """Say after Ctrl-C how to go on; a sweep that is killed, or whose terminal is closed, ends like that."""
     try:
-        with hearing(signal.default_int_handler, "SIGTERM"):
+        with contextlib.ExitStack() as stack:
+            for name in ("SIGTERM", "SIGHUP"):
+                known = getattr(signal, name, None)  # Windows has no SIGHUP; nohup lets it be ignored
+                if known and signal.getsignal(known) != signal.SIG_IGN:
+                    stack.enter_context(hearing(as_ctrl_c, name))
             yield
     except KeyboardInterrupt:
         hint = "the same command goes on: finished runs have their rows, others go on from their last checkpoint"

@@ -22,22 +22,19 @@ import torch
 from tqdm import tqdm
 
 import train
-from benchmark.shipped import ensure_root
 from cli.errors import refuse
 from controls import calibrate
-from data import load_dataset
 from evaluate import add_holds, predict_grasps, summarize
 from files.checkpoints import load_encoder, load_run, shipped_encoder
 from files.config import changed
 from files.writing import stable_seed
 from lab.rows import as_words, command_of, read_rows, split_command, write_rows
-from lab.runner import SMOKE, check_same_network, choose, expand, random_encoder, refuse_flags
+from lab.runner import SMOKE, check_same_network, choose, expand, open_data, random_encoder, refuse_flags
 from lab.tables import markdown, mean_cell, values_of
 from lab.views import DENSE, single_views
 from loop.flags import HEAD_FIELDS
 from loop.machine import set_up_torch
 from model import FINE_TUNING, Encoded
-from splits import make_split
 from variants import PROBES, surface_features
 
 ARMS = {  # name -> --pool
@@ -66,11 +63,10 @@ class Assay:
         settings = train.parse(as_words(flags))
         self.device, (self.config, _) = set_up_torch("cpu", settings.threads), train.resolve_network(settings)
         points = self.config.points
-        data = load_dataset(ensure_root(settings.data), max(DENSE, points), settings.min_score)
+        data, self.split = open_data(flags, max(DENSE, points))
         views = single_views(data.clouds, [stable_seed("view", digest) for digest in data.mesh_hashes], points)
         clouds = {"full": data.clouds[:, :points], "view": views}
         self.data = {kind: dataclasses.replace(data, clouds=own) for kind, own in clouds.items()}
-        self.split = make_split(data, settings.pack)
 
     @functools.cache
     def encoder(self, kind, arm):
@@ -172,7 +168,7 @@ def read_out(model, data, rows, args):
 # ---------------------------------------------------------------- the sweep
 def run_assay(names, given, args):
     """Read out what has no row yet; -> all rows. names: of arms, all for none."""
-    refuse_flags(given, ("--pool", "--k", "--init", "--lr-backbone", "--preset"), "assay")
+    refuse_flags(given, ("--pool", "--k", "--init", "--lr-backbone", "--preset", "--device"), "assay")
     grid, shared = {flag: given.get(flag, values) for flag, values in GRID.items()}, args.own | given
     shared = {flag: value for flag, value in shared.items() if flag not in GRID} | (SMOKE if args.smoke else {})
     path, arms, assay = args.out / "rows.csv", choose(names, ARMS, "assay"), None

@@ -274,8 +274,13 @@ def add_row(run, row, predictions, runs, path, keep):
             keep_more(path.parent, run, predictions)
         rows = {old["command"]: old for old in read_rows(path)} | {run.command: row}
         write_rows(path, sorted(rows.values(), key=lambda row: order.get(row["command"], -1)))
-    rmse = row["failed"] or f"{row['top_logit_rmse']:.4f} rad"
-    tqdm.write(f"{len(rows.keys() & order)} of {len(order)}, {rmse}: {run.command}", file=sys.stderr)
+
+
+def as_ctrl_c(number, frame):
+    """A signal's handler: it is what Ctrl-C would be now, so that a training is saved; once, since some come twice."""
+    signal.signal(number, signal.SIG_IGN)
+    heard = signal.getsignal(signal.SIGINT)
+    (heard if callable(heard) else signal.default_int_handler)(number, frame)  # a shell may have it ignored
 
 
 @command
@@ -285,7 +290,7 @@ def run_in_child(work):
         os.setsid()
     start_worker()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, as_ctrl_c)
     try:
         work()
     except KeyboardInterrupt:  # the parent says so
@@ -303,10 +308,12 @@ def in_processes(jobs, work, look):
         for process in processes:
             process.start()
     try:
-        while running := [process.sentinel for process in processes if process.is_alive()]:
-            wait(running, timeout=1)
+        running = processes
+        while running:
+            wait([process.sentinel for process in running], timeout=1)
             look()
-            codes = [process.exitcode for process in processes if process.exitcode]
+            running = [process for process in processes if process.is_alive()]
+            codes = [process.exitcode for process in processes if process.exitcode]  # after that look: of the last, too
             if ERROR in codes:
                 raise SystemExit(ERROR)  # it has said why
             refuse(codes, f"a process of this sweep ended with code {min(codes, default=0)}; {GO_ON}")
@@ -332,19 +339,26 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
             was, new = rows[run.command][what], getattr(run, what)
             mend = "give another --out, or move the file away"
             refuse(was != new, f"{path}: '{run.command}' was run with another {what} ({was}, now {new}); {mend}")
-    missing, told = len(without_rows(runs, path)), []
-    print(f"{args.kind}: {len(runs) - missing} rows found, {missing} to run", file=sys.stderr)
+    missing, told = {run.command for run in without_rows(runs, path)}, []
+    print(f"{args.kind}: {len(runs) - len(missing)} rows found, {len(missing)} to run", file=sys.stderr)
     work = functools.partial(run_free, runs, path, suites, keep)
-    with tqdm(desc=args.kind, total=missing, unit="run", disable=None if missing else True) as bar:
+    with tqdm(desc=args.kind, total=len(missing), unit="run", disable=None if missing else True) as bar:
 
         def look():
-            bar.update(missing - len(without_rows(runs, path)) - bar.n)
+            """Show the rows that have come, of whatever process."""
+            for row in [row for row in read_rows(path) if row["command"] in missing]:
+                missing.remove(row["command"])
+                rmse = row["failed"] or f"{float(row['top_logit_rmse']):.4f} rad"
+                bar.write(f"{len(runs) - len(missing)} of {len(runs)}, {rmse}: {row['command']}", file=sys.stderr)
+                bar.update()
+            bar.refresh()  # the time
 
         if args.jobs > 1:
-            in_processes(min(args.jobs, missing), work, look)
+            in_processes(min(args.jobs, len(missing)), work, look)
         while others := work(look):  # alone, also what others had and did not end
             if others != told:
-                print(f"waiting for runs that other processes have: {len(others)}", file=sys.stderr)
+                bar.write(f"waiting for runs that other processes have: {len(others)}", file=sys.stderr)
             told = others
             time.sleep(PAUSE)
+            look()
     return read_rows(path)

@@ -1,6 +1,6 @@
 """Table I of the paper, label efficiency: initialisations by budget, pack and seed, compared object by object.
 
-Learning rates are the paper's and the best of an initialisation's own trials, which lie in a folder of their own.
+Learning rates are the paper's and the best of an initialisation's own trials, whose rows lie in OUT/trials.csv.
 Every run's best step on val is evaluated once on the test suites.
 """
 
@@ -44,9 +44,8 @@ def rates_of_table1(given, args):
         refuse(not whole, "table1 takes one --lr-backbone and one --lr-head, or neither and runs its trials")
         return {init: [fixed] for init in inits}
     shared = {flag: value for flag, value in given.items() if flag not in ("--budget", "--pack")}
-    path = Path(args.rates) / "rows.csv" if args.rates else args.out / "trials.csv"
     trials, best = plan_runs(TRIALS, shared, args.seeds[:1], args), {}
-    found = {row["command"]: row["top_logit_rmse"] for row in run_all(trials, path, args)}
+    found = {row["command"]: row["top_logit_rmse"] for row in run_all(trials, args.out / "trials.csv", args)}
     finished = [flags for flags in trials if found[command_of(flags)]]
     for flags in sorted(finished, key=lambda flags: -float(found[command_of(flags)])):
         best[flags["--init"]] = {flag: flags[flag] for flag in RATE_FLAGS}  # the last is the best
@@ -64,7 +63,7 @@ def keep_curve(out, run, predictions):
 
 # ---------------------------------------------------------------- the table
 def at_papers_rates(flags):
-    return all(flags[flag] == rate for flag, rate in PAPER_RATES.items())
+    return all(flags.get(flag) == rate for flag, rate in PAPER_RATES.items())
 
 
 def are_fair(flags, other):
@@ -79,7 +78,8 @@ def with_scratch(flags, other):
 
 def with_its_like(flags, other):
     """Two tables may differ in anything but what Table I has."""
-    return all(flags[flag] == other[flag] for flag in ("--pack", "--budget", "--init")) and are_fair(flags, other)
+    same = all(flags[flag] == other.get(flag) for flag in ("--pack", "--budget", "--init"))
+    return same and are_fair(flags, other)
 
 
 def table1_text(rows, args):

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fails, interrupted, needs_posix, once_there, write_root
+from conftest import after_step, fails, needs_posix, once_there, stopped, write_root
 from samples import TINY, save_encoder
 
 import sweep
 import train
+from cli.processes import hearing
 from files.writing import locked
 from lab import runner
 from lab.rows import differences, flags_of, notes, read_rows, seed_of, write_rows
@@ -53,7 +54,7 @@ def test_a_grid_goes_on_where_it_stopped(box_root, tmp_path, capsys):
     capsys.readouterr()
     rows = sweep.main([*argv, "0,1"])
     said = capsys.readouterr()
-    assert "grid: 2 rows found, 2 to run" in said.err
+    assert "grid: 2 rows found, 2 to run" in said.err and said.err.count("\n4 of 4, ") == 1
     lines = said.out.splitlines()
     assert max(map(len, lines[:-1])) <= 100 and lines[-1].startswith("saved ") and "training mean" in said.out
     assert [(flags_of(row)["--k"], seed_of(row)) for row in rows] == [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]
@@ -73,15 +74,18 @@ def test_a_grid_goes_on_where_it_stopped(box_root, tmp_path, capsys):
     assert (tmp_path / "table" / "curves.png").exists()
 
 
-def test_ctrl_c_stops_a_run_and_the_same_command_goes_on(box_root, tmp_path):
-    """In its second run, of two steps each; all of a seed come before the next."""
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_stops_a_run_and_the_same_command_goes_on(box_root, tmp_path, name):
+    """In its second run, of two steps each; all of a seed come before the next. To be killed is the same."""
     argv = arguments(box_root, tmp_path, "--k", "1,2", "--seeds", "0,1")
-    assert "the same command goes on" in interrupted(sweep.main, argv, step=3)
+    with after_step(3, lambda: signal.raise_signal(getattr(signal, name))):
+        code, said = stopped(sweep.main, argv)
+    assert code == 130 and "the same command goes on" in said
     assert len(read_rows(tmp_path / "table" / "rows.csv")) == 1
-    (stopped,) = tmp_path.glob("runs/*_k-2_*_seed-0-*.log")
-    assert "stopped at step 1" in stopped.read_text(encoding="utf-8")
+    (log,) = tmp_path.glob("runs/*_k-2_*_seed-0-*.log")
+    assert "stopped at step 1" in log.read_text(encoding="utf-8")
     assert len(sweep.main(argv)) == 4
-    assert stopped.read_text(encoding="utf-8").count("starting at step 0") == 1  # it went on
+    assert log.read_text(encoding="utf-8").count("starting at step 0") == 1  # it went on
 
 
 def test_a_diverged_run_keeps_its_row(box_root, tmp_path):
@@ -134,11 +138,12 @@ def test_rows_of_other_origins_are_not_gone_on_with(box_root, tmp_path, capsys):
 def test_errors(box_root, tmp_path, capsys):
     for words, message in (
         ("grid --k", "pairs"), ("grid --k 0", "--k"), ("grid --seeds x", "--seeds"), ("grid --seed 1", "--seeds"),
-        ("grid --from x", "--from"), ("grid --against x", "table1"), ("grid --rates x", "table1"),
+        ("grid --from x", "--from"), ("grid --against x", "table1"),
         ("grid --init jepa --jepa-ckpt none.pt", "none.pt"), ("grid --quick", "--quick"), ("grid --tables", "no rows"),
         ("table1 --lr-head 1e-3", "--lr-head"), ("encoders", "FILE.pt"), ("controls posed", "no posed"),
         ("controls --pool hand", "--pool"), ("controls --init jepa", "--init"), ("future --lora 16", "--lora"),
         ("published --pack B", "--pack"), ("published --k 1,5", "one value"), ("published --seeds 5", "--seeds"),
+        ("assay surface --device cpu", "--device"), ("assay surface --held-out 1", "no such synset"),
     ):  # fmt: skip
         kind, *more = words.split()
         assert message in fails(sweep.main, [kind, *more, *arguments(box_root, tmp_path)[1:]], capsys), words
@@ -226,15 +231,19 @@ def test_a_run_that_has_just_ended_elsewhere_is_not_trained_again(box_root, tmp_
 
 @needs_posix
 @pytest.mark.slow
-def test_one_signal_stops_two_jobs_and_the_same_command_goes_on(box_root, tmp_path):
+def test_a_closed_terminal_stops_two_jobs_and_the_same_command_goes_on(box_root, tmp_path):
+    """It says so twice: as the shell ends, and as the terminal does."""
     long = "grid --k 1,2 --preset tiny --steps 100000 --eval-every 100000 --threads 1 --jobs 2"
     places = f"--data {box_root} --out {tmp_path}/table --runs {tmp_path}/runs"
     command = [sys.executable, ROOT / "sweep.py", *long.split(), *places.split()]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    with hearing(signal.SIG_DFL, "SIGHUP"):  # the tests may be under nohup
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
     deadline = time.monotonic() + 300
     while len(list(tmp_path.glob("runs/*/last.pt"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
-    os.kill(process.pid, signal.SIGTERM)  # as SIGINT, which a shell may have had ignored
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGHUP)
+        time.sleep(0.05)
     assert "the same command goes on" in process.communicate(timeout=300)[1] and process.returncode == 130
     logs = [path.read_text(encoding="utf-8") for path in tmp_path.glob("runs/*.log")]
     assert len(logs) == 2 and all("stopped at step" in log for log in logs)  # the parent has waited for both

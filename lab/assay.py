@@ -28,8 +28,8 @@ from evaluate import add_holds, predict_grasps, summarize
 from files.checkpoints import load_encoder, load_run, shipped_encoder
 from files.config import changed
 from files.writing import stable_seed
-from lab.rows import as_words, command_of, read_rows, split_command, write_rows
-from lab.runner import SMOKE, check_same_network, choose, expand, open_data, random_encoder, refuse_flags
+from lab.rows import as_words, command_of, read_rows, split_command
+from lab.runner import SMOKE, add_row, check_same_network, choose, expand, open_data, random_encoder, refuse_flags
 from lab.tables import markdown, mean_cell, values_of
 from lab.views import DENSE, single_views
 from loop.flags import HEAD_FIELDS
@@ -172,18 +172,16 @@ def run_assay(names, given, args):
     grid, shared = {flag: given.get(flag, values) for flag, values in GRID.items()}, args.own | given
     shared = {flag: value for flag, value in shared.items() if flag not in GRID} | (SMOKE if args.smoke else {})
     path, arms, assay = args.out / "rows.csv", choose(names, ARMS, "assay"), None
-    rows = {row["command"]: row for row in read_rows(path)}
+    there = {row["command"] for row in read_rows(path)}
     for own, seed, arm in itertools.product(expand(grid, args.smoke), args.seeds, arms):
         name = command_of(own | shared | {"--seeds": seed}, f"python sweep.py assay {arm}")
-        if name not in rows:
+        if name not in there:
             assay = assay or Assay(shared, args)
             kind, budget, loss = own.values()
             if arm == "jepa" and not args.smoke:
                 check_same_network(shared, pretrained(kind))
             print(name, file=sys.stderr)
-            row = {"command": name} | assay.measure(arm, kind, budget, loss, seed)
-            rows = {old["command"]: old for old in read_rows(path)} | {name: row}  # another sweep may have written
-            write_rows(path, rows.values())
+            add_row({"command": name} | assay.measure(arm, kind, budget, loss, seed), path, args.runs)
     return read_rows(path)
 
 

@@ -8,8 +8,8 @@ from scipy.spatial.distance import cdist
 from evaluate import constant_predictions, summarize
 from files.checkpoints import load_encoder
 from lab.encoders import keep_probes
-from lab.rows import METRICS, command_of, read_rows, write_rows
-from lab.runner import encoder_file, encoder_tag, open_data, plan_runs, random_encoder, run_all
+from lab.rows import METRICS, command_of, read_rows
+from lab.runner import add_row, encoder_file, encoder_tag, open_data, plan_runs, random_encoder, run_all
 from model import LENGTH
 
 DATA_FLAGS = ("--data", "--pack", "--budget", "--held-out", "--min-score", "--cache-dir")
@@ -19,7 +19,7 @@ GRIDS = [
 ]
 
 
-def nearest_predictions(data, train_rows, rows, chunk=64):
+def nearest_predictions(data, train_rows, rows):
     """The joints of the nearest training grasp as if they were a model with K = 1: what memory alone can do.
 
     Nearest among the same synset's (among all where it has none): distance between wrists in units of 5 cm plus the
@@ -27,17 +27,14 @@ def nearest_predictions(data, train_rows, rows, chunk=64):
     """
     synset = np.array([name.split("/")[0] for name in data.scenes])[data.scene]
     chosen = np.empty(len(rows), dtype=np.int64)  # row of the nearest training grasp
-    for name in np.unique(synset[rows]):
-        mine = np.flatnonzero(synset[rows] == name)
-        candidates = train_rows[synset[train_rows] == name]
+    for scene in np.unique(data.scene[rows]):
+        mine = np.flatnonzero(data.scene[rows] == scene)
+        candidates = train_rows[synset[train_rows] == synset[rows[mine[0]]]]
         candidates = candidates if len(candidates) else train_rows
-        theirs = data.poses[candidates].astype(np.float64)
-        for first in range(0, len(mine), chunk):
-            part = mine[first : first + chunk]
-            poses = data.poses[rows[part]].astype(np.float64)
-            cosine = np.abs(poses[:, 3:] @ theirs[:, 3:].T).clip(max=1)  # of half the angle; q and -q are one rotation
-            distance = cdist(poses[:, :3], theirs[:, :3]) / LENGTH + 2 * np.arccos(cosine)  # (chunk, candidates)
-            chosen[part] = candidates[distance.argmin(1)]
+        poses, theirs = (data.poses[some].astype(np.float64) for some in (rows[mine], candidates))
+        cosine = np.abs(poses[:, 3:] @ theirs[:, 3:].T).clip(max=1)  # of half the angle; q and -q are one rotation
+        distance = cdist(poses[:, :3], theirs[:, :3]) / LENGTH + 2 * np.arccos(cosine)  # (of the scene, candidates)
+        chosen[mine] = candidates[distance.argmin(1)]
     return constant_predictions(data, data.joints[chosen], rows)
 
 
@@ -58,13 +55,13 @@ def run_benchmark(names, given, args):
     """Train the pose alone and the paper's model, then add what needs no training; -> rows."""
     path = args.out / "rows.csv"
     planned = [flags for grid in GRIDS for flags in plan_runs(grid, given, args.seeds, args)]
-    rows = {row["command"]: row for row in run_all(planned, path, args)}
+    there = {row["command"] for row in run_all(planned, path, args)}
     for flags in planned:
         of_data = {flag: flags[flag] for flag in DATA_FLAGS if flag in flags}
         command = command_of(of_data, "nearest training grasp")
-        if command not in rows:
-            rows[command] = nearest_row(command, flags)
-            write_rows(path, list(rows.values()))
+        if command not in there:
+            add_row(nearest_row(command, flags), path, args.runs)
+            there.add(command)
     pretrained = [flags for flags in planned if encoder_tag(flags)]
     if pretrained:
         file = encoder_file(pretrained[-1])

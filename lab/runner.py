@@ -255,25 +255,30 @@ def run_free(runs, path, suites, keep, look=lambda: None):
 
     `look()` is called after each.
     """
-    others = []
+    others, order = [], [run.command for run in runs]
     for run in sorted(without_rows(runs, path), key=lambda run: int(run.flags["--seed"])):
         with locked(run.log) as mine:
             if not mine:
                 others.append(run)
             elif without_rows([run], path):  # its row may have come before the lock
-                add_row(run, *make_row(run, suites), runs, path, keep)
+                row, predictions = make_row(run, suites)
+                kept = [functools.partial(one, path.parent, run, predictions) for one in keep if not row["failed"]]
+                add_row(row, path, run.runs, order, kept)
                 look()
     return others
 
 
-def add_row(run, row, predictions, runs, path, keep):
-    """Write the row of a run that has ended, in the order of `runs` whatever ends first; see `run_all`."""
-    order = {planned.command: place for place, planned in enumerate(runs)}
-    with locked(Path(run.runs) / "rows.lock", wait=True):  # one process at a time reads, adds and writes
-        for keep_more in keep if not row["failed"] else ():
-            keep_more(path.parent, run, predictions)
-        rows = {old["command"]: old for old in read_rows(path)} | {run.command: row}
-        write_rows(path, sorted(rows.values(), key=lambda row: order.get(row["command"], -1)))
+def add_row(row, path, runs, order=(), keep=()):
+    """Write a row into the CSV file `path`, in the order of some commands whatever ends first.
+
+    One process at a time of those that share the folder `runs` reads, adds and writes; keep: to be called before that.
+    """
+    place = {command: i for i, command in enumerate(order)}
+    with locked(Path(runs) / "rows.lock", wait=True):
+        for keep_more in keep:
+            keep_more()
+        rows = {old["command"]: old for old in read_rows(path)} | {row["command"]: row}
+        write_rows(path, sorted(rows.values(), key=lambda row: place.get(row["command"], -1)))
 
 
 def as_ctrl_c(number, frame):

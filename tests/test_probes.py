@@ -14,7 +14,7 @@ from model import PRESETS, GraspModel
 
 def test_nearest_grasp_against_a_loop(boxes):
     data, split = boxes
-    found = baselines.nearest_predictions(data, split.rows["train"], split.rows["val"], chunk=3)
+    found = baselines.nearest_predictions(data, split.rows["train"], split.rows["val"])
     for joints, row in zip(found["joints_pred"], split.rows["val"]):
         best = None
         for other in split.rows["train"]:

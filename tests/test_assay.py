@@ -32,12 +32,6 @@ def test_of_a_box_the_sides_that_face_the_camera_are_seen(seed):
     assert seen[faces & far_from_edges].all() and not seen[~faces & far_from_edges].any()
 
 
-def test_of_two_plates_the_one_behind_is_hidden():
-    plate = np.random.default_rng(0).uniform(-0.1, 0.1, (1000, 3)) * (1, 1, 0)
-    cloud = np.concatenate((plate, 0.5 * plate - (0, 0, 0.05)))
-    assert views.visible_points(cloud, np.array([0.02, 0, 0.6])).tolist() == list(range(1000))
-
-
 def test_a_view_is_of_its_seed_alone_and_off_by_the_noise():
     """From above: nothing of the lower side. Every point lies near one of the cloud, by the noise."""
     cloud = box_cloud(0)

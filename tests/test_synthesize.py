@@ -81,8 +81,9 @@ def test_existing_roots(made_root, tmp_path, monkeypatch, capsys):
     mug = "03797390/mug_0000/0/mesh.obj"
     assert files_in(tmp_path / "other")[mug] != files_in(made_root)[mug]
     monkeypatch.chdir(tmp_path)  # where the default root would be made
-    for words, said in (("", "--out DIR is needed"), ("--out x --meshes .", "does not go with --meshes")):
-        assert said in fails(synthesize.main, ["--objects", 3, *words.split()], capsys)
+    meshes = "--objects 3 --out x --meshes .", "does not go with --meshes"
+    for words, said in (meshes, ("--objects 3", "--out DIR is needed"), ("--card .", "--out DIR is needed")):
+        assert said in fails(synthesize.main, words.split(), capsys)
 
 
 # ---------------------------------------------------------------- roots that are there already

@@ -360,6 +360,8 @@ def glb_dialects():
         yield name, glb(lambda made, mode=mode: made.primitive(faces=QUADS[0], mode=mode)), "triangle strips or fans"
     yield "an index too high", glb(lambda made: made.primitive(VERTICES[:8]), Glb.primitive), "refers to vertex"
     yield "sparse", glb(lambda made: made.primitive(made.accessor(VERTICES, sparse={"count": 16}))), "sparse"
+    few = glb(lambda made: made.primitive(indices=made.accessor(np.ravel(TRIANGLES), "u4", sparse={"count": 4})))
+    yield "sparse indices", few, "sparse"
     whole = {"extensionsRequired": ["KHR_mesh_quantization"]}
     for more, cause in (({}, None), ({"normalized": True}, "normalized")):
 

@@ -527,7 +527,7 @@ class Predictor(nn.Module):
 
 
 class PointJEPA(nn.Module):
-    """Joint-embedding pretraining: predict what the EMA encoder makes of hidden patches (Point-JEPA, I-JEPA).
+    """Pretraining: predict what a slow copy of the transformer makes of hidden patches (Point-JEPA, I-JEPA).
 
     Normalised clouds (B, N, 3) -> loss, targets (B, M, T, D), predictions (B, M, T, D).
     """

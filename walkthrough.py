@@ -131,7 +131,7 @@ def walk_pretraining(jepa, seen, seed):
     say(11, "sample_blocks", hidden, f"targets: {len(hidden)} blocks of the path are hidden; they may overlap")
     say("", "", visible, "context: this part of the path stays visible")
     targets = jepa.make_targets(tokens, position)[:, hidden]
-    say(12, "make_targets", targets, "what a slowly following copy of the encoder, seeing all, makes of the hidden")
+    say(12, "make_targets", targets, "what a slow copy of the transformer, seeing all, makes of the hidden")
     context = jepa.encoder.transformer(tokens[:, visible], position[:, visible])
     say(13, "TransformerEncoder", context, "what the encoder makes of the context alone")
     predictions = jepa.predictor(context, centers[:, visible], centers[:, hidden])

@@ -124,12 +124,15 @@ def draw_curves(rows, out, title, style_of):
     A panel for each pack and budget; style_of(arm, its number): how its lines are drawn.
     """
     curves, lines, numbers = {}, {}, {}  # command -> step -> [RMSE]; pack, budget -> lines; words -> number
+    first = {"jepa": 0, "scratch": 1}  # the same two colours in every figure
     for row in read_rows(out / "curves.csv"):
         curves.setdefault(row["command"], {})[int(row["step"])] = [float(row["val_top_logit_rmse"])]
     for arm in arms_of(rows):
         pack, budget = (arm.flags.get(flag, DEFAULTS[flag]) for flag in OF_PANELS)
-        number = numbers.setdefault(words_of(arm, OF_PANELS), len(numbers))
-        style = style_of(arm, number) | {"linewidth": 0.9}
+        words = words_of(arm, OF_PANELS)
+        if words not in numbers:
+            numbers[words] = first.pop(arm.flags.get("--init"), 2 + len(numbers))
+        style = style_of(arm, numbers[words]) | {"linewidth": 0.9}
         found = [(curves[row["command"]], style) for row in arm.rows if row["command"] in curves]
         if found and pack != BOTH_PACKS:
             lines.setdefault((float(budget), pack), []).extend(found)

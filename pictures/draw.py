@@ -29,7 +29,7 @@ FINGER_COLOURS += ((0.8, 0.65, 0.2), (0.5, 0.4, 0.35))  # thumb, first, middle, 
 AXIS_COLOURS = ((0.9, 0, 0), (0, 0.6, 0), (0, 0, 0.9))  # of the wrist's x, y, z
 AXIS_LENGTH, AXIS_RADIUS, AXIS_BEADS = 0.08, 0.003, 40  # m, of a row of balls
 OBJECT_COLOUR, TABLE_COLOUR, INSIDE_COLOUR = (0.9, 0.8, 0.55), (0.85, 0.85, 0.87), (0.1, 0.1, 0.1)
-SURFACE_POINTS, HAND_POINTS = 400_000, 150_000  # that a photograph paints
+SURFACE_POINTS = 400_000  # of an object, that a photograph paints
 LINE_REACH, LINE_STEP = 0.16, 0.02  # m: lines on the table from the origin each way, and between two of them
 NOTE = (
     f"A link in full colour touches, a pale one is off the object, a black one is over {1000 * FREE_DEPTH:.0f} mm deep "
@@ -121,7 +121,7 @@ def lit_axes(pose):
     """The axes of a wrist pose (7,), drawn as rows of balls -> `Lit`."""
     beads = np.linspace(*wrist_axes(pose).swapaxes(0, 1), AXIS_BEADS, axis=1).reshape(-1, 3)
     colours = np.repeat(AXIS_COLOURS, AXIS_BEADS, axis=0)
-    return lit_balls(beads, np.full(len(beads), AXIS_RADIUS), colours, HAND_POINTS // 10)
+    return lit_balls(beads, np.full(len(beads), AXIS_RADIUS), colours)
 
 
 def object_surface(vertices, faces):
@@ -132,7 +132,7 @@ def object_surface(vertices, faces):
 def lit_grasp(surface, grasp, gaps=None, hand=BENCHMARK):
     """Table, an object's surface (a `Lit`) and the hand of a grasp (7 + J,) -> `Lit`."""
     fewer = Lit(*(part[::2] for part in surface))  # it is small beside the hand
-    balls = lit_balls(*hand_balls(grasp, gaps, hand), HAND_POINTS)
+    balls = lit_balls(*hand_balls(grasp, gaps, hand))
     return together(balls, lit_axes(grasp[:7]), fewer, table_lines())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from hand.closing import surface_normals
 
 LIGHT = np.array([0.35, 0.6, -0.72])  # where it comes from: to the right, up, away from the eye
+BALL_POINTS = 1.25e6  # per m² of a ball: hands are without holes, whatever their size
 
 
 class Lit(NamedTuple):
@@ -46,9 +47,9 @@ def lit_surface(vertices, faces, colour, count):
     return Lit(points, normals, np.tile(colour, (count, 1)))
 
 
-def lit_balls(centers, radii, colours, count):
-    """About `count` points of balls (n, 3), (n,) m with a colour each (n, 3), evenly by area -> `Lit`."""
-    each = np.ceil(count * radii**2 / (radii**2).sum()).astype(int)
+def lit_balls(centers, radii, colours):
+    """Points of balls (n, 3), (n,) m with a colour each (n, 3) -> `Lit`."""
+    each = np.ceil(BALL_POINTS * 4 * math.pi * radii**2).astype(int)
     centers, radii, colours, total = (np.repeat(values, each, axis=0) for values in (centers, radii, colours, each))
     turn = np.concatenate([np.arange(own) for own in each])  # of a spiral from a ball's upper pole to its lower one
     height, angle = 1 - (2 * turn + 1) / total, math.pi * (3 - math.sqrt(5)) * turn

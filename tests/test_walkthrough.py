@@ -13,14 +13,14 @@ import pretrain_jepa
 import walkthrough
 from files.checkpoints import load_run, load_with_predictor, predictor_path, run_content, save_checkpoint
 from model import GraspModel, PointEncoder, PointJEPA, from_z_up, normalize_clouds
-from pictures import draw, panels
+from pictures import draw, panels, photo
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Pictures of few points."""
     monkeypatch.setattr(draw, "SURFACE_POINTS", 2_000)
-    monkeypatch.setattr(draw, "HAND_POINTS", 2_000)
+    monkeypatch.setattr(photo, "BALL_POINTS", 2e4)
     monkeypatch.setattr(panels, "DPI", 20)
 
 

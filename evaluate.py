@@ -205,6 +205,7 @@ def open_run(folder, data_root=None, quiet=False, everything=False, model=None):
     config = read_json(path, "settings", "network")
     settings, points = config["settings"], config["network"].get("points")
     whole = all(name in settings for name in SETTINGS) and isinstance(points, int)
+    whole = whole and isinstance(settings["alpha"], (int, float))
     refuse(not whole, f"{path}: not the settings of a run; give a folder that train.py wrote")
     root = ensure_root(data_root or settings["data"], quiet)
     kept = settings["min_score"], settings["skip_bad"], settings["cache_dir"]

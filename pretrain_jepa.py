@@ -87,6 +87,7 @@ def parse(argv):
     """The arguments, none of which would do nothing."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    refuse(Path(args.out).is_dir(), f"--out {args.out}: is a folder; name a file that ends in .pt")
     synthetic, own_number = args.clouds == "synthetic", args.num_clouds != parser.get_default("num_clouds")
     refuse(synthetic and args.skip_bad, "--skip-bad goes with a folder of --clouds; leave it out")
     refuse(own_number and not synthetic, "--num-clouds goes with --clouds synthetic; leave it out")

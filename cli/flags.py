@@ -15,7 +15,8 @@ class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, with defaults in --help and errors as `UserError`."""
 
     def __init__(self, doc):
-        super().__init__(description=doc.strip(), allow_abbrev=False, formatter_class=HelpFormatter)
+        description = (doc or "").strip()  # `python -OO` leaves docstrings out
+        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         # argparse takes "-1e-3" for an option; this pattern lets it through as a number
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
@@ -72,7 +73,7 @@ def file_name(suffix):
 
 def told(names):
     """A dict of name -> what it is, a text or the first line of a docstring, for --help."""
-    docs = {name: what if isinstance(what, str) else what.__doc__ for name, what in names.items()}
+    docs = {name: what if isinstance(what, str) else what.__doc__ or "" for name, what in names.items()}
     lines = {name: doc.partition("\n")[0] for name, doc in docs.items()}
     return "; ".join(f"{name}: {line}" for name, line in lines.items())
 

@@ -366,4 +366,5 @@ def run_all(planned, path, args, suites=(), keep=(), kind=PlannedRun):
             told = others
             time.sleep(PAUSE)
             look()
+        look()
     return read_rows(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.errors import UserError, command
-from cli.flags import Parser, as_flags, number
+from cli.flags import Parser, as_flags, number, told
 from cli.processes import map_in_processes
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +54,11 @@ def test_settings_as_flags_are_the_settings_again():
     for argv in (["--rate=-1e-3", "--held-out", "a", "b"], ["--held-out"], ["--switch"], []):
         settings = vars(parser.parse_args(argv))
         assert vars(parser.parse_args(as_flags(settings))) == settings
+
+
+def test_help_without_docstrings():
+    """As `python -OO` leaves them out."""
+    assert "usage" in Parser(None).format_help() and told({"one": type("One", (), {})}) == "one: "
 
 
 def test_results_in_order_whatever_the_number_of_workers():

@@ -94,12 +94,14 @@ def test_two_learning_rates_and_their_schedule(box_root, tmp_path):
 
 
 @pytest.mark.parametrize("pool", model.POOLS)
-def test_every_pool_and_loss_trains(box_root, tmp_path, pool):
-    """And the paper's own input."""
+def test_every_pool_and_loss_trains(box_root, tmp_path, pool, capsys):
+    """And the paper's own input; --patches counts for `centers`, too, but not for `surface`."""
     own = "--normalize metric --scale 0.1 --group ball --radius 0.05"
-    more = {"mean": "--loss mdn", "max": "--loss hedged", "mean_max": own, "centers": "--patches 5"}.get(pool, "")
+    more = {"mean": "--loss mdn", "max": "--loss hedged", "mean_max": own}
+    more = (more | dict.fromkeys(("centers", "surface"), "--patches 5")).get(pool, "")
     result = train.main(arguments(box_root, tmp_path, "--pool", pool, "--steps", 2, "--k", 2, *more.split()))
     val = result["suites"]["val"]
+    assert ("--patches counts for nothing" in capsys.readouterr().err) == (pool == "surface")
     assert np.isfinite(val["top_logit_rmse"]) and np.isfinite(val.get("nll", np.nan)) == ("mdn" in more)
 
 

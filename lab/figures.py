@@ -87,9 +87,15 @@ def words_of(arm, told=()):
     return start + ", ".join(f"{flag[2:]} {value}" for flag, value in arm.own.items() if flag not in told)
 
 
+def curve_name(arm):
+    """An arm where panels tell pack and budget: the default rate counts as not given, as in `arms_of`."""
+    rate = float(arm.flags.get("--lr-backbone", "nan"))
+    return words_of(arm, (*OF_PANELS, *["--lr-backbone"] * (rate == float(DEFAULTS["--lr-backbone"]))))
+
+
 def grid_style(arm, number):
     """How the lines of an arm of any grid are drawn: ten colours, then the same dashed and dotted."""
-    return {"label": words_of(arm, OF_PANELS), "color": f"C{number}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+    return {"label": curve_name(arm), "color": f"C{number}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
 
 
 # ---------------------------------------------------------------- lines
@@ -129,7 +135,7 @@ def draw_curves(rows, out, title, style_of):
         curves.setdefault(row["command"], {})[int(row["step"])] = [float(row["val_top_logit_rmse"])]
     for arm in arms_of(rows):
         pack, budget = (arm.flags.get(flag, DEFAULTS[flag]) for flag in OF_PANELS)
-        words = words_of(arm, OF_PANELS)
+        words = curve_name(arm)
         if words not in numbers:
             numbers[words] = first.pop(arm.flags.get("--init"), 2 + len(numbers))
         style = style_of(arm, numbers[words]) | {"linewidth": 0.9}

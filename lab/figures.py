@@ -125,23 +125,24 @@ def draw_lines(panels, label, path, title, ticks=()):
 
 
 def draw_curves(rows, out, title, style_of):
-    """Validation RMSE against the step, a line per run, into OUT/curves.png: has it flattened?
+    """Validation RMSE against the step, mean ± SD over seeds, into OUT/curves.png: has it flattened?
 
     A panel for each pack and budget; style_of(arm, its number): how its lines are drawn.
     """
-    curves, lines, numbers = {}, {}, {}  # command -> step -> [RMSE]; pack, budget -> lines; words -> number
+    curves, lines, numbers = {}, {}, {}  # command -> step -> RMSE; pack, budget -> lines; words -> number
     first = {"jepa": 0, "scratch": 1}  # the same two colours in every figure
     for row in read_rows(out / "curves.csv"):
-        curves.setdefault(row["command"], {})[int(row["step"])] = [float(row["val_top_logit_rmse"])]
+        curves.setdefault(row["command"], {})[int(row["step"])] = float(row["val_top_logit_rmse"])
     for arm in arms_of(rows):
         pack, budget = (arm.flags.get(flag, DEFAULTS[flag]) for flag in OF_PANELS)
         words = curve_name(arm)
         if words not in numbers:
             numbers[words] = first.pop(arm.flags.get("--init"), 2 + len(numbers))
         style = style_of(arm, numbers[words]) | {"linewidth": 0.9}
-        found = [(curves[row["command"]], style) for row in arm.rows if row["command"] in curves]
+        found = [curves[row["command"]] for row in arm.rows if row["command"] in curves]
         if found and pack != BOTH_PACKS:
-            lines.setdefault((float(budget), pack), []).extend(found)
+            values = {step: [curve[step] for curve in found if step in curve] for step in set().union(*found)}
+            lines.setdefault((float(budget), pack), []).append((values, style))
     panels = {}
     for budget, pack in sorted(lines):
         panels[pack, budget] = "val", f"pack {pack}, {100 * budget:g} %", lines[budget, pack]

@@ -163,16 +163,21 @@ def arms_table(rows, errors=None, comparisons=()):
 
 
 def short_table(rows):
-    """The columns of `arms_table` that fit a terminal, aligned: at most 100 characters a line."""
+    """The columns of `arms_table` that fit a terminal, aligned; a name too long for its column has a line of its own."""
     columns = {"top_logit_rmse": "RMSE (rad)", "best_of_k_rmse": "best-of-K", "coverage_15": "cov@15°"}
     columns |= {"holds": "holds"}
     lines = [["", "seeds", *columns.values()]]
     lines += [[name.strip("()"), "", mean, "", "", ""] for name, _, mean, *_ in mean_lines(rows)]
     for arm in arms_of(rows):
         cells = [mean_cell(arm.rows, column) for column in columns]
-        lines.append([arm.name.replace("`", "")[:28], str(len(arm.rows)), *cells])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        lines.append([arm.name.replace("`", ""), str(len(arm.rows)), *cells])
+    names, *widths = (max(map(len, column)) for column in zip(*lines))
+    names = min(names, 28)  # and so at most 100 characters a line
+    texts = []
+    for name, *cells in lines:
+        start = name.ljust(names) if len(name) <= names else f"{name}\n{'':{names}}"
+        texts.append("  ".join([start, *map(str.ljust, cells, widths)]).rstrip())
+    return "\n".join(texts)
 
 
 def columns_table(rows):

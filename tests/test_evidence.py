@@ -14,7 +14,7 @@ from scipy import stats
 import sweep
 from cli.errors import UserError
 from data import load_dataset
-from lab import by_object, published, table1, tables
+from lab import by_object, figures, published, table1, tables
 from lab.rows import METRICS, command_of, flags_of, read_rows, write_rows
 from loop.pace import warmup_cosine
 from splits import HELD_OUT
@@ -176,6 +176,24 @@ def test_what_differs_in_any_flag_is_an_arm_of_its_own(table1_files):
     oracles = [("jepa", f"oracle --jepa-ckpt {name}") for name in "ab"]
     assert arms(*oracles) == [1, 2]
     assert arms(("--pack A", "--pack B")) == [1, 1, 2]
+
+
+def test_a_terminal_tells_all_arms_apart():
+    lines = tables.short_table(read_rows("results/real/rows.csv")).splitlines()
+    named = [line for line in lines if line.startswith("--")]
+    beside = [line for line in lines if not line.startswith("--")]
+    assert len({re.split("  |$", line)[0] for line in named}) == len(named)
+    assert max(map(len, beside)) <= 100 and len({line.index(line.split()[0]) for line in beside if line[0] == " "}) == 1
+
+
+def test_curves_are_means_over_seeds(tmp_path, monkeypatch):
+    rows = [{"command": f"python train.py --budget 0.1 --init {arm} --seed {seed}"} for arm in "ab" for seed in (0, 1)]
+    steps = [row | {"step": 9, "val_top_logit_rmse": i} for i, row in enumerate(rows)]
+    write_rows(tmp_path / "curves.csv", [*steps, rows[0] | {"step": 18, "val_top_logit_rmse": 7}])
+    drawn = {}
+    monkeypatch.setattr(figures, "draw_lines", lambda panels, *others: drawn.update(panels))
+    figures.draw_curves(rows, tmp_path, "title", figures.grid_style)
+    assert [values for values, _ in drawn["A", 0.1][2]] == [{9: [0, 1], 18: [7]}, {9: [2, 3]}]
 
 
 # ---------------------------------------------------------------- the published protocol

@@ -32,6 +32,7 @@ from files.writing import read_json
 
 MODES = ("power", "pinch", "sphere")
 MAX_RADIUS = 0.02  # m, of a sphere on a finger: a distance field is exact so far from the surface
+MAX_PALM_RADIUS = 0.2  # m: what is wider was not written in metres
 NO_HAND = "no hand is known with these joints; before training: python data.py ROOT --hand FILE.json"
 
 
@@ -220,8 +221,8 @@ def build_hand(source):
         frame, path = links[link]
         found = placed(numbers(source["spheres"][link], f"spheres on {link}: one", -1, 4), frame)
         refuse((found[:, 3] <= 0).any(), f"a sphere on {link} has no radius over 0 m; mend it")
-        wide = path and (found[:, 3] > MAX_RADIUS).any()
-        refuse(wide, f"a sphere on {link} has a radius over {MAX_RADIUS} m; mend it")
+        widest = MAX_RADIUS if path else MAX_PALM_RADIUS
+        refuse((found[:, 3] > widest).any(), f"a sphere on {link} has a radius over {widest} m; mend it")
         spheres += [(path, sphere) for sphere in found]
     on_palm = np.array([sphere for path, sphere in spheres if not path])  # (p, 4)
     refuse(not len(on_palm), f"no spheres on the palm, link '{palm}'; add some")

@@ -250,6 +250,7 @@ def test_urdfs_that_cannot_be_described(tmp_path, capsys, problems):
     ("path", "value", "message"),
     [
         (("spheres", "finger1_0"), [[0, 0, 0, 0.3]], "a sphere on finger1_0 has a radius over 0.02 m"),
+        (("spheres", "palm_lower"), [[0, 0, 0, 1]], "a sphere on palm_lower has a radius over 0.2 m"),
         (("spheres", "palm_lower"), [[0, 0, 0, -0.01]], "a sphere on palm_lower has no radius"),
         (("spheres", "palm_lower"), None, "no spheres on the palm, link 'palm_lower'"),
         (("joints", "4"), None, "moves by joint '4', which 'joints' lacks"),

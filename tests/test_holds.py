@@ -109,6 +109,19 @@ def test_gaps_are_those_of_exact_geometry(scene):
     assert np.abs(found.min(1).T - exact)[close].max() < 0.0015
 
 
+def test_no_hand_that_holds_ends_in_the_object(scene):
+    field, _, poses, joints = scene
+    joints = joints + np.random.default_rng(1).normal(0, 0.15, (20, *joints.shape))
+    joints = np.clip(joints.reshape(-1, 12), *BENCHMARK.limits.T).astype(np.float32)
+    poses = np.tile(poses, (20, 1))
+    wrists = kinematics.pose_to_matrix(poses)[:, :3].transpose(1, 2, 0).astype(np.float32)
+    opened, _ = flex(joints.T, wrists, field, -1)
+    _, gaps = flex(opened, wrists, field, 1)
+    deep = gaps.min((0, 1)) <= -0.003  # m
+    holds = grasp_outcomes(field, poses, joints).holds
+    assert holds.any() and deep.any() and not holds[deep].any()
+
+
 def test_fingers_open_and_close_by_no_more_than_they_may():
     """Middle fingers that reach over a table's edge, its top z = 0: a little above it, far above it, in it."""
     table = trimesh.creation.box((0.3, 0.3, 0.1))

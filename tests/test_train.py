@@ -101,7 +101,7 @@ def test_every_pool_and_loss_trains(box_root, tmp_path, pool, capsys):
     more = (more | dict.fromkeys(("centers", "surface"), "--patches 5")).get(pool, "")
     result = train.main(arguments(box_root, tmp_path, "--pool", pool, "--steps", 2, "--k", 2, *more.split()))
     val = result["suites"]["val"]
-    assert ("--patches counts for nothing" in capsys.readouterr().err) == (pool == "surface")
+    assert ("no effect of --patches" in capsys.readouterr().err) == (pool == "surface")
     assert np.isfinite(val["top_logit_rmse"]) and np.isfinite(val.get("nll", np.nan)) == ("mdn" in more)
 
 

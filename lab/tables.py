@@ -163,7 +163,7 @@ def arms_table(rows, errors=None, comparisons=()):
 
 
 def short_table(rows):
-    """The columns of `arms_table` that fit a terminal, aligned; a name too long for its column has a line of its own."""
+    """The columns of `arms_table` that fit a terminal, aligned; a name too long for its column has its own line."""
     columns = {"top_logit_rmse": "RMSE (rad)", "best_of_k_rmse": "best-of-K", "coverage_15": "cov@15°"}
     columns |= {"holds": "holds"}
     lines = [["", "seeds", *columns.values()]]
